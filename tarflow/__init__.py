@@ -1,0 +1,3 @@
+"""Transformer autoregressive flows: exact likelihoods and samples from one model."""
+
+from tarflow.flow import TarFlow, Flow

@@ -1,0 +1,98 @@
+"""The affine map between data and noise, and the ways to parameterize its scale."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Affine:
+    r"""An elementwise map $x = z \exp(\alpha) + \mu$ and its inverse.
+
+    Attributes:
+        log_scale: The logarithm $\alpha$ of the scale.
+        shift: The shift $\mu$.
+    """
+
+    log_scale: Float[Tensor, "batch window patch_dim"]
+    shift: Float[Tensor, "batch window patch_dim"]
+
+    def to_noise(
+        self, x: Float[Tensor, "batch window patch_dim"]
+    ) -> Float[Tensor, "batch window patch_dim"]:
+        r"""Normalize data: $z = (x - \mu) \exp(-\alpha)$."""
+        return (x - self.shift) * torch.exp(-self.log_scale)
+
+    def to_data(
+        self, z: Float[Tensor, "batch window patch_dim"]
+    ) -> Float[Tensor, "batch window patch_dim"]:
+        r"""Undo `to_noise`: $x = z \exp(\alpha) + \mu$."""
+        return z * torch.exp(self.log_scale) + self.shift
+
+    def after_first(self) -> "Affine":
+        """Put the identity map, of the position that nothing precedes, in front."""
+        return Affine(F.pad(self.log_scale, (0, 0, 1, 0)), F.pad(self.shift, (0, 0, 1, 0)))
+
+    @property
+    def log_det(self) -> Float[Tensor, " batch"]:
+        r"""$\log |\det dz/dx| = -\sum \alpha$ of each example, in nats."""
+        return -self.log_scale.sum(dim=(1, 2))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a network's output becomes a log-scale: here, it is the log-scale (TarFlow)."""
+
+    num_outputs: ClassVar[int] = 2
+    """Numbers that the network predicts for each dimension: with a scale two, without one."""
+
+    def affine(self, raw: Float[Tensor, "batch window outputs"]) -> Affine:
+        """Read the map off the network's output: first every log-scale, then every shift."""
+        log_scale, shift = raw.chunk(2, dim=-1)
+        return Affine(self.log_scale(log_scale), shift)
+
+    def log_scale(self, raw: Tensor) -> Tensor:
+        """Turn the network's number into the logarithm of the scale."""
+        return raw
+
+
+@dataclass(frozen=True)
+class ExpScale(Scale):
+    r"""$\sigma = \exp(a)$: the scale of TarFlow (arXiv 2412.06329)."""
+
+
+@dataclass(frozen=True)
+class SoftClipScale(Scale):
+    r"""$\sigma = \exp(b \tanh(a / b))$: the log-scale stays within $\pm b$.
+
+    Attributes:
+        bound: The limit $b$ of the log-scale.
+    """
+
+    bound: float = 4.0
+
+    def log_scale(self, raw: Tensor) -> Tensor:
+        return self.bound * torch.tanh(raw / self.bound)
+
+
+@dataclass(frozen=True)
+class SoftplusScale(Scale):
+    r"""$\sigma = \mathrm{softplus}(a + 0.5413)$, which is 1 at $a = 0$ (STARFlow, arXiv 2506.06276)."""
+
+    def log_scale(self, raw: Tensor) -> Tensor:
+        return F.softplus(raw + math.log(math.e - 1)).log()
+
+
+@dataclass(frozen=True)
+class UnitScale(Scale):
+    """No scale at all: the volume-preserving variant of TarFlow."""
+
+    num_outputs: ClassVar[int] = 1
+
+    def affine(self, raw: Float[Tensor, "batch window outputs"]) -> Affine:
+        return Affine(torch.zeros_like(raw), raw)

@@ -1,0 +1,70 @@
+"""Base distributions: what the noise z is distributed as."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tarflow.randomness import RandomSource, normal
+
+LOG_2_PI = math.log(2 * math.pi)
+
+
+class StandardNormal(nn.Module):
+    """Independent normal numbers of mean 0 and variance 1.
+
+    Args:
+        length: Number of positions T.
+        patch_dim: Size of the vector at each position D.
+    """
+
+    anchor: Tensor
+
+    def __init__(self, length: int, patch_dim: int):
+        super().__init__()
+        self.shape = (length, patch_dim)
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)  # tells device and dtype
+
+    def log_prob(self, z: Float[Tensor, "batch length patch_dim"]) -> Float[Tensor, " batch"]:
+        """Log-density of each example, in nats, summed over all dimensions."""
+        return -0.5 * (z.square() + LOG_2_PI).sum(dim=(1, 2))
+
+    def sample(
+        self, num_samples: int, source: RandomSource = None
+    ) -> Float[Tensor, "batch length patch_dim"]:
+        """Draw samples, on this module's device."""
+        dtype = torch.promote_types(self.anchor.dtype, torch.float32)
+        return normal((num_samples, *self.shape), source, dtype, self.anchor.device)
+
+
+class DiagonalNormal(StandardNormal):
+    """Independent normal numbers of mean 0 and a variance learned for each dimension.
+
+    The variance follows the second moment of z over training batches as an exponential moving
+    average: the base of the volume-preserving flow, which cannot scale by itself.
+
+    Args:
+        length: Number of positions T.
+        patch_dim: Size of the vector at each position D.
+        rate: Weight of a new batch in the average.
+    """
+
+    variance: Float[Tensor, "length patch_dim"]
+
+    def __init__(self, length: int, patch_dim: int, rate: float = 0.1):
+        super().__init__(length, patch_dim)
+        self.rate = rate
+        self.register_buffer("variance", torch.ones(length, patch_dim))
+
+    def log_prob(self, z):
+        standardized = z / self.variance.sqrt()
+        return super().log_prob(standardized) - 0.5 * self.variance.log().sum()
+
+    def sample(self, num_samples, source=None):
+        return super().sample(num_samples, source) * self.variance.sqrt()
+
+    @torch.no_grad()
+    def update(self, z: Float[Tensor, "batch length patch_dim"]) -> None:
+        """Move the variance towards the second moment of a training batch."""
+        self.variance.lerp_(z.square().mean(dim=0).to(self.variance.dtype), self.rate)

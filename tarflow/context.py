@@ -1,0 +1,100 @@
+"""What a density is conditioned on."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tarflow.errors import ContextError
+
+NULL_CLASS = -1
+"""The label that stands for "no class": what a dropped label becomes."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Conditions of a batch of examples, one row each.
+
+    Attributes:
+        label: Class indices; `NULL_CLASS` where there is none.
+        temperature: Divisor of the attention logits, one per example; sets apart the null prediction
+            of a flow that has no classes.
+    """
+
+    label: Int[Tensor, " batch"] | None = None
+    temperature: Float[Tensor, " batch"] | None = None
+
+    @classmethod
+    def of(
+        cls, value: "Context | Tensor | int | None", batch: int, device: torch.device | str
+    ) -> "Context":
+        """Read what a caller passed where a context is expected.
+
+        Args:
+            value: A context, a tensor of labels, one label for the whole batch, or None.
+            batch: Number of examples.
+            device: Where the examples are.
+
+        Raises:
+            ContextError: The value is none of these, or has another number of rows.
+        """
+        if isinstance(value, Context):
+            context = value
+        elif value is None:
+            context = cls()
+        else:
+            context = cls(label=_read_label(value, batch))
+        for field in fields(cls):
+            part = getattr(context, field.name)
+            if part is not None and part.shape != (batch,):
+                raise ContextError(
+                    f"{field.name} has shape {tuple(part.shape)}, but there are {batch} examples:"
+                    f" pass one {field.name} per example"
+                )
+        return context.to(device)
+
+    def to(self, device: torch.device | str) -> "Context":
+        """Move every part to a device."""
+        return self._map(lambda part: part.to(device))
+
+    def with_null(
+        self, batch: int, device: torch.device | str, temperature: float = 1.0
+    ) -> "Context":
+        """Stack the context of the null prediction under this one: 2 x `batch` rows, for guidance.
+
+        Args:
+            batch: Number of examples.
+            device: Where the examples are.
+            temperature: Divisor of the attention logits of the null prediction, and of it alone.
+        """
+        null_label = torch.full((batch,), NULL_CLASS, device=device)
+        label = null_label if self.label is None else self.label
+        stacked = torch.cat([label, null_label])
+        if temperature == 1:
+            return Context(label=stacked)
+        divisor = torch.ones(2 * batch, device=device)
+        divisor[batch:] = temperature
+        return Context(label=stacked, temperature=divisor)
+
+    def drop_label(
+        self, probability: float, generator: torch.Generator | None = None
+    ) -> "Context":
+        """Replace each label by `NULL_CLASS` with the given probability, as training does."""
+        if self.label is None or probability == 0:
+            return self
+        draw = torch.rand(self.label.shape, generator=generator, device=self.label.device)
+        return replace(self, label=self.label.masked_fill(draw < probability, NULL_CLASS))
+
+    def _map(self, function) -> "Context":
+        """Apply a function to every part that is there."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Context(**{k: None if v is None else function(v) for k, v in parts.items()})
+
+
+def _read_label(value: Tensor | int, batch: int) -> Tensor:
+    """Turn a label or labels into an integer tensor with a row per example."""
+    label = torch.as_tensor(value)
+    if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+        raise ContextError(f"labels are integers, not {label.dtype}: convert them with .long()")
+    return label.expand(batch) if label.ndim == 0 else label

@@ -1,0 +1,1 @@
+"""Building blocks that know torch only: attention with a cache, transformer, embeddings."""

@@ -1,0 +1,107 @@
+"""A pre-norm causal transformer over a sequence of vectors."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tarflow.nn.attention import CausalSelfAttention, KVCache
+
+
+class MLP(nn.Sequential):
+    """Two linear layers around a GELU, the hidden one `expansion` times as wide."""
+
+    def __init__(self, model_dim: int, expansion: int, dropout: float = 0.0):
+        super().__init__(
+            nn.Linear(model_dim, expansion * model_dim),
+            nn.GELU(),
+            nn.Linear(expansion * model_dim, model_dim),
+            nn.Dropout(dropout),
+        )
+
+
+class Block(nn.Module):
+    """One transformer layer: attention, then an MLP, each after a LayerNorm and added to its input."""
+
+    def __init__(self, model_dim: int, head_dim: int, expansion: int, dropout: float = 0.0):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(model_dim)
+        self.attention = CausalSelfAttention(model_dim, head_dim, dropout)
+        self.mlp_norm = nn.LayerNorm(model_dim)
+        self.mlp = MLP(model_dim, expansion, dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch window model_dim"],
+        temperature: Float[Tensor, " batch"] | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        start: int = 0,
+    ) -> Float[Tensor, "batch window model_dim"]:
+        """Apply the layer; the arguments are those of `CausalSelfAttention.forward`."""
+        x = x + self.attention(self.attention_norm(x), temperature, cache, layer, start)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class CausalTransformer(nn.Module):
+    """Maps a sequence of vectors to another, each output a function of the inputs up to its position.
+
+    The output layer starts at zero, so that a fresh network returns zeros.
+
+    Args:
+        in_features: Size of an input vector.
+        out_features: Size of an output vector.
+        length: Number of positions that have a learned embedding.
+        model_dim: Width of the model.
+        num_layers: Number of layers.
+        head_dim: Width of one attention head; it divides `model_dim`.
+        expansion: Width of the MLP's hidden layer, in units of `model_dim`.
+        dropout: Probability of dropping an attention weight or an MLP output in training.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        length: int,
+        model_dim: int,
+        num_layers: int,
+        head_dim: int = 64,
+        expansion: int = 4,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.length = length
+        self.model_dim = model_dim
+        self.proj_in = nn.Linear(in_features, model_dim)
+        self.position_embedding = nn.Parameter(0.01 * torch.randn(length, model_dim))
+        self.blocks = nn.ModuleList(
+            Block(model_dim, head_dim, expansion, dropout) for _ in range(num_layers)
+        )
+        self.proj_out = nn.Linear(model_dim, out_features)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch window in_features"],
+        condition: Float[Tensor, "batch model_dim"] | None = None,
+        temperature: Float[Tensor, " batch"] | None = None,
+        cache: KVCache | None = None,
+        start: int = 0,
+    ) -> Float[Tensor, "batch window out_features"]:
+        """Transform the vectors at positions `start ...`.
+
+        Args:
+            x: Input vectors; computed in the dtype of the weights.
+            condition: Vector added at every position.
+            temperature: Divisor of the attention logits, one per example.
+            cache: Keys and values of the positions before `start`; written at those of `x`.
+            start: Position of the first vector.
+        """
+        h = self.proj_in(x.to(self.proj_in.weight.dtype))
+        h = h + self.position_embedding[start : start + x.shape[1]]
+        if condition is not None:
+            h = h + condition[:, None]
+        for layer, block in enumerate(self.blocks):
+            h = block(h, temperature, cache, layer, start)
+        return self.proj_out(h)

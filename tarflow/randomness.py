@@ -1,0 +1,69 @@
+"""Random draws that do not depend on the batch they are made in."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ExampleSeeds:
+    """One independent random stream per example, a function of a seed and the example's index alone.
+
+    Draws are made on the CPU, so that they are the same on every device.
+
+    Attributes:
+        seed: The run's seed.
+        indices: Index of each example in the run.
+    """
+
+    seed: int
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def generators(self, purpose: str) -> list[torch.Generator]:
+        """A generator per example; other purposes get independent streams."""
+        # torch's CPU generator reads 32 bits of its seed. Adding the index to a hash keeps the
+        # examples of one run distinct, which hashing both would not (birthday paradox).
+        digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
+        origin = int.from_bytes(digest[:4], "little")
+        return [torch.Generator().manual_seed((origin + i) % 2**32) for i in self.indices]
+
+
+RandomSource = torch.Generator | ExampleSeeds | None
+"""Where draws come from: a generator, one stream per example, or torch's global generator."""
+
+
+def normal(
+    shape: Sequence[int], source: RandomSource, dtype: torch.dtype, device: torch.device | str
+) -> Tensor:
+    """Draw a batch of standard normal numbers; the first dimension is the batch."""
+    return _draw(torch.randn, "normal", shape, source, dtype, device)
+
+
+def uniform(
+    shape: Sequence[int], source: RandomSource, dtype: torch.dtype, device: torch.device | str
+) -> Tensor:
+    """Draw a batch of numbers from [0, 1); the first dimension is the batch."""
+    return _draw(torch.rand, "uniform", shape, source, dtype, device)
+
+
+def _draw(function, purpose, shape, source, dtype, device) -> Tensor:
+    """Draw with torch's `rand` or `randn`; from float32 streams, so that dtypes agree."""
+    drawn_dtype = torch.promote_types(dtype, torch.float32)
+    if isinstance(source, ExampleSeeds):
+        if len(source) != shape[0]:
+            raise ValueError(f"{len(source)} example seeds for a batch of {shape[0]}")
+        rows = [
+            function(tuple(shape[1:]), generator=generator)
+            for generator in source.generators(purpose)
+        ]
+        return torch.stack(rows).to(device, dtype)
+    where = device if source is None else source.device
+    return function(tuple(shape), generator=source, dtype=drawn_dtype, device=where).to(
+        device, dtype
+    )

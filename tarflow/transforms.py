@@ -1,0 +1,171 @@
+"""Bijections between data and noise: the contract, and those that need no network."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tarflow.context import Context
+from tarflow.decoding import Decoding
+from tarflow.errors import NonFiniteError
+
+
+class Transform(nn.Module, ABC):
+    """A bijection from data x to noise z that may depend on a context.
+
+    Neither direction changes its input in place, and none casts it below float32.
+    """
+
+    num_decoded: int = 0
+    """Number of autoregressive transforms within, whose inverse is decoded position by position."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        r"""Map data to noise; also return $\\log |\\det dz/dx|$ of each example, in nats."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Tensor:
+        """Map noise to data."""
+
+
+class Rearrangement(Transform):
+    """A transform that only moves numbers: its log-determinant is zero."""
+
+    @abstractmethod
+    def arrange(self, x: Tensor) -> Tensor:
+        """Move the numbers."""
+
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return self.arrange(x), x.new_zeros(len(x), dtype=dtype)
+
+
+class Reverse(Rearrangement):
+    """Reverses the order of a sequence."""
+
+    def arrange(self, x: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+        return x.flip(1)
+
+    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Tensor:
+        return z.flip(1)
+
+
+class Permute(Rearrangement):
+    """Puts a sequence in another order.
+
+    Args:
+        order: Position i of the result is position `order[i]` of the input.
+
+    Raises:
+        ValueError: The order is no permutation.
+    """
+
+    order: Int[Tensor, " length"]
+    inverse_order: Int[Tensor, " length"]
+
+    def __init__(self, order: Sequence[int]):
+        super().__init__()
+        if sorted(order) != list(range(len(order))):
+            raise ValueError(f"order {list(order)} is no permutation of 0 ... {len(order) - 1}")
+        self.register_buffer("order", torch.tensor(order))
+        self.register_buffer("inverse_order", torch.tensor(order).argsort())
+
+    def arrange(self, x: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+        return x[:, self.order]
+
+    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Tensor:
+        return z[:, self.inverse_order]
+
+
+class Patchify(Rearrangement):
+    """Cuts images into square patches in raster order, channel-major within a patch.
+
+    Args:
+        image_size: Height and width of the images.
+        patch_size: Side of a patch.
+
+    Raises:
+        ValueError: The patches do not tile the image.
+    """
+
+    def __init__(self, image_size: tuple[int, int], patch_size: int):
+        super().__init__()
+        height, width = image_size
+        if patch_size < 1 or height % patch_size or width % patch_size:
+            raise ValueError(
+                f"patch_size {patch_size} does not divide the image size {height} x {width}"
+            )
+        self.grid = (height // patch_size, width // patch_size)
+        self.patch_size = patch_size
+
+    def arrange(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch length patch_dim"]:
+        return rearrange(
+            x,
+            "batch channels (rows p) (columns q) -> batch (rows columns) (channels p q)",
+            p=self.patch_size,
+            q=self.patch_size,
+        )
+
+    def inverse(
+        self, z: Float[Tensor, "batch length patch_dim"], context: Context, decoding: Decoding
+    ) -> Float[Tensor, "batch channels height width"]:
+        return rearrange(
+            z,
+            "batch (rows columns) (channels p q) -> batch channels (rows p) (columns q)",
+            rows=self.grid[0],
+            p=self.patch_size,
+            q=self.patch_size,
+        )
+
+
+class Composition(Transform):
+    """Applies transforms one after the other; the first is nearest the data."""
+
+    def __init__(self, transforms: Iterable[Transform]):
+        super().__init__()
+        self.transforms = nn.ModuleList(transforms)
+        self.num_decoded = sum(transform.num_decoded for transform in self)
+
+    def __iter__(self):
+        return iter(self.transforms)
+
+    def __getitem__(self, index: int) -> Transform:
+        return self.transforms[index]
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        log_dets = []
+        for transform in self:
+            x, log_det = transform(x, context)
+            log_dets.append(log_det)
+        return x, torch.stack(log_dets).sum(dim=0)
+
+    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Tensor:
+        for index in reversed(range(len(self))):
+            transform = self[index]
+            z = transform.inverse(z, context, decoding)
+            decoding = decoding.deeper(transform.num_decoded)
+            if transform.num_decoded and not z.isfinite().all():
+                raise NonFiniteError(
+                    f"the inverse of transform {index} ({type(transform).__name__}) is not finite:"
+                    " lower the guidance weight, or decode in a higher precision",
+                    transform=index,
+                )
+        return z
+
+    def find_non_finite(self, x: Tensor, context: Context) -> int | None:
+        """Index of the first transform whose output is not finite; None if the input is not."""
+        if not x.isfinite().all():
+            return None
+        for index, transform in enumerate(self):
+            x, log_det = transform(x, context)
+            if not (x.isfinite().all() and log_det.isfinite().all()):
+                return index
+        return len(self)
