@@ -1,3 +1,66 @@
 """Transformer autoregressive flows: exact likelihoods and samples from one model."""
 
-from tarflow.flow import TarFlow, Flow
+from tarflow.affine import Affine, ExpScale, Scale, SoftClipScale, SoftplusScale, UnitScale
+from tarflow.autoregressive import AutoregressiveTransform
+from tarflow.base import DiagonalNormal, StandardNormal
+from tarflow.context import NULL_CLASS, Context
+from tarflow.decoding import Decoder, Sequential
+from tarflow.denoising import denoise
+from tarflow.errors import (
+    CheckpointError,
+    ContextError,
+    DataError,
+    NonFiniteError,
+    TarflowError,
+)
+from tarflow.flow import Flow, TarFlow
+from tarflow.guidance import (
+    ConstantSchedule,
+    GaussianGuidance,
+    Guidance,
+    LinearGuidance,
+    LinearSchedule,
+)
+from tarflow.noise import GaussianNoise, Noise, UniformDequantization
+from tarflow.randomness import ExampleSeeds
+from tarflow.transforms import Composition, Patchify, Permute, Reverse, Transform
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NULL_CLASS",
+    "Affine",
+    "AutoregressiveTransform",
+    "CheckpointError",
+    "Composition",
+    "ConstantSchedule",
+    "Context",
+    "ContextError",
+    "DataError",
+    "Decoder",
+    "DiagonalNormal",
+    "ExampleSeeds",
+    "ExpScale",
+    "Flow",
+    "GaussianGuidance",
+    "GaussianNoise",
+    "Guidance",
+    "LinearGuidance",
+    "LinearSchedule",
+    "Noise",
+    "NonFiniteError",
+    "Patchify",
+    "Permute",
+    "Reverse",
+    "Scale",
+    "Sequential",
+    "SoftClipScale",
+    "SoftplusScale",
+    "StandardNormal",
+    "TarFlow",
+    "TarflowError",
+    "Transform",
+    "UniformDequantization",
+    "UnitScale",
+    "denoise",
+]

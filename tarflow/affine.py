@@ -82,7 +82,7 @@ class SoftClipScale(Scale):
 
 @dataclass(frozen=True)
 class SoftplusScale(Scale):
-    r"""$\sigma = \mathrm{softplus}(a + 0.5413)$, which is 1 at $a = 0$ (STARFlow, arXiv 2506.06276)."""
+    r"""$\sigma = \mathrm{softplus}(a + 0.5413)$, which is 1 at 0 (STARFlow, arXiv 2506.06276)."""
 
     def log_scale(self, raw: Tensor) -> Tensor:
         return F.softplus(raw + math.log(math.e - 1)).log()

@@ -18,8 +18,8 @@ class Context:
 
     Attributes:
         label: Class indices; `NULL_CLASS` where there is none.
-        temperature: Divisor of the attention logits, one per example; sets apart the null prediction
-            of a flow that has no classes.
+        temperature: Divisor of the attention logits, one per example; sets apart the null
+            prediction of a flow that has no classes.
     """
 
     label: Int[Tensor, " batch"] | None = None

@@ -12,7 +12,7 @@ from tarflow.affine import Affine
 from tarflow.guidance import Guidance
 
 Predict = Callable[[Float[Tensor, "batch window patch_dim"], int], Affine]
-"""Given final values at positions `start ...`, predicts the affine maps one position further on."""
+"""Given final values at positions `start ...`, predicts the maps one position further on."""
 
 
 class Decoder(ABC):

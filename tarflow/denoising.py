@@ -16,16 +16,16 @@ def denoise(
     context: Context | Tensor | int | None = None,
     noise_std: float | None = None,
 ) -> Float[Tensor, "batch ..."]:
-    r"""The mean of clean data given noisy data, by Tweedie's formula: $x + \sigma^2 \nabla \log p(x)$.
+    r"""The mean of clean data given noisy data: $x + \sigma^2 \nabla \log p(x)$.
 
-    It costs one forward and one backward pass, both parallel over positions
-    (arXiv 2412.06329, section 3.3).
+    This is Tweedie's formula (arXiv 2412.06329). It costs one forward and one backward pass, both
+    parallel over positions.
 
     Args:
         flow: The density of noisy data.
         x: Noisy data, such as samples of the flow.
         context: What the density is conditioned on.
-        noise_std: Standard deviation $\sigma$ of the noise; by default what the flow was trained with.
+        noise_std: Standard deviation $\sigma$ of the noise; by default that of `flow.noise`.
 
     Raises:
         ValueError: No standard deviation is given, and the flow knows none.

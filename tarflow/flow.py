@@ -1,7 +1,5 @@
 """Flows: a transform and a base distribution, and the Transformer autoregressive flow."""
 
-from pathlib import Path
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -129,7 +127,7 @@ class Flow(nn.Module):
     def sample_and_log_prob(
         self, num_samples: int, context: ContextLike = None, **options
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
-        """Draw samples and return their (unguided) log-density; the options are those of `sample`."""
+        """Draw samples with the options of `sample`; also return their unguided log-density."""
         x = self.sample(num_samples, context, **options)
         return x, self.log_prob(x, context)
 
@@ -179,8 +177,8 @@ class Flow(nn.Module):
 class TarFlow(Flow):
     """A Transformer autoregressive flow over images (arXiv 2412.06329).
 
-    The transforms are a `Patchify`, then autoregressive transforms with a `Reverse` between any two,
-    and a last `Reverse` where the noise would otherwise not be in raster order.
+    The transforms are a `Patchify`, then autoregressive transforms with a `Reverse` between any
+    two, and a last `Reverse` where the noise would otherwise not be in raster order.
 
     Args:
         image_size: Height and width of the images, or one number for both.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ExampleSeeds:
-    """One independent random stream per example, a function of a seed and the example's index alone.
+    """One random stream per example, a function of a seed and the example's index alone.
 
     Draws are made on the CPU, so that they are the same on every device.
 

@@ -20,11 +20,11 @@ class Transform(nn.Module, ABC):
     """
 
     num_decoded: int = 0
-    """Number of autoregressive transforms within, whose inverse is decoded position by position."""
+    """Number of autoregressive transforms within: those whose inverse is decoded."""
 
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        r"""Map data to noise; also return $\\log |\\det dz/dx|$ of each example, in nats."""
+        r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
 
     @abstractmethod
     def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Tensor:

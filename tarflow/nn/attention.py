@@ -9,9 +9,9 @@ from torch.nn.attention.bias import causal_lower_right
 
 
 class KVCache:
-    """Keys and values of every layer, in storage allocated once and written at explicit positions.
+    """Keys and values of every layer, allocated once and written at explicit positions.
 
-    Rewriting a window of positions needs no rewind: the new keys and values overwrite the old ones.
+    Rewriting a window of positions needs no rewind: new keys and values overwrite the old ones.
     Storage takes its batch size, dtype and device from the first keys that each layer writes, so a
     cache follows autocast and the model's device by itself. Writes are in place, hence not
     differentiable: see `DifferentiableKVCache`.
@@ -90,7 +90,7 @@ class CausalSelfAttention(nn.Module):
         layer: int = 0,
         start: int = 0,
     ) -> Float[Tensor, "batch window model_dim"]:
-        """Attend from the positions `start ...` to themselves and to what the cache holds before them.
+        """Attend from positions `start ...` to themselves and to what the cache holds before them.
 
         Args:
             x: Inputs at positions `start, start + 1, ...`.
@@ -115,10 +115,10 @@ def attend(
     v: Float[Tensor, "batch heads end head_dim"],
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch heads window head_dim"]:
-    """Causal attention of the last `window` of `end` positions, by the kernel that serves the shape.
+    """Causal attention of the last `window` of `end` positions, by the kernel for the shape.
 
-    An explicit mask disables torch's flash kernels, and `is_causal` aligns top-left, which is right
-    only when queries and keys start at the same position.
+    An explicit mask disables torch's flash kernels, and `is_causal` aligns top-left, which is
+    right only when queries and keys start at the same position.
     """
     window, end = q.shape[-2], k.shape[-2]
     if window == 1:

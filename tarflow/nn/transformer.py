@@ -20,7 +20,7 @@ class MLP(nn.Sequential):
 
 
 class Block(nn.Module):
-    """One transformer layer: attention, then an MLP, each after a LayerNorm and added to its input."""
+    """One layer: attention, then an MLP, each after a LayerNorm and added to its input."""
 
     def __init__(self, model_dim: int, head_dim: int, expansion: int, dropout: float = 0.0):
         super().__init__()
@@ -43,7 +43,7 @@ class Block(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Maps a sequence of vectors to another, each output a function of the inputs up to its position.
+    """Maps vectors to vectors, each output a function of the inputs up to its position.
 
     The output layer starts at zero, so that a fresh network returns zeros.
 
