@@ -1,15 +1,18 @@
 """Flows: a transform and a base distribution, and the Transformer autoregressive flow."""
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tarflow import checkpoint
 from tarflow.affine import ExpScale, Scale, UnitScale
 from tarflow.autoregressive import AutoregressiveTransform
 from tarflow.base import DiagonalNormal, StandardNormal
 from tarflow.context import Context
 from tarflow.decoding import Decoder, Decoding, Sequential
-from tarflow.errors import ContextError, NonFiniteError
+from tarflow.errors import CheckpointError, ContextError, NonFiniteError
 from tarflow.guidance import Guidance
 from tarflow.nn.embedding import LabelEmbedding
 from tarflow.nn.transformer import CausalTransformer
@@ -214,8 +217,8 @@ class TarFlow(Flow):
         scale: Scale = ExpScale(),
         noise: Noise | None = None,
     ):
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        patchify = Patchify(size, patch_size)
+        height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+        patchify = Patchify((height, width), patch_size)
         length = patchify.grid[0] * patchify.grid[1]
         patch_dim = num_channels * patch_size**2
         transforms: list[Transform] = [patchify]
@@ -236,4 +239,43 @@ class TarFlow(Flow):
                 transforms.append(Reverse())
         base_type = DiagonalNormal if isinstance(scale, UnitScale) else StandardNormal
         super().__init__(transforms, base_type(length, patch_dim), num_classes, noise)
-        self.image_shape = (num_channels, *size)
+        self.image_shape = (num_channels, height, width)
+        self.config = {
+            "image_size": (height, width),
+            "patch_size": patch_size,
+            "num_channels": num_channels,
+            "num_transforms": num_transforms,
+            "num_layers": num_layers,
+            "model_dim": model_dim,
+            "head_dim": head_dim,
+            "expansion": expansion,
+            "dropout": dropout,
+            "num_classes": num_classes,
+            "scale": scale,
+            "noise": noise,
+        }
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Write `config.json` and `model.safetensors`, from which `from_pretrained` reads.
+
+        Args:
+            directory: The folder; made if need be. A failure leaves what was there before.
+        """
+        checkpoint.save(directory, self.config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, directory: Path | str) -> "TarFlow":
+        """Read a folder written by `save_pretrained`; ready for evaluation, on the CPU.
+
+        Nothing is downloaded, and no code that came with the folder is run.
+
+        Raises:
+            CheckpointError: The folder is missing, damaged, or does not fit together.
+        """
+        config = checkpoint.read_config(directory)
+        try:
+            flow = cls(**config)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{directory}: cannot make the model: {error}") from error
+        checkpoint.load_weights(flow, checkpoint.read_weights(directory), directory)
+        return flow.eval()

@@ -1,7 +1,8 @@
 """Bijections between data and noise: the contract, and those that need no network."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -131,11 +132,11 @@ class Composition(Transform):
         self.transforms = nn.ModuleList(transforms)
         self.num_decoded = sum(transform.num_decoded for transform in self)
 
-    def __iter__(self):
-        return iter(self.transforms)
+    def __iter__(self) -> Iterator[Transform]:
+        return iter(cast(Iterable[Transform], self.transforms))
 
     def __getitem__(self, index: int) -> Transform:
-        return self.transforms[index]
+        return cast(Transform, self.transforms[index])
 
     def __len__(self) -> int:
         return len(self.transforms)
