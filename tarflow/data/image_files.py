@@ -1,5 +1,6 @@
 """Images decoded from files as they are needed."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
@@ -53,7 +54,9 @@ class ImageFiles(Dataset):
         steps = [transforms.Resize(image_size, antialias=True), transforms.CenterCrop(image_size)]
         if horizontal_flip:
             steps.append(transforms.RandomHorizontalFlip())
-        self.transform = transforms.Compose([*steps, transforms.PILToTensor()])
+        self.transform: Callable[[Image.Image], Tensor] = transforms.Compose(
+            [*steps, transforms.PILToTensor()]
+        )
 
     def __len__(self) -> int:
         return len(self.samples)

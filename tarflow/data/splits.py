@@ -111,7 +111,7 @@ def _hold_out(
     rest, part = train_test_split(
         indices, test_size=size, stratify=labels[indices], random_state=seed
     )
-    return rest, part
+    return np.asarray(rest), np.asarray(part)
 
 
 def _check_classes(labels: np.ndarray, size: int) -> None:

@@ -1,0 +1,72 @@
+"""NumPy's files, .npz and .npy, and the names of the arrays in them."""
+
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Shaped
+
+from tarflow.errors import DataError
+
+WANTED = (
+    "wanted are images (and labels), or train_images and test_images (and val_images), each with"
+    " its labels or none of them"
+)
+
+
+def load_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Read the arrays of a file by name; the one of a .npy file, `images`, stays on disk.
+
+    Raises:
+        DataError: The file is missing, damaged, of another format, or holds Python objects.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {path}: pass the path of a .npz or .npy file")
+    try:
+        # copy-on-write: torch has no read-only tensors, and nothing is ever written to the file
+        loaded = np.load(path, mmap_mode="c", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"images": loaded}
+        with loaded:
+            return {key: loaded[key] for key in loaded.files}
+    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"cannot read {path}: {error}. Save arrays of integers with numpy.savez or numpy.save;"
+            " Python objects are never loaded, as that could run code"
+        ) from error
+
+
+def find_parts(path: Path, keys: Iterable[str]) -> dict[str, str]:
+    """Tell what the names of the arrays of each part begin with.
+
+    Args:
+        path: The file, for messages.
+        keys: Names of its arrays.
+
+    Returns:
+        The beginnings by part; one part, `train`, where the data is not divided.
+
+    Raises:
+        DataError: An array is missing, has another name, or only some parts have labels.
+
+    Example:
+        >>> find_parts(Path("cats.npz"), ["images", "labels"])
+        {'train': ''}
+        >>> find_parts(Path("cats.npz"), ["test_images", "train_images"])
+        {'train': 'train_', 'test': 'test_'}
+    """
+    found = set(keys)
+    if "images" in found:
+        prefixes = {"train": ""}
+    else:
+        prefixes = {part: f"{part}_" for part in ("train", "test")}
+        if "val_images" in found:
+            prefixes["val"] = "val_"
+    images = {f"{prefix}images" for prefix in prefixes.values()}
+    labels = {f"{prefix}labels" for prefix in prefixes.values()}
+    if found not in (images, images | labels):
+        listed = ", ".join(sorted(found)) or "none"
+        raise DataError(f"{path} holds the arrays {listed}; {WANTED}")
+    return prefixes

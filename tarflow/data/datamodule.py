@@ -1,0 +1,93 @@
+"""Batches of a data set, for Lightning's Trainer."""
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from tarflow.data.images import ImageData
+from tarflow.errors import DataError
+
+
+class ImageDataModule(LightningDataModule):
+    """Batches of images and labels; training images in an order drawn anew in each epoch.
+
+    The order follows from the seed of torch when this is built (call
+    `lightning.seed_everything` before), and continues where it was when a run is resumed.
+
+    Args:
+        data: The data set.
+        batch_size: Number of images in a training batch.
+        eval_batch_size: Number of images in another batch; by default, the same.
+        num_workers: Number of processes that read images; 0 reads them in the training process,
+            which is fastest for images in memory.
+        drop_last: Whether to leave out the last training batch of an epoch if it is not full.
+
+    Raises:
+        DataError: A batch is empty, or larger than the training set and always left out.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = True,
+    ):
+        super().__init__()
+        self.data = data
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self.generator = torch.Generator().manual_seed(torch.initial_seed())
+        self._check_sizes()
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(
+            self.data.train,
+            self.batch_size,
+            shuffle=True,
+            drop_last=self.drop_last,
+            generator=self.generator,
+        )
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Batches to choose by; none, which Lightning skips, where no images were set aside."""
+        if self.data.validation is None:
+            return []
+        return self._loader(self.data.validation, self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader(self.data.test, self.eval_batch_size)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps: the state from which the next order is drawn."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        # a checkpoint moved to a GPU brings the state along, but generators read it on the CPU
+        self.generator.set_state(state_dict["generator"].cpu())
+
+    def _loader(self, dataset: Dataset, batch_size: int, **options) -> DataLoader:
+        """Batch a part of the data."""
+        return DataLoader(
+            dataset,
+            batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def _check_sizes(self) -> None:
+        """Refuse batches that would hold no image, or never be full."""
+        for name in ("batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} {getattr(self, name)} must be at least 1")
+        num_train = len(self.data.train)  # pyright: ignore[reportArgumentType]
+        if self.drop_last and self.batch_size > num_train:
+            raise DataError(
+                f"batch_size {self.batch_size} exceeds the {num_train} training images, so every"
+                f" batch would be left out: choose at most {num_train}, or drop_last=False"
+            )

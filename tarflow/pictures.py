@@ -1,0 +1,61 @@
+"""Pictures of images: grids, and grids beside each other."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Shaped
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+GAP = 1
+"""Pixels of the images between two of them."""
+
+PAPER, INK = 255, 40
+
+
+def grid(
+    pixels: Shaped[Tensor, "batch channels height width"],
+    levels: int,
+    num_columns: int | None = None,
+    min_side: int = 400,
+) -> Image.Image:
+    """Lay images out in rows, enlarged by a whole factor where they are small.
+
+    Args:
+        pixels: Integers 0 ... levels - 1, of 1 or 3 channels.
+        levels: Number of values that a pixel takes; the largest is shown white.
+        num_columns: Images in a row; by default as many as there are rows.
+        min_side: Width that the picture gets at least, by enlarging every pixel.
+    """
+    count, channels, height, width = pixels.shape
+    columns = num_columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    shown = (pixels.cpu().double() * 255 / (levels - 1)).round().to(torch.uint8)
+    shape = (channels, rows * (height + GAP) + GAP, columns * (width + GAP) + GAP)
+    canvas = torch.full(shape, PAPER, dtype=torch.uint8)
+    for index, image in enumerate(shown):
+        top = index // columns * (height + GAP) + GAP
+        left = index % columns * (width + GAP) + GAP
+        canvas[:, top : top + height, left : left + width] = image
+    factor = max(1, math.ceil(min_side / canvas.shape[2]))
+    array = canvas.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(array[..., 0] if channels == 1 else array)
+    return picture.resize(
+        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+    )
+
+
+def beside(pictures: Mapping[str, Image.Image], gap: int = 24) -> Image.Image:
+    """Put pictures beside each other, each under its title."""
+    font = ImageFont.load_default(size=20)
+    head = 40
+    width = sum(picture.width for picture in pictures.values()) + gap * (len(pictures) + 1)
+    height = max(picture.height for picture in pictures.values()) + head + gap
+    canvas = Image.new("RGB", (width, height), (PAPER, PAPER, PAPER))
+    draw, left = ImageDraw.Draw(canvas), gap
+    for title, picture in pictures.items():
+        draw.text((left, 10), title, font=font, fill=(INK, INK, INK))
+        canvas.paste(picture.convert("RGB"), (left, head))
+        left += picture.width + gap
+    return canvas

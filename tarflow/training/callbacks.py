@@ -1,0 +1,158 @@
+"""What a training run keeps and shows: checkpoint, pretrained model, sample grids, a bar."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from tqdm import tqdm
+
+from tarflow.denoising import denoise
+from tarflow.flow import Flow
+from tarflow.guidance import Guidance
+from tarflow.noise import GaussianNoise, Noise
+from tarflow.pictures import grid
+from tarflow.randomness import ExampleSeeds
+from tarflow.training.averaging import averaged_module
+
+
+class LastCheckpoint(Callback):
+    """Keeps the newest state of training in one file, which is replaced whole.
+
+    Lightning's own writer copies across file systems where the temporary folder is on another one,
+    and a kill during the copy would leave half a file.
+
+    Args:
+        path: The file.
+        every_n_steps: Steps between two writes; the last step is always written.
+    """
+
+    def __init__(self, path: Path | str, every_n_steps: int = 1000):
+        self.path = Path(path)
+        self.every_n_steps = every_n_steps
+        self._saved_step = 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        step = trainer.global_step
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        if due and step > self._saved_step:
+            self._saved_step = step
+            new = self.path.with_name(f".{self.path.name}.new")
+            trainer.save_checkpoint(new)
+            if trainer.is_global_zero:
+                os.replace(new, self.path)
+
+
+class PretrainedExport(Callback):
+    """Writes the averaged model as a pretrained folder whenever a checkpoint is written.
+
+    Args:
+        directory: The folder.
+    """
+
+    def __init__(self, directory: Path | str):
+        self.directory = Path(directory)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            averaged_module(trainer, pl_module).flow.save_pretrained(self.directory)
+
+
+class SampleGrid(Callback):
+    """Draws the same noise through the averaged model as it trains, and keeps the pictures.
+
+    Args:
+        directory: Where the pictures go, one per drawing; loggers that show pictures get them too.
+        every_n_steps: Steps between two drawings.
+        num_samples: Number of samples; labels go round the classes.
+        guidance: Guides the samples of a flow with classes.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        every_n_steps: int = 1000,
+        num_samples: int = 100,
+        guidance: Guidance | None = None,
+    ):
+        self.directory = Path(directory)
+        self.every_n_steps = every_n_steps
+        self.num_samples = num_samples
+        self.guidance = guidance
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        step = trainer.global_step
+        path = self.directory / f"step_{step:07d}.png"
+        if step % self.every_n_steps or path.exists() or not trainer.is_global_zero:
+            return
+        module = averaged_module(trainer, pl_module)
+        flow, was_training = module.flow, module.flow.training
+        picture = grid(self._draw(flow.eval(), module.noise), module.noise.levels)
+        flow.train(was_training)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+        for logger in trainer.loggers:
+            _show(logger, picture, step)
+
+    def _draw(self, flow: Flow, noise: Noise) -> torch.Tensor:
+        """Sample, denoise where the training was noisy, and turn into pixels."""
+        label, guidance = None, None
+        if flow.num_classes:
+            label = torch.arange(self.num_samples) % flow.num_classes
+            guidance = self.guidance
+        source = ExampleSeeds(0, range(self.num_samples))
+        x = flow.sample(self.num_samples, label, guidance=guidance, source=source)
+        if isinstance(noise, GaussianNoise):
+            x = denoise(flow, x, label)
+        return noise.to_pixels(x)
+
+
+def _show(logger, picture, step: int) -> None:
+    """Give a picture to a logger that has a place for it."""
+    if isinstance(logger, TensorBoardLogger):
+        image = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+        shape = (picture.height, picture.width, 3)
+        logger.experiment.add_image("samples", image.view(shape), step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image("samples", [picture], step)
+
+
+class StepProgressBar(ProgressBar):
+    """One bar for the whole run, counted in steps, with the newest metrics beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self._bar: tqdm | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._bar = tqdm(
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self._enabled,
+        )
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if self._bar is not None and trainer.global_step > self._bar.n:
+            self._bar.update(trainer.global_step - self._bar.n)
+            metrics = self.get_metrics(trainer, pl_module)
+            metrics.pop("v_num", None)
+            self._bar.set_postfix(metrics, refresh=False)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        self.on_train_end(trainer, pl_module)

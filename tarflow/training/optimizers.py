@@ -1,0 +1,159 @@
+"""Optimizers and learning-rate schedules."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+def adamw(
+    named_parameters: NamedParameters,
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 1e-4,
+) -> AdamW:
+    """AdamW that decays matrices alone; norms, biases and embeddings are left to the data.
+
+    Args:
+        named_parameters: Names and parameters of the model.
+        lr: Peak learning rate.
+        betas: Decay rates of the two moments.
+        weight_decay: Decoupled decay of the weight matrices.
+    """
+    hidden, others, free = _sort(named_parameters)
+    groups = [{"params": hidden + others}, {"params": free, "weight_decay": 0.0}]
+    return AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def muon(
+    named_parameters: NamedParameters,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 1e-4,
+    momentum: float = 0.95,
+) -> "MuonAdamW":
+    """Muon for the hidden matrices, AdamW for the rest, at one learning rate.
+
+    Args:
+        named_parameters: Names and parameters of the model.
+        lr: Peak learning rate of both.
+        betas: Decay rates of AdamW's moments.
+        weight_decay: Decoupled decay of the weight matrices.
+        momentum: Decay rate of Muon's average of gradients.
+    """
+    hidden, others, free = _sort(named_parameters)
+    groups = [
+        {"params": hidden, "momentum": momentum},
+        {"params": others},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return MuonAdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay)
+
+
+class MuonAdamW(AdamW):
+    """AdamW that moves the groups with a `momentum` along orthogonalized gradients instead.
+
+    torch's own Muon is a second optimizer, which Lightning drives by hand only, and it multiplies
+    in bfloat16, which a CPU without such instructions does a hundred times slower than in float32.
+    Updates are scaled to the root mean square of AdamW's, so that one learning rate and weight
+    decay serve both (Muon: Jordan et al. 2024; the scale: arXiv 2502.16982).
+    """
+
+    def __init__(self, params, **defaults):
+        super().__init__(params, fused=True, **defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if "momentum" in group:
+                self._orthogonal_step(group)
+        super().step()
+        return loss
+
+    def _orthogonal_step(self, group: dict) -> None:
+        """Move a group's matrices, and take their gradients away from AdamW."""
+        same_shape = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                same_shape[parameter.shape].append(parameter)
+        for shape, parameters in same_shape.items():
+            steps = orthogonalize(torch.stack([self._direction(p, group) for p in parameters]))
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            rate = -group["lr"] * 0.2 * math.sqrt(max(shape))
+            torch._foreach_add_(parameters, list(steps.to(parameters[0].dtype)), alpha=rate)
+            for parameter in parameters:
+                parameter.grad = None
+
+    def _direction(self, parameter: nn.Parameter, group: dict) -> Tensor:
+        """The gradient with Nesterov momentum."""
+        gradient, state = parameter.grad, self.state[parameter]
+        assert gradient is not None
+        if "average" not in state:
+            state["average"] = torch.zeros_like(gradient)
+        average = state["average"].lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(average, group["momentum"])
+
+
+def orthogonalize(matrices: Float[Tensor, "matrices rows columns"]) -> Tensor:
+    """Bring all singular values near 1 by five Newton-Schulz steps, keeping singular vectors."""
+    dtype = torch.bfloat16 if matrices.is_cuda else torch.float32
+    x = matrices.to(dtype)
+    wide = x if x.shape[1] <= x.shape[2] else x.mT
+    wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = wide @ wide.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        wide = torch.baddbmm(wide, polynomial, wide, beta=3.4445)
+    return wide if x.shape[1] <= x.shape[2] else wide.mT
+
+
+def _sort(named_parameters: NamedParameters) -> tuple[list, list, list]:
+    """Split parameters into hidden matrices, other matrices, and norms, biases and embeddings."""
+    hidden, others, free = [], [], []
+    for name, parameter in named_parameters:
+        if parameter.ndim < 2 or "embedding" in name:
+            free.append(parameter)
+        else:
+            (hidden if ".blocks." in name else others).append(parameter)
+    return hidden, others, free
+
+
+def warmup_cosine(
+    optimizer: Optimizer, total_steps: int, warmup_steps: int, final_lr: float = 1e-6
+) -> LambdaLR:
+    """Linear warm-up from `final_lr`, then a cosine decay to it.
+
+    Args:
+        optimizer: Its learning rates are the peaks.
+        total_steps: Number of steps of the run.
+        warmup_steps: Number of steps of the warm-up.
+        final_lr: Learning rate at both ends.
+
+    Raises:
+        ValueError: The warm-up is not shorter than the run.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(f"warmup_steps {warmup_steps} must be in [0, total_steps={total_steps})")
+    peak = optimizer.param_groups[0]["lr"]
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            share = step / warmup_steps
+        else:
+            progress = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
+            share = 0.5 * (1 + math.cos(math.pi * progress))
+        return share + (1 - share) * final_lr / peak
+
+    return LambdaLR(optimizer, factor)

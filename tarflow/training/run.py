@@ -1,0 +1,119 @@
+"""The folder of one training run: its configuration, its checkpoint, its pretrained model."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tarflow.errors import CheckpointError
+
+MAY_CHANGE = ("trainer", "callbacks", "logger", "resume", "run_dir")
+"""Sections of a configuration that may differ when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of a training run, and how it starts.
+
+    Attributes:
+        directory: The run's folder; the same for every start, so that a run finds its checkpoint.
+    """
+
+    directory: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of training: weights, averages, optimizer, progress."""
+        return self.directory / "checkpoints" / "last.ckpt"
+
+    @property
+    def pretrained(self) -> Path:
+        """The averaged model, for evaluation and sampling."""
+        return self.directory / "pretrained"
+
+    @property
+    def config(self) -> Path:
+        """The configuration the run was started with."""
+        return self.directory / "config.json"
+
+    def start(self, config: Mapping[str, Any], resume: str) -> Path | None:
+        """Make the folder ready and find what to go on from.
+
+        Args:
+            config: The resolved configuration.
+            resume: `auto` goes on from the folder's checkpoint if there is one; `never` refuses a
+                folder that has one.
+
+        Returns:
+            The checkpoint to go on from, or None for a fresh start.
+
+        Raises:
+            CheckpointError: The folder's run has another configuration, or must not be resumed.
+        """
+        if resume not in ("auto", "never"):
+            raise CheckpointError(f"resume={resume} is unknown: allowed are auto and never")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.checkpoint.exists():
+            write_atomically(self.config, json.dumps(config, indent=2) + "\n")
+            return None
+        if resume == "never":
+            raise CheckpointError(
+                f"{self.checkpoint} exists: go on from it with resume=auto, or choose another"
+                " run_dir"
+            )
+        self._check_same(config)
+        return self.checkpoint
+
+    def step(self) -> int:
+        """Number of optimizer steps that the checkpoint has behind it; 0 without one.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read.
+        """
+        if not self.checkpoint.exists():
+            return 0
+        try:
+            content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            return content["global_step"]
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.checkpoint} cannot be read ({error}): it is kept as it is; move it away or"
+                " choose another run_dir"
+            ) from error
+
+    def _check_same(self, config: Mapping[str, Any]) -> None:
+        """Refuse to mix two configurations in one run."""
+        before = _flatten(json.loads(self.config.read_text()))
+        now = _flatten(json.loads(json.dumps(config)))
+        changed = [
+            f"{key}: {before.get(key)} -> {now.get(key)}"
+            for key in sorted(before.keys() | now.keys())
+            if key.split(".")[0] not in MAY_CHANGE and before.get(key) != now.get(key)
+        ]
+        if changed:
+            raise CheckpointError(
+                f"{self.directory} holds a run with another configuration ({'; '.join(changed)}):"
+                " choose another run_dir, or go back to its values to resume it"
+            )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text)
+    os.replace(new, path)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,44 @@
+"""Fixtures that several test files share."""
+
+import pytest
+import torch
+
+from tarflow import TarFlow
+
+from .models import tiny_flow
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Start every test from the same state of torch's global generator."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def flow() -> TarFlow:
+    """A flow over 2 x 4 x 4 images with three classes, in float64."""
+    return tiny_flow(num_classes=3).double()
+
+
+@pytest.fixture
+def unconditional() -> TarFlow:
+    """A flow over 2 x 4 x 4 images without classes, in float64."""
+    return tiny_flow().double()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    """Four images for these flows."""
+    return torch.randn(4, 2, 4, 4, dtype=torch.float64)
+
+
+@pytest.fixture
+def z() -> torch.Tensor:
+    """Noise of four such images."""
+    return torch.randn(4, 4, 8, dtype=torch.float64)
+
+
+@pytest.fixture
+def y() -> torch.Tensor:
+    """Labels of four such images, one of them null."""
+    return torch.tensor([0, 2, -1, 1])

@@ -1,0 +1,45 @@
+"""Tiny models with random weights: fresh ones are the identity, which would hide errors."""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from tarflow import AutoregressiveTransform, Scale, TarFlow
+from tarflow.nn.embedding import LabelEmbedding
+from tarflow.nn.transformer import CausalTransformer
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def randomized(module: Module, std: float = 0.1, seed: int = 0) -> Module:
+    """Add normal noise from a fixed seed to every parameter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += std * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
+def tiny_network(
+    in_features: int, out_features: int, length: int, num_layers: int = 2
+) -> CausalTransformer:
+    """A transformer with two heads."""
+    network = CausalTransformer(in_features, out_features, length, 16, num_layers, head_dim=8)
+    return randomized(network)
+
+
+def tiny_autoregressive(
+    scale: Scale, length: int = 5, patch_dim: int = 2, num_layers: int = 2
+) -> AutoregressiveTransform:
+    """An autoregressive transform with three classes."""
+    network = tiny_network(patch_dim, scale.num_outputs * patch_dim, length, num_layers)
+    return AutoregressiveTransform(network, scale, randomized(LabelEmbedding(3, 16)))
+
+
+def tiny_flow(
+    image_size: Any = 4, patch_size: int = 2, num_channels: int = 2, **options: Any
+) -> TarFlow:
+    """A TarFlow of three transforms, over 2 x 4 x 4 images unless told otherwise."""
+    sizes = {"num_transforms": 3, "num_layers": 2, "model_dim": 16, "head_dim": 8}
+    return randomized(TarFlow(image_size, patch_size, num_channels, **(sizes | options)))

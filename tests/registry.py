@@ -1,0 +1,73 @@
+"""Every transform, one line each: what the contract tests run over."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tarflow import (
+    AutoregressiveTransform,
+    Composition,
+    Context,
+    ExpScale,
+    Patchify,
+    Permute,
+    Reverse,
+    Scale,
+    SoftClipScale,
+    SoftplusScale,
+    Transform,
+    UnitScale,
+)
+
+from .models import tiny_autoregressive, tiny_flow
+
+
+@dataclass(frozen=True)
+class Case:
+    """A transform under test.
+
+    Attributes:
+        build: Makes the transform, with random weights.
+        shape: Shape of one example.
+        label: Labels of three examples, for a transform with classes.
+    """
+
+    build: Callable[[], Transform]
+    shape: tuple[int, ...] = (5, 2)
+    label: tuple[int, ...] | None = (1, -1, 2)
+
+    @property
+    def context(self) -> Context:
+        """The condition of the three examples."""
+        return Context(label=None if self.label is None else torch.tensor(self.label))
+
+    def data(self, dtype: torch.dtype, seed: int = 0) -> Tensor:
+        """Three examples."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(3, *self.shape, generator=generator).to(dtype)
+
+
+IMAGE = (2, 4, 4)
+
+
+def autoregressive(scale: Scale) -> AutoregressiveTransform:
+    """An autoregressive transform of one layer: most time goes into compiling."""
+    return tiny_autoregressive(scale, num_layers=1)
+
+
+REGISTRY = {
+    "Reverse": Case(Reverse),
+    "Permute": Case(lambda: Permute([2, 0, 4, 1, 3])),
+    "Patchify": Case(lambda: Patchify((4, 4), 2), IMAGE),
+    "ExpScale": Case(lambda: autoregressive(ExpScale())),
+    "SoftClipScale": Case(lambda: autoregressive(SoftClipScale(0.5))),
+    "SoftplusScale": Case(lambda: autoregressive(SoftplusScale())),
+    "UnitScale": Case(lambda: autoregressive(UnitScale())),
+    "Composition": Case(lambda: Composition([Reverse(), autoregressive(ExpScale())])),
+    "TarFlow": Case(lambda: tiny_flow(num_layers=1, num_classes=3).transform, IMAGE),
+    "unconditional TarFlow": Case(
+        lambda: tiny_flow(num_layers=1, num_transforms=2).transform, IMAGE, None
+    ),
+}
