@@ -8,6 +8,7 @@ from tarflow.decoding import Decoder, Sequential
 from tarflow.denoising import denoise
 from tarflow.errors import (
     CheckpointError,
+    ConfigurationError,
     ContextError,
     DataError,
     NonFiniteError,
@@ -33,6 +34,7 @@ __all__ = [
     "AutoregressiveTransform",
     "CheckpointError",
     "Composition",
+    "ConfigurationError",
     "ConstantSchedule",
     "Context",
     "ContextError",

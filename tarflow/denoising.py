@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.context import Context
+from tarflow.errors import ConfigurationError
 from tarflow.flow import Flow
 from tarflow.noise import GaussianNoise
 
@@ -28,11 +29,11 @@ def denoise(
         noise_std: Standard deviation $\sigma$ of the noise; by default that of `flow.noise`.
 
     Raises:
-        ValueError: No standard deviation is given, and the flow knows none.
+        ConfigurationError: No standard deviation is given, and the flow knows none.
     """
     if noise_std is None:
         if not isinstance(flow.noise, GaussianNoise):
-            raise ValueError(
+            raise ConfigurationError(
                 f"this flow was trained with {flow.noise}, not with Gaussian noise:"
                 " pass noise_std, the standard deviation to remove"
             )

@@ -5,6 +5,10 @@ class TarflowError(ValueError):
     """An error in what a user asked for or supplied; commands print it without a traceback."""
 
 
+class ConfigurationError(TarflowError):
+    """An argument of a constructor that is out of range, or does not fit the others."""
+
+
 class ContextError(TarflowError):
     """A condition that the flow does not know: a label out of range, a wrong number of them."""
 

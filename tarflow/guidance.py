@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tarflow.affine import Affine
+from tarflow.errors import ConfigurationError
 
 
 class Schedule(ABC):
@@ -53,9 +54,9 @@ class Guidance(ABC):
 
     def __post_init__(self):
         if not self.weight >= 0:
-            raise ValueError(f"guidance weight {self.weight} is negative: 0 is off")
+            raise ConfigurationError(f"guidance weight {self.weight} is negative: 0 is off")
         if not self.temperature > 0:
-            raise ValueError(f"attention temperature {self.temperature} is not positive")
+            raise ConfigurationError(f"attention temperature {self.temperature} is not positive")
 
     def acts_at(self, depth: int) -> bool:
         """Whether the rule acts on a transform, given how many were inverted before it."""

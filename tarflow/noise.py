@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from tarflow.errors import ConfigurationError
 from tarflow.randomness import RandomSource, normal, uniform
 
 
@@ -23,7 +24,7 @@ class Noise(ABC):
 
     def __post_init__(self):
         if self.levels < 2:
-            raise ValueError(f"levels {self.levels} must be at least 2")
+            raise ConfigurationError(f"levels {self.levels} must be at least 2")
 
     @abstractmethod
     def __call__(
@@ -82,7 +83,7 @@ class GaussianNoise(Noise):
     def __post_init__(self):
         super().__post_init__()
         if not self.std >= 0:
-            raise ValueError(f"noise std {self.std} is negative")
+            raise ConfigurationError(f"noise std {self.std} is negative")
 
     def __call__(self, pixels, source=None, dtype=torch.float32):
         x = 2 * pixels.to(dtype) / (self.levels - 1) - 1

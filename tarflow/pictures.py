@@ -8,9 +8,6 @@ from jaxtyping import Shaped
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-GAP = 1
-"""Pixels of the images between two of them."""
-
 PAPER, INK = 255, 40
 
 
@@ -19,6 +16,7 @@ def grid(
     levels: int,
     num_columns: int | None = None,
     min_side: int = 400,
+    gap: int = 1,
 ) -> Image.Image:
     """Lay images out in rows, enlarged by a whole factor where they are small.
 
@@ -27,16 +25,17 @@ def grid(
         levels: Number of values that a pixel takes; the largest is shown white.
         num_columns: Images in a row; by default as many as there are rows.
         min_side: Width that the picture gets at least, by enlarging every pixel.
+        gap: Width of the lines between images, in their pixels.
     """
     count, channels, height, width = pixels.shape
     columns = num_columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     shown = (pixels.cpu().double() * 255 / (levels - 1)).round().to(torch.uint8)
-    shape = (channels, rows * (height + GAP) + GAP, columns * (width + GAP) + GAP)
+    shape = (channels, rows * (height + gap) + gap, columns * (width + gap) + gap)
     canvas = torch.full(shape, PAPER, dtype=torch.uint8)
     for index, image in enumerate(shown):
-        top = index // columns * (height + GAP) + GAP
-        left = index % columns * (width + GAP) + GAP
+        top = index // columns * (height + gap) + gap
+        left = index % columns * (width + gap) + gap
         canvas[:, top : top + height, left : left + width] = image
     factor = max(1, math.ceil(min_side / canvas.shape[2]))
     array = canvas.permute(1, 2, 0).numpy()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tarflow.errors import ConfigurationError
+
 
 @dataclass(frozen=True)
 class ExampleSeeds:
@@ -57,7 +59,7 @@ def _draw(function, purpose, shape, source, dtype, device) -> Tensor:
     drawn_dtype = torch.promote_types(dtype, torch.float32)
     if isinstance(source, ExampleSeeds):
         if len(source) != shape[0]:
-            raise ValueError(f"{len(source)} example seeds for a batch of {shape[0]}")
+            raise ConfigurationError(f"{len(source)} example seeds for a batch of {shape[0]}")
         rows = [
             function(tuple(shape[1:]), generator=generator)
             for generator in source.generators(purpose)

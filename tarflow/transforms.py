@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tarflow.context import Context
 from tarflow.decoding import Decoding
-from tarflow.errors import NonFiniteError
+from tarflow.errors import ConfigurationError, NonFiniteError
 
 
 class Transform(nn.Module, ABC):
@@ -61,7 +61,7 @@ class Permute(Rearrangement):
         order: Position i of the result is position `order[i]` of the input.
 
     Raises:
-        ValueError: The order is no permutation.
+        ConfigurationError: The order is no permutation.
     """
 
     order: Int[Tensor, " length"]
@@ -70,7 +70,9 @@ class Permute(Rearrangement):
     def __init__(self, order: Sequence[int]):
         super().__init__()
         if sorted(order) != list(range(len(order))):
-            raise ValueError(f"order {list(order)} is no permutation of 0 ... {len(order) - 1}")
+            raise ConfigurationError(
+                f"order {list(order)} is no permutation of 0 ... {len(order) - 1}"
+            )
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("inverse_order", torch.tensor(order).argsort())
 
@@ -89,14 +91,14 @@ class Patchify(Rearrangement):
         patch_size: Side of a patch.
 
     Raises:
-        ValueError: The patches do not tile the image.
+        ConfigurationError: The patches do not tile the image.
     """
 
     def __init__(self, image_size: tuple[int, int], patch_size: int):
         super().__init__()
         height, width = image_size
         if patch_size < 1 or height % patch_size or width % patch_size:
-            raise ValueError(
+            raise ConfigurationError(
                 f"patch_size {patch_size} does not divide the image size {height} x {width}"
             )
         self.grid = (height // patch_size, width // patch_size)

@@ -12,7 +12,7 @@ from tarflow.nn.transformer import CausalTransformer
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def randomized(module: Module, std: float = 0.1, seed: int = 0) -> Module:
+def randomized(module: Module, std: float = 0.05, seed: int = 0) -> Module:
     """Add normal noise from a fixed seed to every parameter."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -7,6 +7,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Shaped
+from numpy.lib.npyio import NpzFile
 
 from tarflow.errors import DataError
 
@@ -22,15 +23,16 @@ def load_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     Raises:
         DataError: The file is missing, damaged, of another format, or holds Python objects.
     """
-    if not path.is_file():
-        raise DataError(f"there is no file {path}: pass the path of a .npz or .npy file")
+    if not path.is_file() or path.suffix not in (".npz", ".npy"):
+        problem = f"{path} is neither" if path.is_file() else f"there is no file {path}"
+        raise DataError(f"{problem}: pass the path of a .npz or .npy file")
     try:
-        # copy-on-write: torch has no read-only tensors, and nothing is ever written to the file
-        loaded = np.load(path, mmap_mode="c", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"images": loaded}
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
+        if path.suffix == ".npy":
+            # copy-on-write: torch has no read-only tensors, yet the file must never change
+            return {"images": np.lib.format.open_memmap(path, mode="c")}
+        # numpy.load leaves the file open when the archive is damaged
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(
             f"cannot read {path}: {error}. Save arrays of integers with numpy.savez or numpy.save;"

@@ -48,20 +48,12 @@ def arrays(
     if not 2 <= levels <= 256:
         raise DataError(f"levels {levels} is out of range: choose 2 ... 256")
     file = Path(path).expanduser()
-    loaded = load_arrays(file)
-    given: dict[str, Dataset] = {}
-    labels = {}
-    shapes = {}
-    for part, prefix in find_parts(file, loaded).items():
-        images = read_images(f"{prefix}images", loaded, levels, channels_last)
-        labels[part] = read_labels(f"{prefix}labels", loaded, len(images), num_classes)
-        given[part] = ArrayDataset(images, labels[part])
-        shapes[f"{prefix}images"] = tuple(images.shape[1:])
-    shape = _common_shape(shapes, num_channels)
-    parts = complete_parts(
-        given, labels["train"].numpy(), Subset, test_fraction, validation_fraction
-    )
-    largest = max(int(part.max()) for part in labels.values())
+    given = _read_parts(file, levels, num_classes, channels_last)
+    shape = _common_shape(given, num_channels)
+    labels = given["train"].labels.numpy()
+    datasets: dict[str, Dataset] = {**given}
+    parts = complete_parts(datasets, labels, Subset, test_fraction, validation_fraction)
+    largest = max(int(dataset.labels.max()) for dataset in given.values())
     return ImageData(
         name=f"{file.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
         train=parts["train"],
@@ -133,6 +125,19 @@ def read_labels(
     return torch.from_numpy(labels.reshape(-1).astype(np.int64))
 
 
+def _read_parts(
+    file: Path, levels: int, num_classes: int | None, channels_last: bool | None
+) -> dict[str, ArrayDataset]:
+    """Read and check the arrays of every part."""
+    loaded = load_arrays(file)
+    parts = {}
+    for part, prefix in find_parts(file, loaded).items():
+        images = read_images(f"{prefix}images", loaded, levels, channels_last)
+        labels = read_labels(f"{prefix}labels", loaded, len(images), num_classes)
+        parts[part] = ArrayDataset(images, labels)
+    return parts
+
+
 def _check_range(name: str, pixels: np.ndarray, levels: int) -> None:
     """Refuse pixels out of range; bytes of 256 levels need no look, which would read the file."""
     if pixels.dtype == np.uint8 and levels == 256:
@@ -157,11 +162,12 @@ def _find_channels(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def _common_shape(
-    shapes: dict[str, tuple[int, ...]], num_channels: int | None
+    parts: dict[str, ArrayDataset], num_channels: int | None
 ) -> tuple[int, int, int]:
     """The shape that images of all parts have."""
+    shapes = {part: tuple(dataset.images.shape[1:]) for part, dataset in parts.items()}
     if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        listed = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
         raise DataError(f"images differ in channels, height or width: {listed}; make them equal")
     channels, height, width = next(iter(shapes.values()))
     if num_channels is not None and channels != num_channels:

@@ -43,6 +43,20 @@ class ImageDataModule(LightningDataModule):
         self.generator = torch.Generator().manual_seed(torch.initial_seed())
         self._check_sizes()
 
+    def setup(self, stage: str) -> None:
+        """Turn validation off where no images were set aside for it.
+
+        Raises:
+            DataError: Validation alone is asked for, and there are no images for it.
+        """
+        if self.data.validation is not None:
+            return
+        if stage == "validate":
+            raise DataError(f"{self.data.name} has no validation part: pass validation_fraction")
+        if stage == "fit" and self.trainer is not None:
+            # Lightning warns of an empty list of loaders, and runs callbacks of an empty loop
+            self.trainer.limit_val_batches = 0
+
     def train_dataloader(self) -> DataLoader:
         return self._loader(
             self.data.train,
@@ -53,7 +67,7 @@ class ImageDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Batches to choose by; none, which Lightning skips, where no images were set aside."""
+        """Batches to choose by; none where no images were set aside."""
         if self.data.validation is None:
             return []
         return self._loader(self.data.validation, self.eval_batch_size)

@@ -1,0 +1,7 @@
+"""Evaluation: likelihoods and the quality of samples."""
+
+from tarflow.evaluation.likelihood import LikelihoodMetrics
+from tarflow.evaluation.report import Report
+from tarflow.evaluation.samples import SampleMetrics, frechet_distance
+
+__all__ = ["LikelihoodMetrics", "Report", "SampleMetrics", "frechet_distance"]

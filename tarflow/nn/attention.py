@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
+from tarflow.errors import ConfigurationError
+
 
 class KVCache:
     """Keys and values of every layer, allocated once and written at explicit positions.
@@ -76,7 +78,9 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, model_dim: int, head_dim: int, dropout: float = 0.0):
         super().__init__()
         if model_dim % head_dim:
-            raise ValueError(f"model_dim {model_dim} is not a multiple of head_dim {head_dim}")
+            raise ConfigurationError(
+                f"model_dim {model_dim} is not a multiple of head_dim {head_dim}"
+            )
         self.head_dim = head_dim
         self.dropout = dropout
         self.qkv = nn.Linear(model_dim, 3 * model_dim)

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import callbacks
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from tarflow.errors import ConfigurationError
 from tarflow.training.module import FlowModule
 
 
@@ -22,7 +23,7 @@ class WeightAveraging(callbacks.WeightAveraging):
 
     def __init__(self, decay: float = 0.9999):
         if not 0 <= decay < 1:
-            raise ValueError(f"decay {decay} must be in [0, 1)")
+            raise ConfigurationError(f"decay {decay} must be in [0, 1)")
         self.decay = decay
         # Averaging integer buffers would corrupt permutations.
         super().__init__(use_buffers=False, multi_avg_fn=self._update)

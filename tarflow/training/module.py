@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tarflow.base import DiagonalNormal
 from tarflow.context import Context
-from tarflow.errors import NonFiniteError, TarflowError
+from tarflow.errors import ConfigurationError, NonFiniteError, TarflowError
 from tarflow.flow import TarFlow
 from tarflow.noise import UniformDequantization
 
@@ -49,7 +49,9 @@ class FlowModule(lightning.LightningModule):
     ):
         super().__init__()
         if flow.noise is None:
-            raise ValueError("the flow has no noise: TarFlow(..., noise=UniformDequantization())")
+            raise ConfigurationError(
+                "the flow has no noise: TarFlow(..., noise=UniformDequantization())"
+            )
         self.flow = flow
         self.noise = flow.noise
         self.make_optimizer = optimizer

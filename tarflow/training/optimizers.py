@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from tarflow.errors import ConfigurationError
+
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
@@ -90,10 +92,10 @@ class MuonAdamW(AdamW):
                 same_shape[parameter.shape].append(parameter)
         for shape, parameters in same_shape.items():
             steps = orthogonalize(torch.stack([self._direction(p, group) for p in parameters]))
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            rate = -group["lr"] * 0.2 * math.sqrt(max(shape))
-            torch._foreach_add_(parameters, list(steps.to(parameters[0].dtype)), alpha=rate)
-            for parameter in parameters:
+            rate = 0.2 * group["lr"] * math.sqrt(max(shape))
+            for parameter, step in zip(parameters, steps, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(step, alpha=-rate)
                 parameter.grad = None
 
     def _direction(self, parameter: nn.Parameter, group: dict) -> Tensor:
@@ -142,10 +144,12 @@ def warmup_cosine(
         final_lr: Learning rate at both ends.
 
     Raises:
-        ValueError: The warm-up is not shorter than the run.
+        ConfigurationError: The warm-up is not shorter than the run.
     """
     if not 0 <= warmup_steps < total_steps:
-        raise ValueError(f"warmup_steps {warmup_steps} must be in [0, total_steps={total_steps})")
+        raise ConfigurationError(
+            f"warmup_steps {warmup_steps} must be in [0, total_steps={total_steps})"
+        )
     peak = optimizer.param_groups[0]["lr"]
 
     def factor(step: int) -> float:

@@ -1,7 +1,6 @@
 """The folder of one training run: its configuration, its checkpoint, its pretrained model."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from tarflow.errors import CheckpointError
+from tarflow.files import write_atomically
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "resume", "run_dir")
 """Sections of a configuration that may differ when a run is resumed."""
@@ -99,13 +99,6 @@ class Run:
                 f"{self.directory} holds a run with another configuration ({'; '.join(changed)}):"
                 " choose another run_dir, or go back to its values to resume it"
             )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text)
-    os.replace(new, path)
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Arrays in .npz and .npy files: layouts, ranges, labels and everything that is refused."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -41,7 +43,7 @@ def test_npz_with_labels(save):
     assert sorted(values_of(data.train) + values_of(data.test)) == list(range(20))
     for part in (data.train, data.test):
         assert sum(label for _, label in part) == len(part) // 2
-        assert all(value % 2 == label for value, (_, label) in zip(values_of(part), part))
+        assert [label for _, label in part] == [value % 2 for value in values_of(part)]
     image, label = data.train[0]
     assert image.dtype == torch.uint8
     assert type(label) is int
@@ -52,16 +54,23 @@ def test_npz_with_labels(save):
 def test_unlabelled_npy_stays_on_disk(tmp_path):
     path = tmp_path / "images.npy"
     np.save(path, numbered(200))
-    before = path.read_bytes()
     data = arrays(str(path), validation_fraction=0.1)
     assert data.num_classes == 0
     assert {label for part in (data.train, data.test) for _, label in part} == {-1}
     parts = values_of(data.train), values_of(data.validation), values_of(data.test)
     assert [len(part) for part in parts] == [162, 18, 20]
-    assert sorted(sum(parts, [])) == list(range(200))
+    assert sorted(chain(*parts)) == list(range(200))
     assert parts[2] != sorted(parts[2])
-    assert isinstance(np.load(path, mmap_mode="c"), np.memmap)
-    data.train.dataset.images[:] = 7
+
+
+def test_npy_is_mapped_and_never_written(tmp_path):
+    path = tmp_path / "images.npy"
+    np.save(path, numbered())
+    images = arrays(path).train.dataset.images
+    np.lib.format.open_memmap(path, mode="r+")[3] = 99
+    assert (images[3] == 99).all()
+    before = path.read_bytes()
+    images[:] = 7
     assert path.read_bytes() == before
 
 
@@ -167,7 +176,7 @@ def test_wrong_number_of_channels(save):
 
 def test_parts_of_different_shape(save):
     path = save(train_images=numbered(), test_images=numbered(shape=(4, 4)))
-    message = r"images differ .* train_images \(1, 8, 8\), test_images \(1, 4, 4\)"
+    message = r"images differ .* train \(1, 8, 8\), test \(1, 4, 4\)"
     with pytest.raises(DataError, match=message):
         arrays(path)
 
@@ -226,6 +235,13 @@ def test_wrong_keys(save, keys, listed):
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"there is no file .*nothing\.npz"):
         arrays(tmp_path / "nothing.npz")
+
+
+def test_file_of_another_kind(tmp_path):
+    path = tmp_path / "images.mat"
+    path.write_bytes(b"MATLAB")
+    with pytest.raises(DataError, match=r"images\.mat is neither: pass the path of a \.npz or"):
+        arrays(path)
 
 
 def test_python_objects_are_refused(tmp_path, save):

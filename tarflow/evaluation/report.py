@@ -1,0 +1,88 @@
+"""Results of an evaluation: a table to read, a file for programs, and values for each image."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from tarflow.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        name: What was measured, in one word.
+        title: What was evaluated.
+        columns: Headings of the table.
+        rows: The table's cells.
+        values: Everything there is to know about it.
+        per_image: Columns with a value for each image.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    values: Mapping[str, Any]
+    per_image: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def print(self) -> None:
+        """Show the table."""
+        table = Table(title=self.title, title_justify="left")
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if index else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        Console().print(table)
+
+    def write(self, directory: Path, checkpoint: Path) -> Path:
+        """Write `report.json`, and `per_image.csv` where there are values for images.
+
+        Args:
+            directory: Where to.
+            checkpoint: The pretrained folder that was evaluated.
+
+        Returns:
+            The path of the report.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        values = {"checkpoint": str(checkpoint), **self.values}
+        path = directory / "report.json"
+        write_atomically(path, json.dumps(values, indent=2) + "\n")
+        if self.per_image:
+            write_atomically(directory / "per_image.csv", self._per_image_table())
+        return path
+
+    def _per_image_table(self) -> str:
+        """The values for images as text, a row for each image."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["index", *self.per_image])
+        columns = zip(*self.per_image.values(), strict=True)
+        writer.writerows([index, *row] for index, row in enumerate(columns))
+        return text.getvalue()
+
+
+def mean_and_error(values: Tensor) -> dict[str, float]:
+    """Mean and standard error of independent values, summed in float64."""
+    values = values.double()
+    error = values.std() / math.sqrt(len(values)) if len(values) > 1 else torch.tensor(math.nan)
+    return {"mean": float(values.mean()), "standard_error": float(error)}
+
+
+def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
+    """Mean and standard deviation over seeds."""
+    tensor = torch.tensor(values, dtype=torch.float64)
+    deviation = float(tensor.std()) if len(values) > 1 else 0.0
+    return {"mean": float(tensor.mean()), "deviation": deviation}

@@ -1,0 +1,61 @@
+"""Sampling, written anew from the method's equations: no cache, no batching, no shortcuts."""
+
+import torch
+from torch import Tensor
+
+from tarflow import AutoregressiveTransform, Reverse, TarFlow
+
+
+def predict(transform: AutoregressiveTransform, before: Tensor, label: Tensor, temperature=1.0):
+    """Log-scale and shift after the values `before`, each evaluated from scratch."""
+    condition = null_aware_embedding(transform, label)
+    divisor = torch.full((len(before),), temperature, dtype=before.dtype)
+    raw = transform.network(before, condition, divisor)[:, -1]
+    return raw.chunk(2, dim=-1)
+
+
+def null_aware_embedding(transform: AutoregressiveTransform, label: Tensor) -> Tensor | None:
+    """Each label's vector; for -1 the mean of all."""
+    if transform.label_embedding is None:
+        return None
+    vectors = transform.label_embedding.weight
+    return torch.stack([vectors[i] if i >= 0 else vectors.mean(dim=0) for i in label.tolist()])
+
+
+def invert(transform, z: Tensor, label: Tensor, rule=None, temperature=1.0) -> Tensor:
+    """Decode one transform; a rule takes (alpha_c, mu_c, alpha_n, mu_n, i / (T - 1))."""
+    x = z[:, :1]
+    for i in range(1, z.shape[1]):
+        log_scale, shift = predict(transform, x, label)
+        if rule is not None:
+            null = predict(transform, x, torch.full_like(label, -1), temperature)
+            log_scale, shift = rule(log_scale, shift, *null, i / (z.shape[1] - 1))
+        x = torch.cat([x, (z[:, i] * log_scale.exp() + shift)[:, None]], dim=1)
+    return x
+
+
+@torch.no_grad()
+def sample(
+    flow: TarFlow, z: Tensor, label: Tensor, rule=None, temperature=1.0, deepest_only=False
+):
+    """Turn noise into images."""
+    deepest = True
+    for transform in reversed(list(flow.transform)[1:]):
+        if isinstance(transform, Reverse):
+            z = z.flip(1)
+            continue
+        z = invert(transform, z, label, rule if deepest or not deepest_only else None, temperature)
+        deepest = False
+    return unpatchify(z, flow.config["patch_size"], flow.image_shape)
+
+
+def unpatchify(tokens: Tensor, size: int, image_shape: tuple[int, int, int]) -> Tensor:
+    """Lay patches out in raster order."""
+    channels, _, width = image_shape
+    image = tokens.new_zeros(len(tokens), *image_shape)
+    for i, patch in enumerate(tokens.unbind(dim=1)):
+        row, column = divmod(i * size, width)
+        image[:, :, row * size : (row + 1) * size, column : column + size] = patch.view(
+            -1, channels, size, size
+        )
+    return image

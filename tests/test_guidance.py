@@ -1,0 +1,120 @@
+"""The rules of guidance."""
+
+import math
+
+import pytest
+import torch
+
+from tarflow import (
+    Affine,
+    ConstantSchedule,
+    GaussianGuidance,
+    LinearGuidance,
+    LinearSchedule,
+)
+
+POSITION = torch.arange(1, 4)
+GUIDANCES = pytest.mark.parametrize("guidance_type", [LinearGuidance, GaussianGuidance])
+
+
+@pytest.fixture
+def conditional() -> Affine:
+    """Conditional maps at positions 1, 2, 3 of a sequence of 4, for two examples."""
+    return Affine(*torch.randn(2, 2, 3, 5, dtype=torch.float64))
+
+
+@pytest.fixture
+def null() -> Affine:
+    """Null maps at the same positions."""
+    return Affine(*torch.randn(2, 2, 3, 5, dtype=torch.float64))
+
+
+def wider(null: Affine, conditional: Affine) -> Affine:
+    """The null maps, with scales no smaller than the conditional ones: no ratio is clipped."""
+    return Affine(torch.maximum(null.log_scale, conditional.log_scale), null.shift)
+
+
+def score(affine: Affine, x: torch.Tensor) -> torch.Tensor:
+    """The score of the Gaussian of this mean and scale."""
+    return (affine.shift - x) / torch.exp(2 * affine.log_scale)
+
+
+def test_schedules_follow_their_formulas():
+    assert ConstantSchedule()(1.5, POSITION, 4).tolist() == [[1.5], [1.5], [1.5]]
+    assert LinearSchedule()(1.5, POSITION, 4).tolist() == [[0.5], [1.0], [1.5]]
+
+
+@pytest.mark.parametrize(
+    ("on_log_scale", "on_shift"), [(True, True), (True, False), (False, True)]
+)
+def test_linear_guidance_extrapolates(conditional, null, on_log_scale, on_shift):
+    guidance = LinearGuidance(1.5, 1.0, LinearSchedule(), on_log_scale, on_shift)
+    guided = guidance(conditional, null, POSITION, 4)
+    weight = torch.tensor([[0.5], [1.0], [1.5]], dtype=torch.float64)
+    for name, acts in (("log_scale", on_log_scale), ("shift", on_shift)):
+        c, n = getattr(conditional, name), getattr(null, name)
+        torch.testing.assert_close(getattr(guided, name), c + weight * (c - n) if acts else c)
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0, 7.0])
+def test_gaussian_guidance_has_the_guided_score(conditional, null, weight):
+    null = wider(null, conditional)
+    guided = GaussianGuidance(weight)(conditional, null, POSITION, 4)
+    x = 3 * torch.randn(2, 3, 5, dtype=torch.float64)
+    expected = (1 + weight) * score(conditional, x) - weight * score(null, x)
+    torch.testing.assert_close(score(guided, x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_gaussian_guidance_clips_each_element_by_itself(conditional, null):
+    guided = GaussianGuidance(2.0)(conditional, null, POSITION, 4)
+    free = GaussianGuidance(2.0)(conditional, wider(null, conditional), POSITION, 4)
+    clipped = conditional.log_scale > null.log_scale
+    assert clipped.any(dim=2).all()  # a mixture at every position of every example
+    assert not clipped.all(dim=2).any()
+    assert torch.equal(guided.log_scale[clipped], conditional.log_scale[clipped])
+    extrapolated = (3 * conditional.shift - 2 * null.shift)[clipped]
+    torch.testing.assert_close(guided.shift[clipped], extrapolated)
+    assert torch.equal(guided.shift[~clipped], free.shift[~clipped])
+
+
+def test_gaussian_guidance_never_widens(conditional, null):
+    guided = GaussianGuidance(20.0)(conditional, null, POSITION, 4)
+    assert (guided.log_scale <= conditional.log_scale).all()
+
+
+@GUIDANCES
+def test_rules_leave_equal_predictions_alone(conditional, guidance_type):
+    guided = guidance_type(3.0)(conditional, conditional, POSITION, 4)
+    torch.testing.assert_close(guided.log_scale, conditional.log_scale)
+    torch.testing.assert_close(guided.shift, conditional.shift)
+
+
+@GUIDANCES
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rules_keep_the_dtype(conditional, null, guidance_type, dtype):
+    single = [Affine(a.log_scale.to(dtype), a.shift.to(dtype)) for a in (conditional, null)]
+    guided = guidance_type(0.7)(*single, POSITION, 4)
+    assert guided.log_scale.dtype == guided.shift.dtype == dtype
+
+
+@pytest.mark.parametrize("schedule", [ConstantSchedule(), LinearSchedule()])
+def test_the_weight_is_as_precise_as_the_predictions(conditional, null, schedule):
+    guided = LinearGuidance(0.7, schedule=schedule)(conditional, null, POSITION, 4)
+    last = conditional.shift[:, -1] + 0.7 * (conditional.shift - null.shift)[:, -1]
+    torch.testing.assert_close(guided.shift[:, -1], last, rtol=0, atol=1e-14)
+
+
+@GUIDANCES
+def test_weight_and_temperature_are_checked(guidance_type):
+    for weight in (-0.1, math.nan):
+        with pytest.raises(ValueError, match="guidance weight"):
+            guidance_type(weight)
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="attention temperature"):
+            guidance_type(1.0, temperature=temperature)
+
+
+def test_gaussian_guidance_acts_on_the_first_inverted_transform_only():
+    assert [GaussianGuidance(1.0).acts_at(depth) for depth in range(3)] == [True, False, False]
+    assert [LinearGuidance(1.0).acts_at(depth) for depth in range(3)] == [True, True, True]
+    assert not LinearGuidance(0.0).acts_at(0)
