@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tarflow.errors import ConfigurationError
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -75,6 +77,10 @@ class SoftClipScale(Scale):
     """
 
     bound: float = 4.0
+
+    def __post_init__(self):
+        if not self.bound > 0:
+            raise ConfigurationError(f"the bound {self.bound} of the log-scale is not positive")
 
     def log_scale(self, raw: Tensor) -> Tensor:
         return self.bound * torch.tanh(raw / self.bound)

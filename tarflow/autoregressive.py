@@ -58,7 +58,7 @@ class AutoregressiveTransform(Transform):
         if guidance is None:
             predict = Prediction.start(self, context, len(z), z.dtype)
         else:
-            stacked = context.with_null(len(z), z.device, guidance.temperature)
+            stacked = context.with_null(z, guidance.temperature)
             unguided = Prediction.start(self, stacked, 2 * len(z), z.dtype)
             predict = GuidedPrediction(unguided, guidance, z.shape[1])
         return decoding.decoder(predict, z)

@@ -35,7 +35,7 @@ class StandardNormal(nn.Module):
     ) -> Float[Tensor, "batch length patch_dim"]:
         """Draw samples, on this module's device."""
         dtype = torch.promote_types(self.anchor.dtype, torch.float32)
-        return normal((num_samples, *self.shape), source, dtype, self.anchor.device)
+        return normal((num_samples, *self.shape), source, dtype, self.anchor.device, "base")
 
 
 class DiagonalNormal(StandardNormal):

@@ -56,8 +56,8 @@ def read_config(directory: Path | str) -> dict[str, Any]:
         )
     try:
         content = json.loads(path.read_text())
-        found, model = content["format"], content["model"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        found, model = content["format"], dict(content["model"])
+    except (KeyError, TypeError, ValueError) as error:  # json's errors are ValueErrors
         raise CheckpointError(f"{path} is damaged: {error!r}") from error
     if found != FORMAT:
         raise CheckpointError(
@@ -110,7 +110,10 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: Path 
 
 def _kinds() -> dict[str, type]:
     """The classes that a configuration may name: scales and noises, those of the user too."""
-    return {kind.__name__: kind for base in (Scale, Noise) for kind in base.__subclasses__()}
+    kinds: list[type] = [Scale, Noise]
+    for kind in kinds:  # grows while it is walked: subclasses of subclasses count
+        kinds += kind.__subclasses__()
+    return {kind.__name__: kind for kind in kinds}
 
 
 def _encode(value: Any) -> Any:
@@ -128,7 +131,7 @@ def _decode(value: Any, path: Path) -> Any:
         return tuple(value) if isinstance(value, list) else value
     arguments = dict(value)
     kind = arguments.pop("type", None)
-    if kind not in _kinds():
+    if not isinstance(kind, str) or kind not in _kinds():
         raise CheckpointError(f"{path} names {kind!r}; known are {sorted(_kinds())}")
     try:
         return _kinds()[kind](**arguments)

@@ -1,7 +1,9 @@
 """The commands: train, evaluate, sample, convert. The only module that knows Hydra."""
 
 import argparse
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -113,6 +115,9 @@ def _train(config: DictConfig) -> None:
 
     from tarflow.training import Run
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6 on torch 2.15
+    warnings.filterwarnings("ignore", ".*does not have many workers")
     run = Run(Path(config.run_dir))
     plain: Any = OmegaConf.to_container(config, resolve=True)
     checkpoint = run.start(plain, config.resume)
@@ -172,7 +177,7 @@ def _sample(config: DictConfig) -> None:
         raise CheckpointError(
             f"{directory} does not name the noise of its training: convert it with noise_std=..."
         )
-    guidance = instantiate(config.guidance_rule) if config.guidance > 0 else None
+    guidance = instantiate(config.guidance_rule) if config.guidance != 0 else None
     label = read_labels(config.label, config.num_samples, flow.num_classes)
     batches = sample_batches(
         flow, config.num_samples, label, config.seed, config.batch_size, guidance
@@ -190,7 +195,7 @@ def _sample(config: DictConfig) -> None:
     if clean:
         panels["denoised"] = torch.cat(clean)
     pixels = torch.cat(clean or noisy)
-    if config.data:
+    if config.get("data"):
         panels["real"] = real_images(instantiate(config.data).data.test, label, len(pixels))
     print(gallery.write_grid(panels))
     if config.save_png:

@@ -1,5 +1,6 @@
 """What a density is conditioned on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -41,10 +42,10 @@ class Context:
         """
         if isinstance(value, Context):
             context = value
-        elif value is None:
-            context = cls()
+            if context.label is not None:
+                _check_integers(context.label)
         else:
-            context = cls(label=_read_label(value, batch))
+            context = cls(label=None if value is None else _read_label(value, batch))
         for field in fields(cls):
             part = getattr(context, field.name)
             if part is not None and part.shape != (batch,):
@@ -56,26 +57,23 @@ class Context:
 
     def to(self, device: torch.device | str) -> "Context":
         """Move every part to a device."""
-        return self._map(lambda part: part.to(device))
+        return self.map(lambda part: part.to(device))
 
-    def with_null(
-        self, batch: int, device: torch.device | str, temperature: float = 1.0
-    ) -> "Context":
-        """Stack the context of the null prediction under this one: 2 x `batch` rows, for guidance.
+    def with_null(self, examples: Tensor, temperature: float = 1.0) -> "Context":
+        """Stack the context of the null prediction under this one: twice the rows, for guidance.
 
         Args:
-            batch: Number of examples.
-            device: Where the examples are.
+            examples: The examples of this context; tells their number, device and dtype.
             temperature: Divisor of the attention logits of the null prediction, and of it alone.
         """
+        batch, device = len(examples), examples.device
         null_label = torch.full((batch,), NULL_CLASS, device=device)
         label = null_label if self.label is None else self.label
-        stacked = torch.cat([label, null_label])
-        if temperature == 1:
-            return Context(label=stacked)
-        divisor = torch.ones(2 * batch, device=device)
-        divisor[batch:] = temperature
-        return Context(label=stacked, temperature=divisor)
+        divisor = None
+        if temperature != 1 or self.temperature is not None:
+            own = examples.new_ones(batch) if self.temperature is None else self.temperature
+            divisor = torch.cat([own.to(examples.dtype), temperature * examples.new_ones(batch)])
+        return Context(torch.cat([label, null_label]), divisor)
 
     def drop_label(
         self, probability: float, generator: torch.Generator | None = None
@@ -86,7 +84,7 @@ class Context:
         draw = torch.rand(self.label.shape, generator=generator, device=self.label.device)
         return replace(self, label=self.label.masked_fill(draw < probability, NULL_CLASS))
 
-    def _map(self, function) -> "Context":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Context":
         """Apply a function to every part that is there."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         return Context(**{k: None if v is None else function(v) for k, v in parts.items()})
@@ -94,7 +92,15 @@ class Context:
 
 def _read_label(value: Tensor | int, batch: int) -> Tensor:
     """Turn a label or labels into an integer tensor with a row per example."""
-    label = torch.as_tensor(value)
+    try:
+        label = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContextError(f"labels are integers, not {value!r}") from error
+    _check_integers(label)
+    return label.expand(batch) if label.ndim == 0 else label
+
+
+def _check_integers(label: Tensor) -> None:
+    """Refuse labels of another kind."""
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise ContextError(f"labels are integers, not {label.dtype}: convert them with .long()")
-    return label.expand(batch) if label.ndim == 0 else label

@@ -38,4 +38,6 @@ def denoise(
                 " pass noise_std, the standard deviation to remove"
             )
         noise_std = flow.noise.std
+    if not noise_std >= 0:
+        raise ConfigurationError(f"noise_std {noise_std} is negative")
     return x + noise_std**2 * flow.score(x, context)

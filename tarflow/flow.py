@@ -12,7 +12,7 @@ from tarflow.autoregressive import AutoregressiveTransform
 from tarflow.base import DiagonalNormal, StandardNormal
 from tarflow.context import Context
 from tarflow.decoding import Decoder, Decoding, Sequential
-from tarflow.errors import CheckpointError, ContextError, NonFiniteError
+from tarflow.errors import CheckpointError, ConfigurationError, ContextError, NonFiniteError
 from tarflow.guidance import Guidance
 from tarflow.nn.embedding import LabelEmbedding
 from tarflow.nn.transformer import CausalTransformer
@@ -79,6 +79,8 @@ class Flow(nn.Module):
             NonFiniteError: The data is not finite; tells the transform.
         """
         context = self._read(context, z)
+        if not z.isfinite().all():
+            raise NonFiniteError("the noise is not finite: it holds NaN or infinity", None)
         if guidance is not None and guidance.weight > 0:
             self._check_guidance(context, guidance)
         return self.transform.inverse(z, context, Decoding(decoder, guidance))
@@ -96,13 +98,15 @@ class Flow(nn.Module):
         self.check_finite(log_prob, x, context)
         return log_prob
 
-    @torch.enable_grad()
     def score(
         self, x: Float[Tensor, "batch ..."], context: ContextLike = None
     ) -> Float[Tensor, "batch ..."]:
         r"""The gradient $\nabla_x \log p(x)$ of each example."""
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(self.log_prob(x, context).sum(), x)[0]
+        # Clones, since what was made in inference mode takes no gradient.
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
+            context = self._read(context, x).map(torch.clone)
+            return torch.autograd.grad(self.log_prob(x, context).sum(), x)[0]
 
     @torch.no_grad()
     def sample(
@@ -217,6 +221,16 @@ class TarFlow(Flow):
         scale: Scale = ExpScale(),
         noise: Noise | None = None,
     ):
+        _check_counts(
+            num_channels=num_channels,
+            num_transforms=num_transforms,
+            num_layers=num_layers,
+            model_dim=model_dim,
+            head_dim=head_dim,
+            expansion=expansion,
+        )
+        if num_classes < 0:
+            raise ConfigurationError(f"num_classes {num_classes} is negative: 0 is none")
         height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
         patchify = Patchify((height, width), patch_size)
         length = patchify.grid[0] * patchify.grid[1]
@@ -275,7 +289,14 @@ class TarFlow(Flow):
         config = checkpoint.read_config(directory)
         try:
             flow = cls(**config)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
             raise CheckpointError(f"{directory}: cannot make the model: {error}") from error
         checkpoint.load_weights(flow, checkpoint.read_weights(directory), directory)
         return flow.eval()
+
+
+def _check_counts(**counts: int) -> None:
+    """Refuse counts below one."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigurationError(f"{name} {count} must be at least 1")

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tarflow.errors import DataError
 from tarflow.files import write_atomically
 from tarflow.pictures import beside, grid
 
@@ -75,12 +76,19 @@ class Gallery:
 def real_images(
     part: Dataset, label: Int[Tensor, " batch"] | None, count: int
 ) -> Shaped[Tensor, "batch channels height width"]:
-    """Images of a data set to put beside samples: of their classes, where they have classes."""
+    """Images of a data set to put beside samples: of their classes, where they have classes.
+
+    Raises:
+        DataError: The data set has no image of a class.
+    """
     size: int = len(part)  # pyright: ignore[reportArgumentType]
     if label is None:
         return torch.stack([part[index % size][0] for index in range(count)])
     of_class: dict[int, list[int]] = {}
     for index in range(size):
         of_class.setdefault(int(part[index][1]), []).append(index)
+    missing = sorted(set(label.tolist()) - of_class.keys())
+    if missing:
+        raise DataError(f"there is no real image of class {missing[0]} to put beside samples")
     turns = {value: cycle(indices) for value, indices in of_class.items()}
     return torch.stack([part[next(turns[value])][0] for value in label.tolist()])

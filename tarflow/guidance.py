@@ -16,9 +16,9 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(
-        self, weight: float, position: Int[Tensor, " window"], length: int
+        self, weight: float, position: Float[Tensor, " window"], length: int
     ) -> Float[Tensor, "window 1"]:
-        """The weights at some positions of a sequence."""
+        """The weights at some positions of a sequence, in the dtype of the positions."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ConstantSchedule(Schedule):
     """The same weight everywhere."""
 
     def __call__(self, weight, position, length):
-        return torch.full((len(position), 1), weight, device=position.device)
+        return torch.full_like(position, weight)[:, None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class LinearGuidance(Guidance):
     on_shift: bool = True
 
     def __call__(self, conditional, null, position, length):
-        weight = self.schedule(self.weight, position, length).to(conditional.shift.dtype)
+        weight = self.schedule(self.weight, position.to(conditional.shift.dtype), length)
         log_scale, shift = conditional.log_scale, conditional.shift
         if self.on_log_scale:
             log_scale = log_scale + weight * (log_scale - null.log_scale)

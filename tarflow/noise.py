@@ -50,7 +50,7 @@ class UniformDequantization(Noise):
     r"""$v = 2 (x + u) / L - 1$ with $u \sim U[0, 1)$: for likelihoods of discrete data."""
 
     def __call__(self, pixels, source=None, dtype=torch.float32):
-        u = uniform(pixels.shape, source, dtype, pixels.device)
+        u = uniform(pixels.shape, source, dtype, pixels.device, "noise")
         return 2 * (pixels.to(dtype) + u) / self.levels - 1
 
     def to_pixels(self, x):
@@ -87,7 +87,7 @@ class GaussianNoise(Noise):
 
     def __call__(self, pixels, source=None, dtype=torch.float32):
         x = 2 * pixels.to(dtype) / (self.levels - 1) - 1
-        return x + self.std * normal(pixels.shape, source, dtype, pixels.device)
+        return x + self.std * normal(pixels.shape, source, dtype, pixels.device, "noise")
 
     def to_pixels(self, x):
         return self._clamp(((x + 1) / 2 * (self.levels - 1)).round())

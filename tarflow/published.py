@@ -1,7 +1,6 @@
 """Reads checkpoints in the format of the published code: a plain state dict, pickled by torch."""
 
 import math
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +65,7 @@ def from_published(
     length, model_dim = _shape(state, "blocks.0.pos_embed", 2)
     patch_dim = _shape(state, "blocks.0.proj_in.weight", 2)[1]
     outputs = _shape(state, "blocks.0.proj_out.weight", 2)[0]
-    expansion = _shape(state, "blocks.0.attn_blocks.0.mlp.main.0.weight", 2)[0] // model_dim
+    hidden_dim = _shape(state, "blocks.0.attn_blocks.0.mlp.main.0.weight", 2)[0]
     if model_dim % HEAD_DIM:
         raise CheckpointError(
             f"the width {model_dim} is no multiple of {HEAD_DIM}, a head's width"
@@ -80,7 +79,7 @@ def from_published(
         num_layers=_count(state, r"blocks\.0\.attn_blocks\.(\d+)\."),
         model_dim=model_dim,
         head_dim=HEAD_DIM,
-        expansion=expansion,
+        expansion=max(1, hidden_dim // model_dim),
         num_classes=len(state.get("blocks.0.class_embed", ())),
         scale=UnitScale() if outputs == patch_dim else ExpScale(),
         noise=None if noise_std is None else GaussianNoise(std=noise_std),
@@ -95,11 +94,13 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} does not exist")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what damaged bytes raise is up to chance
         raise CheckpointError(
             f"{path} is damaged, truncated, or holds more than tensors: {error}"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise CheckpointError(f"{path} holds no plain state dict (names mapped to tensors)")
     return state
 
@@ -108,9 +109,9 @@ def _shape(state: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
     """Shape of a tensor that must be there."""
     if key not in state:
         raise CheckpointError(f"the key {key!r} is missing")
-    if state[key].ndim != ndim:
+    if state[key].ndim != ndim or not state[key].numel():
         raise CheckpointError(
-            f"{key!r} has shape {tuple(state[key].shape)}, not {ndim} dimensions"
+            f"{key!r} has shape {tuple(state[key].shape)}, not {ndim} dimensions above 0"
         )
     return tuple(state[key].shape)
 
@@ -142,11 +143,12 @@ def _geometry(
         for channels in NATURAL_CHANNELS
         if patch_dim == channels * math.isqrt(patch_dim // channels) ** 2
     ]
-    if side**2 != length or len(choices) != 1:
-        guesses = " or ".join(f"image_size={side * p}" for _, p in choices) or "image_size=..."
+    square = side**2 == length
+    if not square or len(choices) != 1:
+        guesses = [f"image_size={side * patch_size}" for _, patch_size in choices if square]
         raise CheckpointError(
             f"the weights ({length} patches of {patch_dim} numbers) leave the image size open:"
-            f" give {guesses}"
+            f" give {' or '.join(guesses) or 'image_size=...'}"
         )
     [(channels, patch_size)] = choices
     return (side * patch_size, side * patch_size), patch_size, channels

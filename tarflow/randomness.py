@@ -41,28 +41,39 @@ RandomSource = torch.Generator | ExampleSeeds | None
 
 
 def normal(
-    shape: Sequence[int], source: RandomSource, dtype: torch.dtype, device: torch.device | str
+    shape: Sequence[int],
+    source: RandomSource,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    purpose: str = "draw",
 ) -> Tensor:
-    """Draw a batch of standard normal numbers; the first dimension is the batch."""
-    return _draw(torch.randn, "normal", shape, source, dtype, device)
+    """Draw a batch of standard normal numbers; the first dimension is the batch.
+
+    With example seeds, draws for different purposes are independent.
+    """
+    return _draw(torch.randn, purpose, shape, source, dtype, device)
 
 
 def uniform(
-    shape: Sequence[int], source: RandomSource, dtype: torch.dtype, device: torch.device | str
+    shape: Sequence[int],
+    source: RandomSource,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    purpose: str = "draw",
 ) -> Tensor:
     """Draw a batch of numbers from [0, 1); the first dimension is the batch."""
-    return _draw(torch.rand, "uniform", shape, source, dtype, device)
+    return _draw(torch.rand, purpose, shape, source, dtype, device)
 
 
 def _draw(function, purpose, shape, source, dtype, device) -> Tensor:
-    """Draw with torch's `rand` or `randn`; from float32 streams, so that dtypes agree."""
+    """Draw with torch's `rand` or `randn`; example seeds draw float32, so that dtypes agree."""
     drawn_dtype = torch.promote_types(dtype, torch.float32)
     if isinstance(source, ExampleSeeds):
         if len(source) != shape[0]:
             raise ConfigurationError(f"{len(source)} example seeds for a batch of {shape[0]}")
         rows = [
             function(tuple(shape[1:]), generator=generator)
-            for generator in source.generators(purpose)
+            for generator in source.generators(f"{function.__name__}/{purpose}")
         ]
         return torch.stack(rows).to(device, dtype)
     where = device if source is None else source.device

@@ -101,12 +101,17 @@ class Patchify(Rearrangement):
             raise ConfigurationError(
                 f"patch_size {patch_size} does not divide the image size {height} x {width}"
             )
+        self.image_size = (height, width)
         self.grid = (height // patch_size, width // patch_size)
         self.patch_size = patch_size
 
     def arrange(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch length patch_dim"]:
+        if tuple(x.shape[-2:]) != self.image_size:
+            raise ConfigurationError(
+                f"images of shape {tuple(x.shape)} in a flow of {self.image_size} images"
+            )
         return rearrange(
             x,
             "batch channels (rows p) (columns q) -> batch (rows columns) (channels p q)",

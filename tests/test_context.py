@@ -40,7 +40,7 @@ def test_labels_that_are_no_integers_are_refused(dtype):
 
 
 def test_the_null_context_is_stacked_under_the_conditional_one():
-    stacked = Context(torch.tensor([2, 0])).with_null(2, "cpu", temperature=0.25)
+    stacked = Context(torch.tensor([2, 0])).with_null(torch.zeros(2), temperature=0.25)
     assert stacked.label.tolist() == [2, 0, NULL_CLASS, NULL_CLASS]
     assert stacked.temperature.tolist() == [1, 1, 0.25, 0.25]
 
@@ -48,7 +48,7 @@ def test_the_null_context_is_stacked_under_the_conditional_one():
 def test_the_temperature_of_the_conditional_prediction_survives_stacking():
     context = Context(torch.tensor([2, 0]), torch.tensor([0.5, 2.0]))
     for temperature in (1.0, 0.25):
-        stacked = context.with_null(2, "cpu", temperature)
+        stacked = context.with_null(torch.zeros(2), temperature)
         assert stacked.temperature.tolist()[:2] == [0.5, 2.0]
 
 

@@ -13,7 +13,7 @@ from tarflow import (
     LinearSchedule,
 )
 
-POSITION = torch.arange(1, 4)
+POSITION = torch.arange(1.0, 4.0)
 GUIDANCES = pytest.mark.parametrize("guidance_type", [LinearGuidance, GaussianGuidance])
 
 

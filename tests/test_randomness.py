@@ -23,7 +23,8 @@ def test_examples_seeds_and_purposes_are_independent():
     drawn = [normal((200, 50), ExampleSeeds(s, range(200)), torch.float64, "cpu") for s in (0, 1)]
     shifted = torch.roll(drawn[0], 1, dims=0)
     uniforms = uniform((200, 50), ExampleSeeds(0, range(200)), torch.float64, "cpu")
-    for other in (drawn[1], shifted, uniforms):
+    elsewhere = normal((200, 50), ExampleSeeds(0, range(200)), torch.float64, "cpu", "base")
+    for other in (drawn[1], shifted, uniforms, elsewhere):
         pairs = torch.stack([drawn[0].flatten(), other.flatten()])
         assert torch.corrcoef(pairs)[0, 1].abs() < 0.05  # five standard errors
 

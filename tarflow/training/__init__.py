@@ -8,18 +8,20 @@ from tarflow.training.callbacks import (
     StepProgressBar,
 )
 from tarflow.training.module import DivergenceError, FlowModule
-from tarflow.training.optimizers import adamw, warmup_cosine
+from tarflow.training.optimizers import MuonAdamW, adamw, muon, warmup_cosine
 from tarflow.training.run import Run
 
 __all__ = [
     "DivergenceError",
     "FlowModule",
     "LastCheckpoint",
+    "MuonAdamW",
     "PretrainedExport",
     "Run",
     "SampleGrid",
     "StepProgressBar",
     "WeightAveraging",
     "adamw",
+    "muon",
     "warmup_cosine",
 ]

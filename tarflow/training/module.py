@@ -1,10 +1,10 @@
 """The Lightning module that fits a flow by maximum likelihood."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import lightning
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,7 +21,8 @@ ADVICE = (
     " untouched: the same command with resume=auto goes on from it"
 )
 
-Batch = tuple[UInt8[Tensor, "batch channels height width"], Int[Tensor, " batch"]]
+Batch = Sequence[Shaped[Tensor, "batch ..."]]
+"""Integer pixels and labels; Lightning hands a list."""
 
 
 class DivergenceError(TarflowError):

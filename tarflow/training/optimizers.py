@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ NamedParameters = Iterable[tuple[str, nn.Parameter]]
 def adamw(
     named_parameters: NamedParameters,
     lr: float = 1e-4,
-    betas: tuple[float, float] = (0.9, 0.95),
+    betas: Sequence[float] = (0.9, 0.95),
     weight_decay: float = 1e-4,
 ) -> AdamW:
     """AdamW that decays matrices alone; norms, biases and embeddings are left to the data.
@@ -31,13 +31,13 @@ def adamw(
     """
     hidden, others, free = _sort(named_parameters)
     groups = [{"params": hidden + others}, {"params": free, "weight_decay": 0.0}]
-    return AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=True)
 
 
 def muon(
     named_parameters: NamedParameters,
     lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.95),
+    betas: Sequence[float] = (0.9, 0.95),
     weight_decay: float = 1e-4,
     momentum: float = 0.95,
 ) -> "MuonAdamW":
@@ -56,7 +56,7 @@ def muon(
         {"params": others},
         {"params": free, "weight_decay": 0.0},
     ]
-    return MuonAdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay)
+    return MuonAdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
 
 
 class MuonAdamW(AdamW):
@@ -103,7 +103,9 @@ class MuonAdamW(AdamW):
         gradient, state = parameter.grad, self.state[parameter]
         assert gradient is not None
         if "average" not in state:
+            state["step"] = torch.zeros(())  # AdamW looks for it when it is loaded
             state["average"] = torch.zeros_like(gradient)
+        state["step"] += 1
         average = state["average"].lerp_(gradient, 1 - group["momentum"])
         return gradient.lerp(average, group["momentum"])
 
@@ -128,7 +130,7 @@ def _sort(named_parameters: NamedParameters) -> tuple[list, list, list]:
         if parameter.ndim < 2 or "embedding" in name:
             free.append(parameter)
         else:
-            (hidden if ".blocks." in name else others).append(parameter)
+            (hidden if "blocks." in name else others).append(parameter)
     return hidden, others, free
 
 

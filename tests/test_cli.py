@@ -1,0 +1,246 @@
+"""The commands, as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tarflow import TarFlow
+from tarflow.cli import main
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").iterdir())
+TINY = [
+    "model.model_dim=16",
+    "model.head_dim=8",
+    "model.num_layers=1",
+    "model.num_transforms=2",
+    "data.batch_size=16",
+    "schedule.warmup_steps=1",
+    "callbacks.sample_grid.num_samples=10",
+]
+
+
+def tarflow(*arguments: str) -> None:
+    """Run a command in this process."""
+    before = sys.argv
+    sys.argv = ["tarflow", *arguments]
+    try:
+        main()
+    finally:
+        sys.argv = before
+
+
+def error_of(*arguments: str) -> str:
+    """The message with which a command ends."""
+    with pytest.raises(SystemExit) as caught:
+        tarflow(*arguments)
+    assert caught.value.code != 0
+    return str(caught.value.code)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run folder of two steps with Gaussian noise."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    tarflow("train", "experiment=digits_samples", "trainer.max_steps=2", f"run_dir={run}", *TINY)
+    return run
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_takes_two_steps_and_leaves_a_pretrained_model(experiment):
+    settings = ["trainer.max_steps=2", "trainer.log_every_n_steps=1", *TINY]
+    settings.append("callbacks.sample_grid.every_n_steps=2")
+    tarflow("train", f"experiment={experiment}", *settings)
+    run = Path("outputs") / experiment / "seed_0"
+    assert TarFlow.from_pretrained(run / "pretrained").noise.levels == 17
+    with Image.open(run / "grids" / "step_0000002.png") as picture:
+        assert picture.width >= 400
+    metrics = (run / "logs" / "version_0" / "metrics.csv").read_text()
+    for name in ("train/nats_per_dim", "train/grad_norm", "lr-"):
+        assert name in metrics
+
+
+def test_a_finished_run_is_not_trained_again(trained, capsys):
+    weights = (trained / "pretrained" / "model.safetensors").stat().st_mtime_ns
+    tarflow(
+        "train", "experiment=digits_samples", "trainer.max_steps=2", f"run_dir={trained}", *TINY
+    )
+    assert "is trained already: 2 steps" in capsys.readouterr().out
+    assert (trained / "pretrained" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_evaluate_writes_a_report(trained, tmp_path, capsys):
+    tarflow("evaluate", f"checkpoint={trained}", "data=digits", f"output={tmp_path}/report")
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["count"] == 360
+    assert set(report["noisy_nats_per_dim"]) == {"mean", "standard_error"}
+    assert len((tmp_path / "report" / "per_image.csv").read_text().splitlines()) == 361
+    assert "360 test images" in capsys.readouterr().out
+
+
+def test_evaluate_samples_compares_guidance_and_denoising(trained, tmp_path):
+    options = ["metrics=samples", "metrics.num_samples=80", "metrics.seeds=[0,1]", "guidance=2.0"]
+    tarflow("evaluate", f"checkpoint={trained}", *options, f"output={tmp_path}/report")
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert set(report["samples"]) == {
+        "guidance 2, denoised",
+        "guidance 2, not denoised",
+        "no guidance, denoised",
+        "no guidance, not denoised",
+        "real held-out images",
+    }
+    real = report["samples"]["real held-out images"]
+    assert real["accuracy"]["mean"] == pytest.approx(356 / 360)
+
+
+def test_sample_writes_pictures_and_arrays_that_do_not_depend_on_the_batch_size(trained, tmp_path):
+    arrays = []
+    for batch_size in (3, 8):
+        output = tmp_path / str(batch_size)
+        what = [
+            "num_samples=8",
+            "guidance=1.0",
+            "label=[3,7]",
+            "seed=5",
+            f"batch_size={batch_size}",
+        ]
+        where = ["save_png=true", "save_npz=true", "data=digits", f"output={output}"]
+        tarflow("sample", f"checkpoint={trained}", *what, *where)
+        arrays.append(np.load(output / "samples.npz"))
+        assert len(list((output / "images").iterdir())) == 8
+        assert (output / "grid.png").exists()
+    assert arrays[0]["labels"].tolist() == [3, 7] * 4
+    assert arrays[0]["images"].shape == (8, 1, 8, 8)
+    # a number at the edge of two levels may be rounded either way
+    difference = arrays[0]["images"].astype(int) - arrays[1]["images"].astype(int)
+    assert np.abs(difference).max() <= 1
+    assert np.mean(difference != 0) < 0.01
+
+
+def test_convert_makes_a_folder_that_samples(tmp_path):
+    tensors = load_file(ROOT / "tests/data/class_conditional.safetensors")
+    weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k[:7] == "weights"}
+    torch.save(weights, tmp_path / "weights.pth")
+    tarflow("convert", "weights.pth", "converted", "noise_std=0.05")
+    tarflow("sample", "checkpoint=converted", "num_samples=5", "output=drawn")
+    assert Path("drawn/grid.png").exists()
+    flow = TarFlow.from_pretrained("converted")
+    z, _ = flow(tensors["x"], tensors["y"])
+    torch.testing.assert_close(z, tensors["cond.z"], rtol=0, atol=1e-5)
+    assert "holds a model already" in error_of("convert", "weights.pth", "converted")
+
+
+def test_errors_say_what_to_do(trained, tmp_path):
+    (tmp_path / "empty").mkdir()
+    train, sample = ["train", "trainer.max_steps=2"], ["sample", f"checkpoint={trained}"]
+    assert "patch_size 3 does not divide the image size 8 x 8" in error_of(
+        *train, "model.patch_size=3", "run_dir=a"
+    )
+    assert "model_dim 60 is not a multiple of head_dim 32" in error_of(
+        *train, "model.model_dim=60", "run_dir=b"
+    )
+    assert "there is no folder nowhere" in error_of(
+        *train, "data=folder", "data.data.root=nowhere", "run_dir=c"
+    )
+    assert "batch_size 2000 exceeds the 1437 training images" in error_of(
+        *train, "data.batch_size=2000", "run_dir=d"
+    )
+    assert "is neither a pretrained folder" in error_of("sample", "checkpoint=empty")
+    assert "this flow knows 0 ... 9" in error_of(*sample, "label=10")
+    assert "weight -1" in error_of(*sample, "guidance=-1.0")
+    assert "another configuration" in error_of(
+        *train, "experiment=digits_samples", f"run_dir={trained}", *TINY, "model.model_dim=32"
+    )
+    assert "image_size=..." in error_of("convert", "weights.pth", "out", "size=3")
+    assert "usage: tarflow COMMAND" in error_of("draw")
+
+
+def test_tensorboard_gets_curves_and_pictures(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = ["logger=tensorboard", "trainer.log_every_n_steps=1", "trainer.max_steps=2"]
+    tarflow("train", *options, "callbacks.sample_grid.every_n_steps=2", "run_dir=run", *TINY)
+    [events] = Path("run/tensorboard").rglob("events.out.*")
+    found = EventAccumulator(str(events)).Reload().Tags()
+    assert "train/nats_per_dim" in found["scalars"]
+    assert found["images"] == ["samples"]
+
+
+def test_wandb_logs_offline(tmp_path):
+    command = [sys.executable, "-m", "tarflow", "train", "logger=wandb"]
+    options = [
+        "logger.wandb.offline=true",
+        "trainer.max_steps=2",
+        "callbacks.sample_grid.every_n_steps=2",
+        "run_dir=run",
+    ]
+    finished = subprocess.run([*command, *options, *TINY], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    [folder] = Path("run/wandb").glob("offline-run-*")
+    assert list(folder.glob("*.wandb"))
+    assert list(folder.glob("files/media/images/samples*.png"))
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint():
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "run_dir=run", *TINY]
+    command += ["schedule.total_steps=3000", "callbacks.checkpoint.every_n_steps=5"]
+    checkpoint = Path("run/checkpoints/last.ckpt")
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([*command, "trainer.max_steps=3000"], **silent)
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    state = torch.load(checkpoint, weights_only=True)
+    step = state["global_step"]
+    assert 0 < step < 3000
+    assert "current_model_state" in state  # the raw weights beside the average
+    # A kill during a write leaves a partial file beside the whole one, which is not looked at.
+    checkpoint.with_name(".last.ckpt.new").write_bytes(b"half a file")
+    shorter = [*command, f"trainer.max_steps={step + 5}"]
+    resumed = subprocess.run(shorter, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"going on from run/checkpoints/last.ckpt at step {step}" in resumed.stdout
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == step + 5
+    versions = sorted(path.name for path in Path("run/logs").iterdir())
+    assert versions == ["version_0", "version_1"]
+
+
+def test_the_wheel_works_from_any_directory(tmp_path):
+    """Build it, install it beside the dependencies of this environment, and train with it."""
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    subprocess.run([*build, "--outdir", "dist", str(ROOT)], check=True, capture_output=True)
+    [wheel] = Path("dist").glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--quiet"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
+    dependencies = Path(torch.__file__).parents[1]
+    (packages / "dependencies.pth").write_text(f"{dependencies}\n")
+    where = subprocess.run(
+        [python, "-c", "import tarflow.cli; print(tarflow.cli.CONF)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert where.stdout.strip() == str(packages / "tarflow" / "conf")
+    command = [python.parent / "tarflow", "train", "experiment=digits_likelihood"]
+    settings = ["trainer.max_steps=2", "run_dir=run", *TINY]
+    finished = subprocess.run([*command, *settings], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert TarFlow.from_pretrained("run/pretrained").noise.levels == 17

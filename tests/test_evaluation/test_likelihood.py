@@ -1,0 +1,261 @@
+"""Likelihoods of parts of a data set, against sums over images one by one."""
+
+import csv
+import json
+import math
+import statistics
+
+import pytest
+import torch
+
+from tarflow import (
+    DataError,
+    ExampleSeeds,
+    GaussianNoise,
+    NonFiniteError,
+    StandardNormal,
+    TarFlow,
+    UniformDequantization,
+)
+from tarflow.data import ArrayDataset, ImageData
+from tarflow.evaluation import LikelihoodMetrics
+
+from ..models import tiny_flow
+
+LEVELS = 17
+SIZES = {"train": 13, "validation": 7, "test": 11}
+
+
+def random_part(count, num_classes, shape):
+    images = torch.randint(0, LEVELS, (count, *shape), dtype=torch.uint8)
+    labels = torch.arange(count) % num_classes if num_classes else torch.full((count,), -1)
+    return ArrayDataset(images, labels)
+
+
+def fake_data(num_classes=3, shape=(1, 8, 8), **changes):
+    """Random pixels in three parts of different sizes."""
+    parts = {name: random_part(count, num_classes, shape) for name, count in SIZES.items()}
+    fields = {"levels": LEVELS, "num_classes": num_classes, "image_shape": shape}
+    return ImageData(**({"name": "fake data", **parts, **fields} | changes))
+
+
+def small_flow(num_classes=3, noise=UniformDequantization(LEVELS), **options):
+    sizes = {"num_transforms": 2, "num_layers": 1, "num_classes": num_classes, "noise": noise}
+    return tiny_flow(8, 2, 1, **(sizes | options)).double()
+
+
+def identity_flow(noise):
+    """A flow that maps data to itself: so every flow starts."""
+    return TarFlow(8, 2, 1, 2, 1, model_dim=16, head_dim=8, noise=noise).double()
+
+
+def pixels_of(part):
+    return torch.stack([image for image, _ in part]).double()
+
+
+def one_by_one(flow, part, seed=0):
+    """Log-density of each image of a part, dequantized and evaluated alone."""
+    values = []
+    for index, (image, label) in enumerate(part):
+        x = flow.noise(image[None], ExampleSeeds(seed, [index]), torch.float64)
+        label = torch.tensor([label]) if flow.num_classes else None
+        values.append(flow.log_prob(x, label).item())
+    return values
+
+
+def assert_summary(summary, values):
+    assert summary["mean"] == pytest.approx(statistics.fmean(values), rel=1e-10)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    assert summary["standard_error"] == pytest.approx(error, rel=1e-8)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_bits_per_dim_of_every_part(split, num_classes):
+    flow, data = small_flow(num_classes), fake_data()
+    report = LikelihoodMetrics(split)(flow, data)
+    log_probs = one_by_one(flow, getattr(data, split))
+    bits = [-value / (64 * math.log(2)) + math.log2(LEVELS / 2) for value in log_probs]
+    assert_summary(report.values["bits_per_dim"], bits)
+    assert report.per_image["log_prob_nats"] == pytest.approx(log_probs, rel=1e-10)
+    assert report.per_image["bits_per_dim"] == pytest.approx(bits, rel=1e-10)
+    assert (report.values["split"], report.values["count"]) == (split, SIZES[split])
+    if num_classes:
+        assert report.per_image["label"] == [label for _, label in getattr(data, split)]
+    else:
+        assert "label" not in report.per_image
+
+
+def test_gaussian_noise_is_reported_in_nats_alone():
+    flow, data = small_flow(noise=GaussianNoise(LEVELS, 0.2)), fake_data()
+    report = LikelihoodMetrics()(flow, data)
+    nats = [-value / 64 for value in one_by_one(flow, data.test)]
+    assert_summary(report.values["noisy_nats_per_dim"], nats)
+    assert report.per_image["noisy_nats_per_dim"] == pytest.approx(nats, rel=1e-10)
+    assert not [key for key in (*report.values, *report.per_image) if "bits" in key]
+    assert "nats/dim at sigma 0.2" in report.rows[0]
+    assert "bits" not in str(report.rows)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11])
+def test_result_does_not_depend_on_the_batch_size(batch_size):
+    flow, data = small_flow(), fake_data()
+    expected = LikelihoodMetrics()(flow, data)
+    report = LikelihoodMetrics(batch_size=batch_size)(flow, data)
+    for key in ("log_prob_nats", "bits_per_dim"):
+        assert report.per_image[key] == pytest.approx(expected.per_image[key], rel=1e-12)
+    assert report.values["bits_per_dim"] == pytest.approx(
+        expected.values["bits_per_dim"], rel=1e-10
+    )
+
+
+def test_seed_changes_the_noise():
+    flow, data = small_flow(), fake_data()
+    first, again, other = (LikelihoodMetrics(seed=seed)(flow, data) for seed in (0, 0, 1))
+    assert first.per_image == again.per_image
+    pairs = zip(first.per_image["log_prob_nats"], other.per_image["log_prob_nats"], strict=True)
+    assert all(abs(a - b) > 1e-6 for a, b in pairs)
+    log_probs = one_by_one(flow, data.test, seed=1)
+    assert other.per_image["log_prob_nats"] == pytest.approx(log_probs, rel=1e-10)
+
+
+def test_equal_images_get_noise_of_their_own():
+    images = torch.full((9, 1, 8, 8), 5, dtype=torch.uint8)
+    data = fake_data(test=ArrayDataset(images, torch.zeros(9, dtype=torch.long)))
+    report = LikelihoodMetrics(batch_size=4)(small_flow(), data)
+    assert len(set(report.per_image["log_prob_nats"])) == 9
+
+
+def test_noiseless_pixels_under_the_identity():
+    data = fake_data()
+    report = LikelihoodMetrics()(identity_flow(GaussianNoise(LEVELS, 0.0)), data)
+    x = 2 * pixels_of(data.test) / 16 - 1
+    nats = (0.5 * x.square() + 0.5 * math.log(2 * math.pi)).mean(dim=(1, 2, 3)).tolist()
+    assert_summary(report.values["noisy_nats_per_dim"], nats)
+
+
+def test_dequantized_pixels_under_the_identity():
+    data = fake_data()
+    report = LikelihoodMetrics()(identity_flow(UniformDequantization(LEVELS)), data)
+    # The mean square of a uniform number in a cell of width w around c is c^2 + w^2 / 12.
+    centres = 2 * (pixels_of(data.test) + 0.5) / LEVELS - 1
+    square = centres.square().mean().item() + (2 / LEVELS) ** 2 / 12
+    expected = (0.5 * square + 0.5 * math.log(2 * math.pi)) / math.log(2) + math.log2(LEVELS / 2)
+    # Noise moves a dimension by at most half a cell; 704 dimensions average it out.
+    assert report.values["bits_per_dim"]["mean"] == pytest.approx(expected, abs=0.01)
+
+
+class Uniform(StandardNormal):
+    """The uniform density on [-1, 1]."""
+
+    def log_prob(self, z):
+        outside = (z.abs() > 1).any(dim=(1, 2))
+        return z.new_full((len(z),), -z[0].numel() * math.log(2)).masked_fill(outside, -torch.inf)
+
+
+@pytest.mark.parametrize("levels", [2, LEVELS, 256])
+def test_uniform_density_scores_the_logarithm_of_the_levels(levels):
+    flow = identity_flow(UniformDequantization(levels))
+    flow.base = Uniform(*flow.base.shape)
+    images = torch.randint(0, levels, (11, 1, 8, 8), dtype=torch.uint8)
+    data = fake_data(test=ArrayDataset(images, torch.zeros(11, dtype=torch.long)), levels=levels)
+    bits = LikelihoodMetrics()(flow, data).values["bits_per_dim"]
+    assert bits["mean"] == pytest.approx(math.log2(levels), rel=1e-12)
+    assert bits["standard_error"] == pytest.approx(0, abs=1e-12)
+
+
+def test_label_changes_the_likelihood():
+    flow, data = small_flow(), fake_data()
+    shuffled = ArrayDataset(data.test.images, (data.test.labels + 1) % 3)
+    first = LikelihoodMetrics()(flow, data).per_image["log_prob_nats"]
+    other = LikelihoodMetrics()(flow, fake_data(test=shuffled)).per_image["log_prob_nats"]
+    assert all(abs(a - b) > 1e-6 for a, b in zip(first, other, strict=True))
+
+
+def test_dropout_is_off_and_nothing_needs_a_gradient():
+    data = fake_data()
+    flow = small_flow(dropout=0.5).train()
+    first = LikelihoodMetrics()(flow, data).per_image
+    assert first == LikelihoodMetrics()(flow.train(), data).per_image
+    assert all(parameter.grad is None for parameter in flow.parameters())
+
+
+def test_round_trip_deviation_tells_the_precision():
+    flow, data = small_flow().float(), fake_data()
+    single = LikelihoodMetrics()(flow, data).values
+    double = LikelihoodMetrics()(flow.double(), data).values
+    assert (double["dtype"], single["dtype"]) == ("float64", "float32")
+    assert 0 < double["largest_round_trip_deviation"] < 1e-12
+    assert 1e-9 < single["largest_round_trip_deviation"] < 1e-4
+    assert single["bits_per_dim"]["mean"] == pytest.approx(double["bits_per_dim"]["mean"])
+
+
+@pytest.mark.parametrize(
+    "noise", [UniformDequantization(LEVELS), GaussianNoise(LEVELS, 0.1)], ids=repr
+)
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_written_report(tmp_path, noise, num_classes):
+    flow, data = small_flow(num_classes, noise), fake_data()
+    path = LikelihoodMetrics(seed=4)(flow, data).write(tmp_path, tmp_path / "pretrained")
+    values = json.loads(path.read_text())
+    name = "bits_per_dim" if isinstance(noise, UniformDequantization) else "noisy_nats_per_dim"
+    assert values[name].keys() == {"mean", "standard_error"}
+    found = {key: values[key] for key in ("data", "split", "count", "noise", "dtype", "seed")}
+    assert found == {
+        "data": "fake data",
+        "split": "test",
+        "count": 11,
+        "noise": repr(noise),
+        "dtype": "float64",
+        "seed": 4,
+    }
+    with (tmp_path / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == list(range(11))
+    assert_summary(values[name], [float(row[name]) for row in rows])
+    assert ("label" in rows[0]) == bool(num_classes)
+
+
+def test_table(capsys):
+    report = LikelihoodMetrics()(small_flow(), fake_data())
+    bits = report.values["bits_per_dim"]
+    capsys.readouterr()
+    report.print()
+    printed = capsys.readouterr().out
+    assert "11 test images of fake data" in printed
+    [line] = [line for line in printed.splitlines() if "bits/dim" in line]
+    assert f"{bits['mean']:.4f}" in line
+    assert f"{bits['standard_error']:.4f}" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": (3, 8, 8)}, r"image shape \(3, 8, 8\), but .* made for \(1, 8, 8\)"),
+        ({"shape": (1, 8, 4)}, r"image shape \(1, 8, 4\), but .* made for \(1, 8, 8\)"),
+        ({"levels": 256}, "number of levels 256, but the flow was made for 17"),
+        ({"num_classes": 4}, "number of classes 4, but the flow was made for 3"),
+        ({"num_classes": 0}, "number of classes 0, but the flow was made for 3"),
+    ],
+)
+def test_other_data_is_refused(changes, message):
+    with pytest.raises(DataError, match=f"fake data has {message}"):
+        LikelihoodMetrics()(small_flow(), fake_data(**changes))
+
+
+def test_missing_part():
+    with pytest.raises(DataError, match=r"has no validation part: set data\.validation_fraction"):
+        LikelihoodMetrics("validation")(small_flow(), fake_data(validation=None))
+
+
+def test_flow_that_names_no_noise():
+    with pytest.raises(DataError, match=r"does not name the noise .*noise_std=\.\.\."):
+        LikelihoodMetrics()(small_flow(noise=None), fake_data())
+
+
+def test_density_that_is_not_finite():
+    flow = small_flow()
+    with torch.no_grad():
+        flow.transform[1].network.proj_out.bias.fill_(math.nan)
+    with pytest.raises(NonFiniteError, match="transform 1 is not finite"):
+        LikelihoodMetrics()(flow, fake_data())

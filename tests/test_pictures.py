@@ -1,0 +1,110 @@
+"""Grids of images, and grids beside each other."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tarflow.pictures import INK, PAPER, beside, grid
+
+
+def random_pixels(count=5, channels=1, height=3, width=4, levels=17):
+    return torch.randint(0, levels, (count, channels, height, width), dtype=torch.uint8)
+
+
+def test_layout_of_a_small_grid():
+    pixels = torch.tensor([[[[0, 1], [2, 3]]], [[[4, 0], [1, 2]]], [[[4, 4], [3, 3]]]])
+    picture = grid(pixels, levels=5, num_columns=2, min_side=1)
+    assert picture.mode == "L"
+    assert np.asarray(picture).tolist() == [
+        [255, 255, 255, 255, 255, 255, 255],
+        [255, 0, 64, 255, 255, 0, 255],
+        [255, 128, 191, 255, 64, 128, 255],
+        [255, 255, 255, 255, 255, 255, 255],
+        [255, 255, 255, 255, 255, 255, 255],
+        [255, 191, 191, 255, 255, 255, 255],
+        [255, 255, 255, 255, 255, 255, 255],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("levels", "shown"),
+    [
+        (2, {0: 0, 1: 255}),
+        (17, {0: 0, 1: 16, 4: 64, 15: 239, 16: 255}),
+        (256, {0: 0, 1: 1, 128: 128, 255: 255}),
+    ],
+)
+def test_largest_level_is_white(levels, shown):
+    pixels = torch.tensor(list(shown), dtype=torch.uint8).view(1, 1, 1, -1)
+    picture = grid(pixels, levels, min_side=1, gap=0)
+    assert np.asarray(picture)[0].tolist() == list(shown.values())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("num_columns", [None, 2, 7])
+@pytest.mark.parametrize(("gap", "min_side"), [(0, 1), (0, 100), (1, 100), (2, 1)])
+def test_every_pixel_is_where_it_belongs(channels, num_columns, gap, min_side):
+    pixels = random_pixels(channels=channels)
+    picture = grid(pixels, 17, num_columns, min_side, gap)
+    columns = num_columns or 3
+    rows = -(-5 // columns)
+    width, height = columns * (4 + gap) + gap, rows * (3 + gap) + gap
+    factor = max(1, -(-min_side // width))
+    assert picture.size == (width * factor, height * factor)
+    assert picture.mode == ("L" if channels == 1 else "RGB")
+    expected = np.full((height, width, channels), PAPER)
+    for index, image in enumerate(pixels):
+        top = gap + index // columns * (3 + gap)
+        left = gap + index % columns * (4 + gap)
+        shown = np.rint(image.double().numpy() * 255 / 16).transpose(1, 2, 0)
+        expected[top : top + 3, left : left + 4] = shown
+    enlarged = expected.repeat(factor, axis=0).repeat(factor, axis=1)
+    assert (np.asarray(picture).reshape(enlarged.shape) == enlarged).all()
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (4, 2), (5, 3), (9, 3), (10, 4)])
+def test_grid_is_square_by_default(count, columns):
+    assert grid(random_pixels(count), 17, min_side=1).width == columns * 5 + 1
+
+
+@pytest.mark.parametrize(("width", "expected"), [(9, 407), (398, 400), (399, 401), (1000, 1002)])
+def test_small_grids_are_enlarged_by_a_whole_factor(width, expected):
+    assert grid(random_pixels(1, width=width), 17).width == expected
+
+
+def test_grid_leaves_its_input_alone():
+    pixels = random_pixels()
+    before = pixels.clone()
+    grid(pixels, 17)
+    assert torch.equal(pixels, before)
+
+
+def test_pictures_stand_beside_each_other():
+    left = Image.fromarray(np.full((50, 100), 10, np.uint8))
+    right = Image.fromarray(np.full((80, 60, 3), (200, 100, 0), np.uint8))
+    joined = beside({"left": left, "right": right}, gap=24)
+    assert joined.mode == "RGB"
+    assert joined.size == (24 + 100 + 24 + 60 + 24, 40 + 80 + 24)
+    array = np.asarray(joined).copy()
+    assert (array[40:90, 24:124] == 10).all()
+    assert (array[40:120, 148:208] == (200, 100, 0)).all()
+    array[40:90, 24:124] = array[40:120, 148:208] = PAPER
+    assert (array[40:] == PAPER).all()
+
+
+def test_every_picture_has_its_own_title():
+    picture = Image.fromarray(np.zeros((50, 200), np.uint8))
+
+    def heads(**titles):
+        array = np.asarray(beside(titles))
+        return array[:40, 24:224], array[:40, 248:448]
+
+    left, right = heads(first=picture, second=picture)
+    assert left.min() == right.min() == INK
+    assert (left != right).any()
+    other_left, other_right = heads(second=picture, first=picture)
+    assert (other_left == right).all()
+    assert (other_right == left).all()
+    array = np.asarray(beside({"": picture}))
+    assert (array[:40] == PAPER).all()

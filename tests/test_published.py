@@ -1,0 +1,338 @@
+"""Files in the format of the published code: what is inferred from them, and what is refused."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from tarflow import CheckpointError, ExpScale, GaussianNoise, TarFlow, UnitScale
+from tarflow.published import from_published, read_published
+
+from .published import DIRECTORY, PREFIX
+
+NAMES = pytest.mark.parametrize(
+    "name", ["class_conditional", "unconditional", "volume_preserving"]
+)
+
+
+def golden(name):
+    """The published weights of a golden file, its other tensors, and the options behind them."""
+    path = DIRECTORY / f"{name}.safetensors"
+    with safe_open(path, "pt") as file:
+        case = json.loads(file.metadata()["case"])
+    tensors = load_file(path)
+    state = {key.removeprefix(PREFIX): tensors[key] for key in tensors if key.startswith(PREFIX)}
+    return state, tensors, case
+
+
+def random_state(
+    length=16, patch_dim=12, width=64, blocks=1, layers=1, expansion=4, outputs=2, classes=0
+):
+    """A state dict in the published layout, written down key by key."""
+    shapes = {"var": (length, patch_dim)}
+    for block in (f"blocks.{index}." for index in range(blocks)):
+        shapes[block + "pos_embed"] = (length, width)
+        if classes:
+            shapes[block + "class_embed"] = (classes, 1, width)
+        for name, rows, columns in (
+            ("proj_in", width, patch_dim),
+            ("proj_out", outputs * patch_dim, width),
+        ):
+            shapes |= {f"{block}{name}.weight": (rows, columns), f"{block}{name}.bias": (rows,)}
+        for layer in (f"{block}attn_blocks.{index}." for index in range(layers)):
+            for norm in ("attention.norm", "mlp.norm"):
+                shapes |= {f"{layer}{norm}.weight": (width,), f"{layer}{norm}.bias": (width,)}
+            for name, rows, columns in (
+                ("attention.qkv", 3 * width, width),
+                ("attention.proj", width, width),
+                ("mlp.main.0", expansion * width, width),
+                ("mlp.main.2", width, expansion * width),
+            ):
+                shapes[f"{layer}{name}.weight"] = (rows, columns)
+                shapes[f"{layer}{name}.bias"] = (rows,)
+    return {key: 0.1 * torch.rand(shape) for key, shape in shapes.items()}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write anything with `torch.save`, and return the path."""
+
+    def write(content, **options):
+        torch.save(content, tmp_path / "weights.pth", **options)
+        return tmp_path / "weights.pth"
+
+    return write
+
+
+def test_random_state_has_the_keys_of_a_published_one():
+    for name in ("class_conditional", "unconditional", "volume_preserving"):
+        state, _, case = golden(name)
+        mine = random_state(
+            *state["var"].shape,
+            blocks=case["num_blocks"],
+            layers=case["layers_per_block"],
+            outputs=2 if case["nvp"] else 1,
+            classes=case["num_classes"],
+        )
+        shapes = {key: value.shape for key, value in mine.items()}
+        assert shapes == {key: value.shape for key, value in state.items()}
+
+
+@NAMES
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_argument_is_inferred(name, zipped, write):
+    state, _, case = golden(name)
+    path = write(state, _use_new_zipfile_serialization=zipped)
+    flow = read_published(path, case["img_size"], case["noise_std"])
+    assert not flow.training
+    assert flow.config == {
+        "image_size": (case["img_size"], case["img_size"]),
+        "patch_size": case["patch_size"],
+        "num_channels": case["in_channels"],
+        "num_transforms": case["num_blocks"],
+        "num_layers": case["layers_per_block"],
+        "model_dim": case["channels"],
+        "head_dim": 64,
+        "expansion": 4,
+        "dropout": 0.0,
+        "num_classes": case["num_classes"],
+        "scale": ExpScale() if case["nvp"] else UnitScale(),
+        "noise": GaussianNoise(levels=256, std=case["noise_std"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("sizes", "arguments"),
+    [
+        ({"width": 128}, {"model_dim": 128, "head_dim": 64}),
+        ({"expansion": 2}, {"expansion": 2}),
+        ({"blocks": 11}, {"num_transforms": 11}),
+        ({"layers": 12}, {"num_layers": 12}),
+        ({"classes": 1}, {"num_classes": 1}),
+        ({"outputs": 1}, {"scale": UnitScale()}),
+        ({"length": 64, "patch_dim": 48}, {"image_size": (32, 32), "patch_size": 4}),
+        ({"length": 1}, {"image_size": (2, 2), "patch_size": 2}),
+        ({"patch_dim": 3}, {"image_size": (4, 4), "patch_size": 1, "num_channels": 3}),
+    ],
+)
+def test_other_sizes_are_inferred(sizes, arguments):
+    config = from_published(random_state(**sizes)).config
+    assert {key: config[key] for key in arguments} == arguments
+
+
+@NAMES
+@pytest.mark.parametrize("prefix", ["", "attn_blocks.0.attention."])
+def test_noise_is_the_published_one_and_masks_are_ignored(name, prefix, write):
+    state, tensors, case = golden(name)
+    masks = {
+        f"blocks.{index}.{prefix}attn_mask": torch.ones(16, 16).tril()
+        for index in range(case["num_blocks"])
+    }
+    flow = read_published(write(state | masks), case["img_size"])
+    conditions = {"uncond.z": None} | ({"cond.z": tensors["y"]} if case["num_classes"] else {})
+    for key, label in conditions.items():
+        z, _ = flow(tensors["x"], label)
+        torch.testing.assert_close(z, tensors[key], rtol=0, atol=1e-5)
+
+
+@NAMES
+def test_round_trip_through_a_pretrained_folder(name, write, tmp_path):
+    state, tensors, case = golden(name)
+    flow = read_published(write(state), case["img_size"], 0.07)
+    flow.save_pretrained(tmp_path / "pretrained")
+    loaded = TarFlow.from_pretrained(tmp_path / "pretrained")
+    assert loaded.config == flow.config
+    label = tensors.get("y")
+    assert torch.equal(loaded.log_prob(tensors["x"], label), flow.log_prob(tensors["x"], label))
+
+
+def test_noise_is_kept_if_it_is_given():
+    state = random_state()
+    assert from_published(state).noise is None
+    assert from_published(state, noise_std=0.05).noise == GaussianNoise(std=0.05)
+
+
+def test_learned_variance_is_read():
+    state = random_state(outputs=1)
+    assert torch.equal(from_published(state).base.variance, state["var"])
+
+
+def test_class_embeddings_of_either_shape():
+    state = random_state(classes=3)
+    flat = state | {"blocks.0.class_embed": state["blocks.0.class_embed"][:, 0]}
+    x, label = torch.randn(3, 3, 8, 8), torch.tensor([0, 1, 2])
+    expected = from_published(state).log_prob(x, label)
+    assert torch.equal(from_published(flat).log_prob(x, label), expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"patch_dim": 4}, "16 patches of 4 numbers.* give image_size=8 or image_size=4$"),
+        ({"patch_dim": 16}, "give image_size=16 or image_size=8$"),
+        ({"patch_dim": 8}, r"give image_size=\.\.\.$"),
+        ({"length": 8}, r"8 patches of 12 numbers.* give image_size=\.\.\.$"),
+    ],
+)
+def test_open_image_size_is_asked_for(sizes, message, write):
+    path = write(random_state(**sizes))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_published(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "image_size", "patch_size", "num_channels"),
+    [
+        ({"patch_dim": 4}, 8, 2, 1),
+        ({"patch_dim": 4}, 4, 1, 4),
+        ({"patch_dim": 8}, 8, 2, 2),
+        ({"length": 8}, (4, 8), 2, 3),
+        ({"length": 8}, (8, 4), 2, 3),
+        ({"length": 16}, (4, 16), 2, 3),
+    ],
+)
+def test_given_image_size(sizes, image_size, patch_size, num_channels):
+    flow = from_published(random_state(**sizes), image_size)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    assert flow.image_shape == (num_channels, height, width)
+    assert flow.config["patch_size"] == patch_size
+
+
+@pytest.mark.parametrize("image_size", [0, 1, 2, 6, 7, 12, 16, (8, 4), (1, 64)])
+def test_image_size_that_does_not_fit(image_size):
+    with pytest.raises(CheckpointError, match=r"image_size \d+ x \d+ does not fit the weights"):
+        from_published(random_state(), image_size)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nothing\.pth does not exist"):
+        read_published(tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_truncated_file(write, zipped):
+    path = write(random_state(), _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    for kept in [*range(0, 4000, 61), len(content) // 2, len(content) - 1]:
+        path.write_bytes(content[:kept])
+        with pytest.raises(CheckpointError, match=r"weights\.pth is damaged, truncated"):
+            read_published(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x02.", b"\x80\x02N."])
+def test_file_of_another_kind(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"weights\.pth is damaged|no plain state dict"):
+        read_published(path)
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_code_is_run(write, tmp_path, zipped):
+    state = random_state() | {"var": Bomb(tmp_path / "marker")}
+    path = write(state, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="holds more than tensors"):
+        read_published(path)
+    assert not (tmp_path / "marker").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "marker").exists()
+
+
+def test_no_code_of_a_plain_pickle_is_run(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps(Bomb(tmp_path / "marker"), protocol=2))
+    with pytest.raises(CheckpointError, match="holds more than tensors"):
+        read_published(path)
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.zeros(3),
+        [torch.zeros(3)],
+        {"model": {"var": torch.zeros(3)}},
+        {"epoch": 3},
+        random_state() | {3: torch.zeros(3)},
+    ],
+    ids=["tensor", "list", "nested", "number", "key"],
+)
+def test_other_content(write, content):
+    with pytest.raises(CheckpointError, match="holds no plain state dict"):
+        read_published(write(content))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_every_missing_key_is_named(outputs):
+    state = random_state(blocks=2, layers=2, classes=3, outputs=outputs)
+    for key in state.keys() - {"blocks.0.class_embed"} - ({"var"} if outputs == 2 else set()):
+        remaining = {other: value for other, value in state.items() if other != key}
+        with pytest.raises(CheckpointError, match=f"the key '{key}' is missing"):
+            from_published(remaining)
+
+
+def test_empty_state():
+    with pytest.raises(CheckpointError, match=r"the key 'blocks\.0\.pos_embed' is missing"):
+        from_published({})
+
+
+@pytest.mark.parametrize("key", sorted(random_state(blocks=2) | random_state(classes=3)))
+def test_misshapen_key_is_named(key):
+    state = random_state(blocks=2, classes=3, outputs=1)
+    # A matrix would tell another size, and make the keys wrong that depend on it.
+    telling = ("blocks.0.pos_embed", "blocks.0.proj_in.weight", "blocks.0.class_embed")
+    state[key] = torch.zeros(5, 5, 5) if key in telling else torch.zeros(5, 7)
+    with pytest.raises(CheckpointError, match=f"'{key}' has shape"):
+        from_published(state)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "message"),
+    [
+        ("blocks.1.pos_embed", (9, 64), r"'blocks\.1\.pos_embed' has shape \(9, 64\).*\(16, 64\)"),
+        ("blocks.0.proj_in.weight", (64,), "weight' has shape .64,., not 2 dimensions"),
+        ("blocks.0.pos_embed", (0, 64), r"pos_embed' has shape \(0, 64\)"),
+        ("blocks.0.pos_embed", (16, 0), r"pos_embed' has shape \(16, 0\)"),
+        ("blocks.0.class_embed", (3, 2, 64), r"class_embed' has shape \(3, 2, 64\)"),
+        ("blocks.0.proj_out.weight", (30, 64), r"proj_out.weight' has shape \(30, 64\)"),
+        ("blocks.0.attn_blocks.0.mlp.main.0.weight", (250, 64), r"has shape \(250, 64\)"),
+    ],
+)
+def test_misshapen_tensors(key, shape, message):
+    state = random_state(blocks=2, classes=3) | {key: torch.zeros(shape)}
+    with pytest.raises(CheckpointError, match=message):
+        from_published(state)
+
+
+@pytest.mark.parametrize(
+    "key", ["extra", "blocks.0.extra", "blocks.0.class_embed2", "optimizer.step", "blocks.0.var"]
+)
+def test_foreign_key_is_named(key):
+    with pytest.raises(CheckpointError, match=f"the key '{key}' belongs to no TarFlow"):
+        from_published(random_state() | {key: torch.zeros(3)})
+
+
+def test_foreign_block_is_noticed():
+    with pytest.raises(CheckpointError, match=r"the key 'blocks\.1\..*' is missing"):
+        from_published(random_state() | {"blocks.1.extra": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("width", [32, 96])
+def test_width_that_holds_no_whole_heads(width):
+    with pytest.raises(CheckpointError, match=f"the width {width} is no multiple of 64"):
+        from_published(random_state(width=width))

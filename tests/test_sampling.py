@@ -1,0 +1,111 @@
+"""Choices of classes, and samples that do not depend on the batch they were drawn in."""
+
+import pytest
+import torch
+
+from tarflow import ContextError, LinearGuidance
+from tarflow.sampling import read_labels, sample_batches
+
+from .models import tiny_flow
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("all", [0, 1, 2, 0, 1, 2, 0]),
+        (1, [1, 1, 1, 1, 1, 1, 1]),
+        (0, [0, 0, 0, 0, 0, 0, 0]),
+        ([2], [2, 2, 2, 2, 2, 2, 2]),
+        ([2, 0], [2, 0, 2, 0, 2, 0, 2]),
+        ((1, 1, 2), [1, 1, 2, 1, 1, 2, 1]),
+        (list(range(3)) * 3, [0, 1, 2, 0, 1, 2, 0]),
+    ],
+)
+def test_choice_of_classes(choice, expected):
+    label = read_labels(choice, 7, 3)
+    assert label.dtype == torch.int64
+    assert label.tolist() == expected
+
+
+@pytest.mark.parametrize("choice", ["none", -1])
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_no_class(choice, num_classes):
+    assert read_labels(choice, 7, num_classes) is None
+
+
+def test_all_classes_of_a_flow_without_classes():
+    assert read_labels("all", 7, 0) is None
+
+
+def test_labels_of_no_samples():
+    assert read_labels("all", 0, 3).tolist() == []
+
+
+@pytest.mark.parametrize("choice", [3, -2, [0, 3], [-1], [0, -1], []])
+def test_unknown_class(choice):
+    with pytest.raises(ContextError, match=r"label=.*: this flow knows 0 \.\.\. 2") as caught:
+        read_labels(choice, 7, 3)
+    assert f"label={choice}:" in str(caught.value)
+
+
+@pytest.mark.parametrize("choice", [0, [0]])
+def test_class_of_a_flow_without_classes(choice):
+    with pytest.raises(ContextError, match="this flow knows no classes"):
+        read_labels(choice, 7, 0)
+
+
+@pytest.mark.parametrize("choice", ["every", "", "1", "cat"])
+def test_unknown_word(choice):
+    with pytest.raises(ContextError, match=f"label={choice} is unknown: give all, none, a class"):
+        read_labels(choice, 7, 3)
+
+
+def draw(flow, num_samples=7, label=None, seed=0, batch_size=7, guidance=None):
+    """All samples, the labels they came with, and the sizes of the batches."""
+    batches = list(sample_batches(flow, num_samples, label, seed, batch_size, guidance))
+    labels = [part for _, part in batches]
+    joined = None if labels[0] is None else torch.cat(labels)
+    return torch.cat([x for x, _ in batches]), joined, [len(x) for x, _ in batches]
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 7), (3, [3, 3, 1]), (50, [7])])
+@pytest.mark.parametrize("guidance", [None, LinearGuidance(1.5)])
+def test_samples_do_not_depend_on_the_batch_size(batch_size, sizes, guidance):
+    flow, label = tiny_flow(num_classes=3), read_labels("all", 7, 3)
+    expected, _, _ = draw(flow, label=label, guidance=guidance)
+    x, labels, found = draw(flow, label=label, batch_size=batch_size, guidance=guidance)
+    assert found == sizes
+    assert torch.equal(labels, label)
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
+    assert (expected[0] - expected[3]).abs().max() > 0.1  # of the same class
+
+
+def test_samples_without_labels():
+    for flow in (tiny_flow(), tiny_flow(num_classes=3)):
+        expected, labels, _ = draw(flow)
+        assert labels is None
+        x, _, _ = draw(flow, batch_size=2)
+        torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
+
+
+def test_more_samples_begin_with_the_same_ones():
+    flow = tiny_flow()
+    torch.testing.assert_close(draw(flow, 9)[0][:7], draw(flow)[0], rtol=0, atol=1e-5)
+
+
+def test_seeds_differ_and_repeat(flow):
+    assert torch.equal(draw(flow, seed=1)[0], draw(flow, seed=1)[0])
+    differences = draw(flow, seed=1)[0][:, None] - draw(flow, seed=2)[0]
+    assert differences.abs().amax(dim=(2, 3, 4)).min() > 0.5
+
+
+def test_label_and_guidance_reach_the_flow(flow):
+    label = read_labels("all", 7, 3)
+    plain, _, _ = draw(flow, label=label)
+    guided, _, _ = draw(flow, label=label, guidance=LinearGuidance(9.0))
+    assert (plain - draw(flow)[0]).abs().max() > 1e-3
+    assert (plain - guided).abs().max() > 1e-3
+
+
+def test_no_samples(flow):
+    assert list(sample_batches(flow, 0, None, 0, 3)) == []
