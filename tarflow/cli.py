@@ -117,7 +117,8 @@ def _train(config: DictConfig) -> None:
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6 on torch 2.15
-    warnings.filterwarnings("ignore", ".*does not have many workers")
+    for harmless in (".*does not have many workers", ".*smaller than the logging interval"):
+        warnings.filterwarnings("ignore", harmless)
     run = Run(Path(config.run_dir))
     plain: Any = OmegaConf.to_container(config, resolve=True)
     checkpoint = run.start(plain, config.resume)
@@ -162,7 +163,7 @@ def _evaluate(config: DictConfig) -> None:
     """Evaluate a pretrained flow and leave a report."""
     directory = find_pretrained(config.checkpoint)
     flow = TarFlow.from_pretrained(directory).to(_device(config.device))
-    data = instantiate(config.data).data
+    data = instantiate(config.data.data)
     report = instantiate(config.metrics)(flow, data)
     report.print()
     output = config.output or directory.parent / "evaluation" / report.name
@@ -196,7 +197,7 @@ def _sample(config: DictConfig) -> None:
         panels["denoised"] = torch.cat(clean)
     pixels = torch.cat(clean or noisy)
     if config.get("data"):
-        panels["real"] = real_images(instantiate(config.data).data.test, label, len(pixels))
+        panels["real"] = real_images(instantiate(config.data.data).test, label, len(pixels))
     print(gallery.write_grid(panels))
     if config.save_png:
         print(gallery.write_images(pixels))
@@ -229,21 +230,21 @@ def _device(name: str) -> torch.device:
 
 def _read_options(options: list[str]) -> dict[str, Any]:
     """Read `image_size=32`, `image_size=32x64` and `noise_std=0.05`."""
-    values: dict[str, Any] = {}
+    readers: dict[str, Callable[[str], Any]] = {"image_size": _read_size, "noise_std": float}
+    values = {}
     for option in options:
         key, _, text = option.partition("=")
+        if key not in readers:
+            raise CheckpointError(f"{option}: allowed are image_size=... and noise_std=...")
         try:
-            if key == "image_size":
-                sides = [int(side) for side in text.split("x")]
-                values[key] = sides[0] if len(sides) == 1 else (sides[0], sides[1])
-            elif key == "noise_std":
-                values[key] = float(text)
-            else:
-                raise CheckpointError(f"{option}: allowed are image_size=... and noise_std=...")
-        except (ValueError, IndexError) as error:
-            if isinstance(error, TarflowError):
-                raise
-            raise CheckpointError(
-                f"{option} is no number: image_size=32, noise_std=0.05"
-            ) from error
+            values[key] = readers[key](text)
+        except ValueError as error:
+            message = f"{option} cannot be read: write image_size=32 or 32x64, noise_std=0.05"
+            raise CheckpointError(message) from error
     return values
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    """Read `32` or `32x64`: height and width."""
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)

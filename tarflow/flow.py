@@ -202,6 +202,12 @@ class TarFlow(Flow):
             base has a learned variance.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
 
+    Example:
+        >>> flow = TarFlow(image_size=8, patch_size=2, num_channels=1, model_dim=64, num_layers=1)
+        >>> x = flow.sample(5)
+        >>> x.shape, flow.log_prob(x).shape
+        (torch.Size([5, 1, 8, 8]), torch.Size([5]))
+
     Raises:
         ValueError: The patches do not tile the image, or heads do not divide the width.
     """

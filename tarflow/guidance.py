@@ -73,6 +73,12 @@ class Guidance(ABC):
 class LinearGuidance(Guidance):
     r"""Extrapolates linearly: $a_c + w_i (a_c - a_n)$ (TarFlow, arXiv 2412.06329).
 
+    Example:
+        >>> one, two = torch.ones(1, 1, 1), 2 * torch.ones(1, 1, 1)
+        >>> rule = LinearGuidance(weight=0.5)
+        >>> rule(Affine(two, two), Affine(one, one), torch.tensor([1]), length=4).shift
+        tensor([[[2.5000]]])
+
     Attributes:
         schedule: How the weight grows over the positions.
         on_log_scale: Whether it acts on the log-scale.

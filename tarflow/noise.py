@@ -63,6 +63,10 @@ class UniformDequantization(Noise):
 
         The uniform density on $[-1, 1]^D$ scores exactly $\log_2 L$.
 
+        Example:
+            >>> UniformDequantization(256).bits_per_dim(torch.tensor([-3 * math.log(2)]), 3)
+            tensor([8.])
+
         Args:
             log_prob: Log-density of dequantized data, in nats.
             num_dims: Number of dimensions D of an example.

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tarflow.context import NULL_CLASS
-from tarflow.errors import ContextError
+from tarflow.errors import ConfigurationError, ContextError
 from tarflow.flow import Flow
 from tarflow.guidance import Guidance
 from tarflow.randomness import ExampleSeeds
@@ -59,7 +59,14 @@ def sample_batches(
 
     Yields:
         A batch of samples and its labels.
+
+    Raises:
+        ConfigurationError: There is nothing to draw, or a batch is empty.
     """
+    if num_samples < 1 or batch_size < 1:
+        raise ConfigurationError(
+            f"num_samples {num_samples} and batch_size {batch_size} must be at least 1"
+        )
     for first in range(0, num_samples, batch_size):
         indices = range(first, min(first + batch_size, num_samples))
         part = None if label is None else label[first : indices.stop]

@@ -145,6 +145,29 @@ def test_convert_makes_a_folder_that_samples(tmp_path):
     assert "holds a model already" in error_of("convert", "weights.pth", "converted")
 
 
+def test_folders_of_images_and_arrays_can_be_trained_on(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{index}.png")
+    np.savez("arrays.npz", images=rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
+    sources = {
+        "folder": ["data.data.root=pets", "data.data.image_size=8", "data.num_workers=0"],
+        "arrays": ["data.data.path=arrays.npz"],
+    }
+    for data, options in sources.items():
+        tarflow("train", f"data={data}", *options, "trainer.max_steps=2", f"run_dir={data}", *TINY)
+        config = TarFlow.from_pretrained(f"{data}/pretrained").config
+        assert config["num_classes"] == (2 if data == "folder" else 0)
+        assert (config["image_size"], config["num_channels"]) == ((8, 8), 3)
+        assert config["noise"].levels == 256
+        tarflow("evaluate", f"checkpoint={data}", f"data={data}", *options)
+        report = json.loads(Path(f"{data}/evaluation/likelihood/report.json").read_text())
+        assert report["bits_per_dim"]["mean"] == pytest.approx(8, abs=0.6)
+
+
 def test_errors_say_what_to_do(trained, tmp_path):
     (tmp_path / "empty").mkdir()
     train, sample = ["train", "trainer.max_steps=2"], ["sample", f"checkpoint={trained}"]
@@ -154,6 +177,10 @@ def test_errors_say_what_to_do(trained, tmp_path):
     assert "model_dim 60 is not a multiple of head_dim 32" in error_of(
         *train, "model.model_dim=60", "run_dir=b"
     )
+    np.savez("grey.npz", images=np.zeros((40, 8, 8), np.uint8), labels=np.arange(40))
+    arrays = [*train, "data=arrays", "data.data.path=grey.npz", "run_dir=e"]
+    assert "channel" in error_of(*arrays, "+data.data.num_channels=3")
+    assert "39" in error_of(*arrays, "+data.data.num_classes=10")
     assert "there is no folder nowhere" in error_of(
         *train, "data=folder", "data.data.root=nowhere", "run_dir=c"
     )

@@ -16,10 +16,10 @@ def test_content(tmp_path, content):
 def test_whoever_reads_meanwhile_sees_the_old_content_whole(tmp_path):
     path = tmp_path / "file"
     path.write_text("old content")
-    with path.open() as file:
-        assert file.read(3) == "old"
+    with path.open("rb", buffering=0) as file:
+        assert file.read(3) == b"old"
         write_atomically(path, "new")
-        assert file.read() == " content"
+        assert file.read() == b" content"
     assert path.read_text() == "new"
 
 
