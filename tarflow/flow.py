@@ -285,7 +285,7 @@ class TarFlow(Flow):
 
     @classmethod
     def from_pretrained(cls, directory: Path | str) -> "TarFlow":
-        """Read a folder written by `save_pretrained`; ready for evaluation, on the CPU.
+        """Read a folder written by `save_pretrained`: on the CPU, in the dtype of the weights.
 
         Nothing is downloaded, and no code that came with the folder is run.
 
@@ -297,7 +297,11 @@ class TarFlow(Flow):
             flow = cls(**config)
         except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
             raise CheckpointError(f"{directory}: cannot make the model: {error}") from error
-        checkpoint.load_weights(flow, checkpoint.read_weights(directory), directory)
+        weights = checkpoint.read_weights(directory)
+        dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
+        if len(dtypes) == 1:
+            flow.to(dtypes.pop())
+        checkpoint.load_weights(flow, weights, directory)
         return flow.eval()
 
 

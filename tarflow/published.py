@@ -117,8 +117,9 @@ def _shape(state: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the largest index that keys hold."""
-    return 1 + max(int(m.group(1)) for m in (re.match(pattern, key) for key in state) if m)
+    """How many indices, from 0 without a gap, keys hold in some place."""
+    found = {int(m.group(1)) for m in (re.match(pattern, key) for key in state) if m}
+    return next(index for index in range(len(found) + 1) if index not in found)
 
 
 def _geometry(

@@ -317,3 +317,10 @@ def test_file_in_place_of_the_folder(tmp_path):
     with pytest.raises(FileExistsError):
         tiny_flow().save_pretrained(tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "kept"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_flow_comes_back_in_the_dtype_it_was_saved_in(tmp_path, dtype):
+    tiny_flow().to(dtype).save_pretrained(tmp_path)
+    loaded = TarFlow.from_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}

@@ -132,13 +132,19 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(covariance_a)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    # tr (A B)^1/2 = tr (A^1/2 B A^1/2)^1/2, and the latter is symmetric
-    spectrum = np.linalg.eigvalsh(root @ covariance_b @ root).clip(min=0)
+    # tr (A B)^1/2 is the sum of the singular values of A^1/2 B^1/2; taking them of the roots, and
+    # not the roots of eigenvalues of a product, keeps the precision of singular covariances
+    roots = _square_root(covariance_a) @ _square_root(covariance_b)
+    spectrum = np.linalg.svd(roots, compute_uv=False)
     distance = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
     trace = np.trace(covariance_a) + np.trace(covariance_b)
-    return float(distance + trace - 2 * np.sqrt(spectrum).sum())
+    return float(distance + trace - 2 * spectrum.sum())
+
+
+def _square_root(covariance: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a covariance."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
 
 
 def _load(part: Dataset) -> tuple[np.ndarray, np.ndarray]:
