@@ -7,29 +7,30 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tarflow.evaluation.report import spread
+
 
 def main(likelihood_run: Path, samples_run: Path) -> None:
     """Read the reports of the two runs and show their numbers in one table."""
     likelihood_report = likelihood_run / "evaluation" / "likelihood" / "report.json"
     samples_report = samples_run / "evaluation" / "samples" / "report.json"
-    bits = json.loads(likelihood_report.read_text())
-    samples = json.loads(samples_report.read_text())["samples"]
+    likelihood = json.loads(likelihood_report.read_text())
+    samples = json.loads(samples_report.read_text())
     table = Table(title="tarflow on handwritten digits", title_justify="left")
-    for column in ("", "mean", "±", ""):
+    for column in ("", "bits/dim", "accuracy", "Fréchet distance"):
         table.add_column(column, justify="right" if column else "left")
-    mean, error = bits["bits_per_dim"]["mean"], bits["bits_per_dim"]["standard_error"]
-    about = f"standard error over {bits['count']} held-out images"
-    table.add_row("bits/dim", f"{mean:.3f}", f"{error:.3f}", about)
-    for name, scores in samples.items():
-        for key, digits in (("accuracy", 3), ("frechet_distance", 1)):
-            mean, deviation = scores[key]["mean"], scores[key]["deviation"]
-            spread = f"{deviation:.{digits}f}" if deviation else ""
-            table.add_row(key.replace("_", " "), f"{mean:.{digits}f}", spread, name)
-    console = Console()
-    console.print(table)
-    console.print(f"samples, denoised samples and real digits: {samples_run / 'samples/grid.png'}")
-    console.print(f"samples while it trained: {samples_run / 'grids'}")
-    console.print(f"likelihood of each image: {likelihood_report.parent / 'per_image.csv'}")
+    bits = likelihood["bits_per_dim"]
+    name = f"likelihood of {likelihood['count']} held-out images"
+    table.add_row(name, f"{bits['mean']:.3f} ± {bits['standard_error']:.3f}", "", "")
+    for name, scores in samples["samples"].items():
+        cells = (spread(scores["accuracy"], 3), spread(scores["frechet_distance"], 1))
+        table.add_row(name, "", *cells)
+    Console(width=92).print(table)
+    print("± is the standard error of bits/dim, and the deviation over", end=" ")
+    print(f"{len(samples['seeds'])} seeds of {samples['num_samples']} samples.")
+    print(f"pictures    {samples_run / 'samples' / 'grid.png'}")
+    print(f"            {samples_run / 'grids'} (while it trained)")
+    print(f"each image  {likelihood_report.parent / 'per_image.csv'}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import hydra
 import hydra.utils
 import torch
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.progress import track
 
 from tarflow.data import ImageData
@@ -102,6 +102,8 @@ def _told_plainly() -> Iterator[None]:
         yield
     except TarflowError as error:
         sys.exit(f"tarflow: {error}")
+    except MissingMandatoryValue as error:
+        sys.exit(f"tarflow: {error.full_key} is needed: give {error.full_key}=...")
     except InstantiationException as error:
         if not isinstance(error.__cause__, ValueError):
             raise

@@ -194,6 +194,8 @@ def test_errors_say_what_to_do(trained, tmp_path):
         *train, "experiment=digits_samples", f"run_dir={trained}", *TINY, "model.model_dim=32"
     )
     assert "image_size=..." in error_of("convert", "weights.pth", "out", "size=3")
+    assert "checkpoint is needed" in error_of("sample")
+    assert "data.data.root is needed" in error_of(*train, "data=folder", "run_dir=f")
     assert "usage: tarflow COMMAND" in error_of("draw")
 
 

@@ -1,5 +1,6 @@
 """The files around the package: container, workflow, versions."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,8 +8,12 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
+
+from tarflow import GaussianNoise, TarFlow
+from tests.models import randomized
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,3 +54,15 @@ def test_workflow_files_are_valid_and_run_what_exists(name):
         assert (ROOT / last["run"]).is_file()
     else:
         assert all(hook["entry"].startswith(".venv/bin/") for hook in content["repos"][0]["hooks"])
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    flow = TarFlow(8, 2, 1, 2, 1, 64, num_classes=10, noise=GaussianNoise(17, 0.1))
+    randomized(flow).save_pretrained("outputs/digits_samples/seed_0/pretrained")
+    [code] = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    scope = {}
+    exec(code, scope)
+    assert scope["log_p"].shape == (10,)
+    assert scope["clean"].shape == (10, 1, 8, 8)

@@ -86,3 +86,9 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
     tensor = torch.tensor(values, dtype=torch.float64)
     deviation = float(tensor.std()) if len(values) > 1 else 0.0
     return {"mean": float(tensor.mean()), "deviation": deviation}
+
+
+def spread(score: Mapping[str, float], digits: int) -> str:
+    """A mean in words, with its deviation where there is one."""
+    mean = f"{score['mean']:.{digits}f}"
+    return f"{mean} ± {score['deviation']:.{digits}f}" if score["deviation"] else mean

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tarflow.data import ImageData
 from tarflow.denoising import denoise
 from tarflow.evaluation.likelihood import check_fit
-from tarflow.evaluation.report import Report, mean_and_deviation
+from tarflow.evaluation.report import Report, mean_and_deviation, spread
 from tarflow.flow import TarFlow
 from tarflow.guidance import Guidance, LinearGuidance
 from tarflow.noise import GaussianNoise
@@ -104,9 +104,9 @@ class SampleMetrics:
             columns.append("classifier accuracy")
         rows = []
         for name, scores in values.items():
-            row = [name, _format(scores["frechet_distance"], 2)]
+            row = [name, spread(scores["frechet_distance"], 2)]
             if data.num_classes:
-                row.append(_format(scores["accuracy"], 4) if "accuracy" in scores else "")
+                row.append(spread(scores["accuracy"], 4) if "accuracy" in scores else "")
             rows.append(row)
         title = (
             f"{self.num_samples} samples against the training images of {data.name}: mean and"
@@ -159,9 +159,3 @@ def _pixels(flow: TarFlow, x: Tensor) -> np.ndarray:
     """Samples as rows of integers."""
     assert flow.noise is not None
     return flow.noise.to_pixels(x).flatten(1).cpu().numpy()
-
-
-def _format(score: dict[str, float], digits: int) -> str:
-    """A mean, and a deviation where there is one."""
-    mean = f"{score['mean']:.{digits}f}"
-    return f"{mean} ± {score['deviation']:.{digits}f}" if score["deviation"] else mean
