@@ -14,7 +14,7 @@ from tarflow.errors import (
     NonFiniteError,
     TarflowError,
 )
-from tarflow.flow import Flow, TarFlow
+from tarflow.flow import Flow
 from tarflow.guidance import (
     ConstantSchedule,
     GaussianGuidance,
@@ -24,6 +24,7 @@ from tarflow.guidance import (
 )
 from tarflow.noise import GaussianNoise, Noise, UniformDequantization
 from tarflow.randomness import ExampleSeeds
+from tarflow.tar_flow import TarFlow
 from tarflow.transforms import Composition, Patchify, Permute, Reverse, Transform
 
 __version__ = "0.1.0"

@@ -20,11 +20,11 @@ from rich.progress import track
 from tarflow.data import ImageData
 from tarflow.denoising import denoise
 from tarflow.errors import CheckpointError, TarflowError
-from tarflow.flow import TarFlow
 from tarflow.gallery import Gallery, real_images
 from tarflow.noise import GaussianNoise
 from tarflow.published import read_published
 from tarflow.sampling import read_labels, sample_batches
+from tarflow.tar_flow import TarFlow
 
 instantiate = partial(hydra.utils.instantiate, _convert_="all")
 

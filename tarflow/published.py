@@ -11,8 +11,8 @@ from torch import Tensor
 from tarflow import checkpoint
 from tarflow.affine import ExpScale, UnitScale
 from tarflow.errors import CheckpointError
-from tarflow.flow import TarFlow
 from tarflow.noise import GaussianNoise
+from tarflow.tar_flow import TarFlow
 
 HEAD_DIM = 64
 """Width of a head in every published model."""

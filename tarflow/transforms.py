@@ -105,6 +105,11 @@ class Patchify(Rearrangement):
         self.grid = (height // patch_size, width // patch_size)
         self.patch_size = patch_size
 
+    @property
+    def length(self) -> int:
+        """Number of patches."""
+        return self.grid[0] * self.grid[1]
+
     def arrange(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch length patch_dim"]:

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from tarflow.data import ImageData
 from tarflow.errors import DataError
 from tarflow.evaluation.report import Report, mean_and_error
-from tarflow.flow import TarFlow
 from tarflow.noise import GaussianNoise, UniformDequantization
 from tarflow.randomness import ExampleSeeds
+from tarflow.tar_flow import TarFlow
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from tarflow.data import ImageData
 from tarflow.denoising import denoise
 from tarflow.evaluation.likelihood import check_fit
 from tarflow.evaluation.report import Report, mean_and_deviation, spread
-from tarflow.flow import TarFlow
 from tarflow.guidance import Guidance, LinearGuidance
 from tarflow.noise import GaussianNoise
 from tarflow.sampling import read_labels, sample_batches
+from tarflow.tar_flow import TarFlow
 
 GAMMA = 0.256
 """Sharpness of the classifier's kernel for pixels in [0, 1]: that of scikit-learn's digits."""

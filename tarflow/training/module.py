@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from tarflow.base import DiagonalNormal
 from tarflow.context import Context
 from tarflow.errors import ConfigurationError, NonFiniteError, TarflowError
-from tarflow.flow import TarFlow
 from tarflow.noise import UniformDequantization
+from tarflow.tar_flow import TarFlow
 
 ADVICE = (
     "Try a lower learning rate, a longer warm-up, a lower max_grad_norm, a bounded scale"
