@@ -10,7 +10,7 @@ from tarflow.affine import Affine, Scale
 from tarflow.context import Context
 from tarflow.decoding import Decoding
 from tarflow.guidance import Guidance
-from tarflow.nn.attention import DifferentiableKVCache, KVCache
+from tarflow.nn.attention import DifferentiableKVCache, KVCache, Window
 from tarflow.nn.embedding import LabelEmbedding
 from tarflow.nn.transformer import CausalTransformer
 from tarflow.transforms import Transform
@@ -46,7 +46,8 @@ class AutoregressiveTransform(Transform):
     ) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         condition = self.condition(context, len(x))
-        raw = self.network(x[:, :-1], condition, context.temperature).to(x.dtype)
+        window = Window(temperature=context.temperature)
+        raw = self.network(x[:, :-1], condition, window).to(x.dtype)
         affine = self.scale.affine(raw).after_first()
         return affine.to_noise(x), affine.log_det
 
@@ -101,7 +102,8 @@ class Prediction:
     def __call__(self, x: Float[Tensor, "batch window patch_dim"], start: int) -> Affine:
         """Predict the maps of positions `start + 1 ...` from the values before them."""
         network = self.transform.network
-        raw = network(x, self.condition, self.temperature, self.cache, start)
+        window = Window(start, self.cache, self.temperature)
+        raw = network(x, self.condition, window)
         return self.transform.scale.affine(raw.to(self.dtype))
 
 

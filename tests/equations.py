@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from tarflow import AutoregressiveTransform, Reverse, TarFlow
+from tarflow.nn.attention import Window
 
 
 def predict(transform: AutoregressiveTransform, before: Tensor, label: Tensor, temperature=1.0):
     """Log-scale and shift after the values `before`, each evaluated from scratch."""
     condition = null_aware_embedding(transform, label)
     divisor = torch.full((len(before),), temperature, dtype=before.dtype)
-    raw = transform.network(before, condition, divisor)[:, -1]
+    raw = transform.network(before, condition, Window(temperature=divisor))[:, -1]
     return raw.chunk(2, dim=-1)
 
 

@@ -1,5 +1,7 @@
 """Causal self-attention, with an explicit key/value cache for decoding."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -66,6 +68,25 @@ class DifferentiableKVCache(KVCache):
         return joined
 
 
+@dataclass(frozen=True)
+class Window:
+    """What a pass through the layers attends to besides its own inputs, and how sharply.
+
+    Attributes:
+        start: Position of the first input.
+        cache: Keys and values of the positions before; written at those of the inputs.
+        temperature: Divisor of the attention logits, one per example.
+    """
+
+    start: int = 0
+    cache: KVCache | None = None
+    temperature: Float[Tensor, " batch"] | None = None
+
+
+WHOLE = Window()
+"""A pass over a whole sequence."""
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head self-attention in which every position sees itself and what came before.
 
@@ -73,9 +94,10 @@ class CausalSelfAttention(nn.Module):
         model_dim: Width of the model; a multiple of `head_dim`.
         head_dim: Width of one head.
         dropout: Probability of dropping an attention weight in training.
+        layer: Index of this layer in a cache.
     """
 
-    def __init__(self, model_dim: int, head_dim: int, dropout: float = 0.0):
+    def __init__(self, model_dim: int, head_dim: int, dropout: float = 0.0, layer: int = 0):
         super().__init__()
         if model_dim % head_dim:
             raise ConfigurationError(
@@ -83,32 +105,20 @@ class CausalSelfAttention(nn.Module):
             )
         self.head_dim = head_dim
         self.dropout = dropout
+        self.layer = layer
         self.qkv = nn.Linear(model_dim, 3 * model_dim)
         self.proj = nn.Linear(model_dim, model_dim)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch window model_dim"],
-        temperature: Float[Tensor, " batch"] | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
-        start: int = 0,
+        self, x: Float[Tensor, "batch window model_dim"], window: Window = WHOLE
     ) -> Float[Tensor, "batch window model_dim"]:
-        """Attend from positions `start ...` to themselves and to what the cache holds before them.
-
-        Args:
-            x: Inputs at positions `start, start + 1, ...`.
-            temperature: Divisor of the attention logits, one per example.
-            cache: Where the keys and values of earlier positions are; also written.
-            layer: This layer's index in the cache.
-            start: Position of the first input.
-        """
+        """Attend to the inputs and to what the window's cache holds before them."""
         pattern = "batch window (three heads head_dim) -> three batch heads window head_dim"
         q, k, v = rearrange(self.qkv(x), pattern, three=3, head_dim=self.head_dim)
-        if temperature is not None:
-            q = q / temperature.to(q.dtype)[:, None, None, None]
-        if cache is not None:
-            k, v = cache.update(layer, start, k, v)
+        if window.temperature is not None:
+            q = q / window.temperature.to(q.dtype)[:, None, None, None]
+        if window.cache is not None:
+            k, v = window.cache.update(self.layer, window.start, k, v)
         attended = attend(q, k, v, self.dropout if self.training else 0.0)
         return self.proj(rearrange(attended, "batch heads window dim -> batch window (heads dim)"))
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tarflow.nn.attention import CausalSelfAttention, KVCache
+from tarflow.nn.attention import WHOLE, CausalSelfAttention, Window
 
 
 class MLP(nn.Sequential):
@@ -22,23 +22,20 @@ class MLP(nn.Sequential):
 class Block(nn.Module):
     """One layer: attention, then an MLP, each after a LayerNorm and added to its input."""
 
-    def __init__(self, model_dim: int, head_dim: int, expansion: int, dropout: float = 0.0):
+    def __init__(
+        self, model_dim: int, head_dim: int, expansion: int, dropout: float = 0.0, layer: int = 0
+    ):
         super().__init__()
         self.attention_norm = nn.LayerNorm(model_dim)
-        self.attention = CausalSelfAttention(model_dim, head_dim, dropout)
+        self.attention = CausalSelfAttention(model_dim, head_dim, dropout, layer)
         self.mlp_norm = nn.LayerNorm(model_dim)
         self.mlp = MLP(model_dim, expansion, dropout)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch window model_dim"],
-        temperature: Float[Tensor, " batch"] | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
-        start: int = 0,
+        self, x: Float[Tensor, "batch window model_dim"], window: Window = WHOLE
     ) -> Float[Tensor, "batch window model_dim"]:
-        """Apply the layer; the arguments are those of `CausalSelfAttention.forward`."""
-        x = x + self.attention(self.attention_norm(x), temperature, cache, layer, start)
+        """Apply the layer."""
+        x = x + self.attention(self.attention_norm(x), window)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -75,7 +72,7 @@ class CausalTransformer(nn.Module):
         self.proj_in = nn.Linear(in_features, model_dim)
         self.position_embedding = nn.Parameter(0.01 * torch.randn(length, model_dim))
         self.blocks = nn.ModuleList(
-            Block(model_dim, head_dim, expansion, dropout) for _ in range(num_layers)
+            Block(model_dim, head_dim, expansion, dropout, layer) for layer in range(num_layers)
         )
         self.proj_out = nn.Linear(model_dim, out_features)
         nn.init.zeros_(self.proj_out.weight)
@@ -85,23 +82,19 @@ class CausalTransformer(nn.Module):
         self,
         x: Float[Tensor, "batch window in_features"],
         condition: Float[Tensor, "batch model_dim"] | None = None,
-        temperature: Float[Tensor, " batch"] | None = None,
-        cache: KVCache | None = None,
-        start: int = 0,
+        window: Window = WHOLE,
     ) -> Float[Tensor, "batch window out_features"]:
-        """Transform the vectors at positions `start ...`.
+        """Transform the vectors at the positions of a window.
 
         Args:
             x: Input vectors; computed in the dtype of the weights.
             condition: Vector added at every position.
-            temperature: Divisor of the attention logits, one per example.
-            cache: Keys and values of the positions before `start`; written at those of `x`.
-            start: Position of the first vector.
+            window: Where the vectors stand, and what came before them.
         """
         h = self.proj_in(x.to(self.proj_in.weight.dtype))
-        h = h + self.position_embedding[start : start + x.shape[1]]
+        h = h + self.position_embedding[window.start : window.start + x.shape[1]]
         if condition is not None:
             h = h + condition[:, None]
-        for layer, block in enumerate(self.blocks):
-            h = block(h, temperature, cache, layer, start)
+        for block in self.blocks:
+            h = block(h, window)
         return self.proj_out(h)

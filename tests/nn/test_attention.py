@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from tarflow.nn.attention import CausalSelfAttention, DifferentiableKVCache, KVCache, attend
+from tarflow.nn.attention import (
+    CausalSelfAttention,
+    DifferentiableKVCache,
+    KVCache,
+    Window,
+    attend,
+)
 
 from ..models import randomized
 
@@ -38,7 +44,7 @@ def test_heads_and_projections_are_those_of_the_equations(attention):
 
 def test_temperature_divides_the_logits_of_its_own_example(attention):
     x = torch.randn(2, 5, 8, dtype=torch.float64)
-    tempered = attention(x, torch.tensor([1.0, 0.5], dtype=torch.float64))
+    tempered = attention(x, Window(temperature=torch.tensor([1.0, 0.5], dtype=torch.float64)))
     with torch.no_grad():
         attention.qkv.weight[:8] *= 2  # queries twice as large
         attention.qkv.bias[:8] *= 2
@@ -84,7 +90,7 @@ def test_a_cache_is_written_in_place():
 def test_gradients_flow_through_a_differentiable_cache(attention):
     x = torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)
     cache = DifferentiableKVCache(1, 5)
-    steps = [attention(x[:, i : i + 1], cache=cache, start=i) for i in range(5)]
+    steps = [attention(x[:, i : i + 1], Window(i, cache)) for i in range(5)]
     weight = torch.randn(2, 5, 8, dtype=torch.float64)
     [stepwise] = torch.autograd.grad((torch.cat(steps, dim=1) * weight).sum(), x)
     [at_once] = torch.autograd.grad((attention(x) * weight).sum(), x)

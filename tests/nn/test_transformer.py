@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tarflow.nn.attention import KVCache
+from tarflow.nn.attention import KVCache, Window
 from tarflow.nn.transformer import Block, CausalTransformer
 
 from ..models import randomized, tiny_network
@@ -61,10 +61,10 @@ def test_windows_with_a_cache_equal_the_whole_sequence(network, x, window):
     cache = KVCache(num_layers=2, length=5)
     with torch.no_grad():
         parts = [
-            network(x[:, i : i + window], condition, temperature, cache, i)
+            network(x[:, i : i + window], condition, Window(i, cache, temperature))
             for i in range(0, 5, window)
         ]
-        expected = network(x, condition, temperature)
+        expected = network(x, condition, Window(temperature=temperature))
     torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=0, atol=1e-12)
 
 
