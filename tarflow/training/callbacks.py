@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from tqdm import tqdm
 
 from tarflow.denoising import denoise
+from tarflow.errors import NonFiniteError
 from tarflow.flow import Flow
 from tarflow.guidance import Guidance
 from tarflow.noise import GaussianNoise, Noise
@@ -89,8 +91,14 @@ class SampleGrid(Callback):
             return
         module = averaged_module(trainer, pl_module)
         flow, was_training = module.flow, module.flow.training
-        picture = grid(self._draw(flow.eval(), module.noise), module.noise.levels)
-        flow.train(was_training)
+        try:
+            picture = grid(self._draw(flow.eval(), module.noise), module.noise.levels)
+        except NonFiniteError as error:
+            # A young flow may have no finite samples, and still learn to.
+            rank_zero_warn(f"no sample grid at step {step}: {error}")
+            return
+        finally:
+            flow.train(was_training)
         self.directory.mkdir(parents=True, exist_ok=True)
         picture.save(path)
         for logger in trainer.loggers:

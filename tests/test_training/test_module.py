@@ -14,7 +14,14 @@ from tarflow import (
     UnitScale,
 )
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
-from tarflow.training import DivergenceError, FlowModule, WeightAveraging, adamw, warmup_cosine
+from tarflow.training import (
+    DivergenceError,
+    FlowModule,
+    SampleGrid,
+    WeightAveraging,
+    adamw,
+    warmup_cosine,
+)
 
 
 def tiny_flow(**options) -> TarFlow:
@@ -201,3 +208,15 @@ def test_gaussian_noise_reports_no_bits(data):
     trainer = fit(tiny_module(flow), data, max_steps=3)
     assert "val/nats_per_dim" in trainer.logged_metrics
     assert "val/bits_per_dim" not in trainer.logged_metrics
+
+
+def test_samples_that_are_not_finite_do_not_stop_training(data, tmp_path):
+    flow = tiny_flow()
+    with torch.no_grad():
+        flow.transform[1].network.proj_out.bias[:4] = 200.0  # exp(200) overflows, exp(-200) is 0
+    grids = SampleGrid(tmp_path, every_n_steps=1, num_samples=4)
+    with pytest.warns(UserWarning, match=r"no sample grid at step 1: the inverse of transform 1"):
+        trainer = fit(tiny_module(flow, lr=1e-6), data, max_steps=2, callbacks=[grids])
+    assert trainer.global_step == 2
+    assert flow.training
+    assert not list(tmp_path.iterdir())
