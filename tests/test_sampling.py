@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tarflow import ContextError, LinearGuidance
+from tarflow import ConfigurationError, ContextError, LinearGuidance
 from tarflow.sampling import read_labels, sample_batches
 
 from .models import tiny_flow
@@ -107,5 +107,7 @@ def test_label_and_guidance_reach_the_flow(flow):
     assert (plain - guided).abs().max() > 1e-3
 
 
-def test_no_samples(flow):
-    assert list(sample_batches(flow, 0, None, 0, 3)) == []
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(0, 3), (3, 0)])
+def test_nothing_to_draw_is_refused(flow, num_samples, batch_size):
+    with pytest.raises(ConfigurationError, match="must be at least 1"):
+        next(sample_batches(flow, num_samples, None, 0, batch_size))
