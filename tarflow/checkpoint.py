@@ -35,6 +35,7 @@ def save(directory: Path | str, config: Mapping[str, Any], weights: Mapping[str,
     try:
         new_config.write_text(text)
         save_file({key: value.contiguous() for key, value in weights.items()}, new_weights)
+        new_weights.chmod(new_config.stat().st_mode)  # safetensors keeps others from reading it
         os.replace(new_weights, directory / WEIGHTS)
         os.replace(new_config, directory / CONFIG)
     finally:

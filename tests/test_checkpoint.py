@@ -324,3 +324,8 @@ def test_a_flow_comes_back_in_the_dtype_it_was_saved_in(tmp_path, dtype):
     tiny_flow().to(dtype).save_pretrained(tmp_path)
     loaded = TarFlow.from_pretrained(tmp_path)
     assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+
+
+def test_both_files_can_be_read_by_the_same_people(tmp_path):
+    tiny_flow().save_pretrained(tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1

@@ -1,13 +1,13 @@
 """What a training run keeps and shows: checkpoint, pretrained model, sample grids, a bar."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from tqdm import tqdm
 
 from tarflow.denoising import denoise
@@ -95,7 +95,7 @@ class SampleGrid(Callback):
             picture = grid(self._draw(flow.eval(), module.noise), module.noise.levels)
         except NonFiniteError as error:
             # A young flow may have no finite samples, and still learn to.
-            rank_zero_warn(f"no sample grid at step {step}: {error}")
+            warnings.warn(f"no sample grid at step {step}: {error}", stacklevel=2)
             return
         finally:
             flow.train(was_training)
