@@ -136,7 +136,8 @@ def test_half_precision_is_close_and_keeps_the_state_in_float32(case, autocast):
 
 def test_compiled_equals_eager():
     root = Path(__file__).parent.parent
-    program = [sys.executable, "-W", "error", "-m", "tests.compilation"]
+    harmless = "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning"
+    program = [sys.executable, "-W", "error", "-W", harmless, "-m", "tests.compilation"]
     done = subprocess.run(program, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
