@@ -4,7 +4,7 @@ from tarflow.affine import Affine, ExpScale, Scale, SoftClipScale, SoftplusScale
 from tarflow.autoregressive import AutoregressiveTransform
 from tarflow.base import DiagonalNormal, StandardNormal
 from tarflow.context import NULL_CLASS, Context
-from tarflow.decoding import Decoder, Sequential
+from tarflow.decoding import Decoder, PerTransform, Sequential
 from tarflow.denoising import denoise
 from tarflow.errors import (
     CheckpointError,
@@ -22,10 +22,13 @@ from tarflow.guidance import (
     LinearGuidance,
     LinearSchedule,
 )
+from tarflow.jacobi import Jacobi
+from tarflow.nn.prepared import Networks
 from tarflow.noise import GaussianNoise, Noise, UniformDequantization
 from tarflow.randomness import ExampleSeeds
+from tarflow.report import SamplingReport, TransformReport
 from tarflow.tar_flow import TarFlow
-from tarflow.transforms import Composition, Patchify, Permute, Reverse, Transform
+from tarflow.transforms import Composition, Inverse, Patchify, Permute, Reverse, Transform
 
 __version__ = "0.1.0"
 
@@ -48,13 +51,18 @@ __all__ = [
     "GaussianGuidance",
     "GaussianNoise",
     "Guidance",
+    "Inverse",
+    "Jacobi",
     "LinearGuidance",
     "LinearSchedule",
+    "Networks",
     "Noise",
     "NonFiniteError",
     "Patchify",
+    "PerTransform",
     "Permute",
     "Reverse",
+    "SamplingReport",
     "Scale",
     "Sequential",
     "SoftClipScale",
@@ -63,6 +71,7 @@ __all__ = [
     "TarFlow",
     "TarflowError",
     "Transform",
+    "TransformReport",
     "UniformDequantization",
     "UnitScale",
     "denoise",

@@ -1,5 +1,7 @@
 """Flows: a transform and a base distribution make a density."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,11 +9,13 @@ from torch import Tensor, nn
 from tarflow.base import StandardNormal
 from tarflow.context import Context
 from tarflow.decoding import Decoder, Decoding, Sequential
-from tarflow.errors import ContextError, NonFiniteError
+from tarflow.errors import ConfigurationError, ContextError, NonFiniteError
 from tarflow.guidance import Guidance
+from tarflow.nn.prepared import Networks
 from tarflow.noise import Noise
 from tarflow.randomness import RandomSource
-from tarflow.transforms import Composition, Transform
+from tarflow.report import SamplingReport
+from tarflow.transforms import Composition, Inverse, Transform
 
 ContextLike = Context | Tensor | int | None
 """A context, labels (a tensor, or one integer for the whole batch), or nothing."""
@@ -56,27 +60,67 @@ class Flow(nn.Module):
         self,
         z: Float[Tensor, "batch length patch_dim"],
         context: ContextLike = None,
-        *,
-        guidance: Guidance | None = None,
-        decoder: Decoder = Sequential(),
+        **options: Any,
     ) -> Float[Tensor, "batch ..."]:
         """Map noise to data; differentiable, unless gradients are off, when it is faster.
 
         Args:
             z: Noise.
             context: What the density is conditioned on.
-            guidance: Moves every prediction away from that of a null context.
-            decoder: How each autoregressive transform is inverted.
+            **options: How to decode; see `decode`.
 
         Raises:
             NonFiniteError: The data is not finite; tells the transform.
         """
+        return self.decode(z, context, **options).x
+
+    def decode(
+        self,
+        z: Float[Tensor, "batch length patch_dim"],
+        context: ContextLike = None,
+        *,
+        guidance: Guidance | None = None,
+        decoder: Decoder = Sequential(),
+        dtype: torch.dtype | None = None,
+        compile: bool = False,
+        networks: Networks | None = None,
+        certify: bool = False,
+    ) -> Inverse:
+        """Map noise to data, and tell how it went.
+
+        Args:
+            z: Noise.
+            context: What the density is conditioned on.
+            guidance: Moves every prediction away from that of a null context.
+            decoder: How each autoregressive transform is inverted.
+            dtype: Precision in which transformers compute, such as `torch.bfloat16`; by default
+                that of their weights. The state z, x stays in float32 or above. Without gradients
+                only.
+            compile: Whether single steps run compiled: pays after many samples, if at all
+                (docs/experiments.md). Without gradients only.
+            networks: Carries what `dtype` and `compile` prepare from call to call, in their place.
+            certify: Whether sequential decoding in a lower `dtype` is checked as well, by one
+                parallel pass for each transform.
+
+        Returns:
+            The data, the log-determinant of the (guided) map from data to noise, and a report for
+            each autoregressive transform, that nearest the noise first.
+
+        Raises:
+            NonFiniteError: The data is not finite; tells the transform.
+        """
+        if torch.is_grad_enabled() and (dtype or compile or networks):
+            raise ConfigurationError(
+                "gradients flow through decoding only in the weights' own precision and not"
+                " compiled: leave dtype, compile and networks out, or use torch.no_grad()"
+            )
         context = self._read(context, z)
         if not z.isfinite().all():
             raise NonFiniteError("the noise is not finite: it holds NaN or infinity", None)
         if guidance is not None and guidance.weight > 0:
             self._check_guidance(context, guidance)
-        return self.transform.inverse(z, context, Decoding(decoder, guidance))
+        networks = networks or Networks(dtype, compile)
+        return self.transform.inverse(z, context, Decoding(decoder, guidance, networks, certify))
 
     def log_prob(
         self, x: Float[Tensor, "batch ..."], context: ContextLike = None
@@ -107,29 +151,59 @@ class Flow(nn.Module):
         num_samples: int,
         context: ContextLike = None,
         *,
-        guidance: Guidance | None = None,
-        decoder: Decoder = Sequential(),
         source: RandomSource = None,
-    ) -> Float[Tensor, "batch ..."]:
+        return_report: bool = False,
+        **options: Any,
+    ) -> Any:
         """Draw samples, without gradients; for those, call `inverse` on draws of `base`.
+
+        Example:
+            >>> from tarflow import Jacobi, TarFlow
+            >>> flow = TarFlow(8, 2, num_channels=1, model_dim=64, num_layers=1).eval()
+            >>> x, report = flow.sample(5, decoder=Jacobi(window=8), return_report=True)
+            >>> report.certified
+            tensor([True, True, True, True, True])
 
         Args:
             num_samples: Number of samples.
             context: What to condition on: one row per sample, or one label for all.
-            guidance: Moves every prediction away from that of a null context.
-            decoder: How each autoregressive transform is inverted.
             source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
+            return_report: Whether to return a `SamplingReport`, with a certificate for every
+                transform and sample, beside the samples.
+            **options: How to decode: `guidance`, `decoder`, `dtype` and more; see `decode`.
         """
         z = self.base.sample(num_samples, source)
-        return self.inverse(z, context, guidance=guidance, decoder=decoder)
+        inverse = self.decode(z, context, **{"certify": return_report, **options})
+        return (inverse.x, SamplingReport(inverse.reports)) if return_report else inverse.x
 
     @torch.no_grad()
     def sample_and_log_prob(
-        self, num_samples: int, context: ContextLike = None, **options
+        self,
+        num_samples: int,
+        context: ContextLike = None,
+        *,
+        source: RandomSource = None,
+        **options: Any,
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
-        """Draw samples with the options of `sample`; also return their unguided log-density."""
-        x = self.sample(num_samples, context, **options)
-        return x, self.log_prob(x, context)
+        """Draw samples, and tell their unguided log-density, in nats.
+
+        Sequential decoding computes the density on its way. Where that would be the density of
+        something else - guidance is on, the decoder has a tolerance, the dtype is a lower one - it
+        takes one parallel pass more.
+
+        Args:
+            num_samples: Number of samples.
+            context: What to condition on: one row per sample, or one label for all.
+            source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
+            **options: How to decode; see `decode`.
+        """
+        z = self.base.sample(num_samples, source)
+        inverse = self.decode(z, context, **options)
+        if not self._is_exact(inverse, **options):
+            return inverse.x, self.log_prob(inverse.x, context)
+        log_prob = self.base.log_prob(z) + inverse.log_det
+        self.check_finite(log_prob, inverse.x, context)
+        return inverse.x, log_prob
 
     def check_finite(self, value: Tensor, x: Tensor, context: ContextLike = None) -> None:
         """Raise an error that names the first transform whose output for x is not finite.
@@ -164,6 +238,13 @@ class Flow(nn.Module):
                 f" {self.num_classes - 1}, and -1 for no class"
             )
         return context
+
+    @staticmethod
+    def _is_exact(inverse: Inverse, guidance=None, **options: Any) -> bool:
+        """Whether the log-determinant is that of the unguided flow at the data, up to rounding."""
+        if guidance is not None and guidance.weight > 0:
+            return False
+        return all(report.exact for report in inverse.reports)
 
     def _check_guidance(self, context: Context, guidance: Guidance) -> None:
         """Refuse guidance that would cost a pass and change nothing."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.affine import Affine
@@ -16,25 +16,25 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(
-        self, weight: float, position: Float[Tensor, " window"], length: int
-    ) -> Float[Tensor, "window 1"]:
-        """The weights at some positions of a sequence, in the dtype of the positions."""
+        self, weight: float, position: Float[Tensor, " length"]
+    ) -> Float[Tensor, " length"]:
+        """The weight at every position 0 ... T - 1 of a sequence."""
 
 
 @dataclass(frozen=True)
 class ConstantSchedule(Schedule):
     """The same weight everywhere."""
 
-    def __call__(self, weight, position, length):
-        return torch.full_like(position, weight)[:, None]
+    def __call__(self, weight, position):
+        return torch.full_like(position, weight)
 
 
 @dataclass(frozen=True)
 class LinearSchedule(Schedule):
     r"""Weight $w i / (T - 1)$ at position i of T: none at first, all of it at the end."""
 
-    def __call__(self, weight, position, length):
-        return (weight * position / (length - 1))[:, None]
+    def __call__(self, weight, position):
+        return weight * position / (len(position) - 1)
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,15 @@ class Guidance(ABC):
         """Whether the rule acts on a transform, given how many were inverted before it."""
         return self.weight > 0
 
+    def weights(self, position: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
+        """The weight at every position 0 ... T - 1 of a sequence."""
+        return torch.full_like(position, self.weight)
+
     @abstractmethod
     def __call__(
-        self, conditional: Affine, null: Affine, position: Int[Tensor, " window"], length: int
+        self, conditional: Affine, null: Affine, weight: Float[Tensor, "window 1"]
     ) -> Affine:
-        """Combine the predictions for some positions of a sequence."""
+        """Combine the predictions for some positions, given the weights there."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class LinearGuidance(Guidance):
     Example:
         >>> one, two = torch.ones(1, 1, 1), 2 * torch.ones(1, 1, 1)
         >>> rule = LinearGuidance(weight=0.5)
-        >>> rule(Affine(two, two), Affine(one, one), torch.tensor([1]), length=4).shift
+        >>> weight = rule.weights(torch.arange(4.0))[:1, None]
+        >>> rule(Affine(two, two), Affine(one, one), weight).shift
         tensor([[[2.5000]]])
 
     Attributes:
@@ -89,8 +94,10 @@ class LinearGuidance(Guidance):
     on_log_scale: bool = True
     on_shift: bool = True
 
-    def __call__(self, conditional, null, position, length):
-        weight = self.schedule(self.weight, position.to(conditional.shift.dtype), length)
+    def weights(self, position):
+        return self.schedule(self.weight, position)
+
+    def __call__(self, conditional, null, weight):
         log_scale, shift = conditional.log_scale, conditional.shift
         if self.on_log_scale:
             log_scale = log_scale + weight * (log_scale - null.log_scale)
@@ -111,8 +118,8 @@ class GaussianGuidance(Guidance):
     def acts_at(self, depth):
         return super().acts_at(depth) and depth == 0
 
-    def __call__(self, conditional, null, position, length):
+    def __call__(self, conditional, null, weight):
         ratio = torch.exp(2 * (conditional.log_scale - null.log_scale)).clamp(max=1)
-        precision = 1 + self.weight - self.weight * ratio
-        shift = (1 + self.weight) * conditional.shift - self.weight * ratio * null.shift
+        precision = 1 + weight - weight * ratio
+        shift = (1 + weight) * conditional.shift - weight * ratio * null.shift
         return Affine(conditional.log_scale - 0.5 * precision.log(), shift / precision)

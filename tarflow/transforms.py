@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -12,6 +13,22 @@ from torch import Tensor, nn
 from tarflow.context import Context
 from tarflow.decoding import Decoding
 from tarflow.errors import ConfigurationError, NonFiniteError
+from tarflow.report import TransformReport
+
+
+@dataclass(frozen=True)
+class Inverse:
+    r"""What inverting a transform gives.
+
+    Attributes:
+        x: The data.
+        log_det: $\log |\det dz/dx|$ at x of each example, in nats; of the guided map, if guided.
+        reports: What was measured on the way, one for each transform that was decoded.
+    """
+
+    x: Tensor
+    log_det: Float[Tensor, " batch"]
+    reports: tuple[TransformReport, ...] = ()
 
 
 class Transform(nn.Module, ABC):
@@ -28,7 +45,7 @@ class Transform(nn.Module, ABC):
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
 
     @abstractmethod
-    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Tensor:
+    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
         """Map noise to data."""
 
 
@@ -39,9 +56,20 @@ class Rearrangement(Transform):
     def arrange(self, x: Tensor) -> Tensor:
         """Move the numbers."""
 
+    @abstractmethod
+    def restore(self, z: Tensor) -> Tensor:
+        """Move them back."""
+
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return self.arrange(x), x.new_zeros(len(x), dtype=dtype)
+        return self.arrange(x), _zeros(x)
+
+    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
+        return Inverse(self.restore(z), _zeros(z))
+
+
+def _zeros(x: Tensor) -> Float[Tensor, " batch"]:
+    """The log-determinants of nothing but moves."""
+    return x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 class Reverse(Rearrangement):
@@ -50,7 +78,7 @@ class Reverse(Rearrangement):
     def arrange(self, x: Float[Tensor, "batch length patch_dim"]) -> Tensor:
         return x.flip(1)
 
-    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Tensor:
+    def restore(self, z: Float[Tensor, "batch length patch_dim"]) -> Tensor:
         return z.flip(1)
 
 
@@ -79,7 +107,7 @@ class Permute(Rearrangement):
     def arrange(self, x: Float[Tensor, "batch length patch_dim"]) -> Tensor:
         return x[:, self.order]
 
-    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Tensor:
+    def restore(self, z: Float[Tensor, "batch length patch_dim"]) -> Tensor:
         return z[:, self.inverse_order]
 
 
@@ -124,8 +152,8 @@ class Patchify(Rearrangement):
             q=self.patch_size,
         )
 
-    def inverse(
-        self, z: Float[Tensor, "batch length patch_dim"], context: Context, decoding: Decoding
+    def restore(
+        self, z: Float[Tensor, "batch length patch_dim"]
     ) -> Float[Tensor, "batch channels height width"]:
         return rearrange(
             z,
@@ -160,10 +188,14 @@ class Composition(Transform):
             log_dets.append(log_det)
         return x, torch.stack(log_dets).sum(dim=0)
 
-    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Tensor:
+    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
+        log_dets, reports = [], []
         for index in reversed(range(len(self))):
             transform = self[index]
-            z = transform.inverse(z, context, decoding)
+            step = transform.inverse(z, context, decoding)
+            z = step.x
+            log_dets.append(step.log_det)
+            reports.extend(step.reports)
             decoding = decoding.deeper(transform.num_decoded)
             if transform.num_decoded and not z.isfinite().all():
                 raise NonFiniteError(
@@ -171,7 +203,7 @@ class Composition(Transform):
                     " lower the guidance weight, or decode in a higher precision",
                     transform=index,
                 )
-        return z
+        return Inverse(z, torch.stack(log_dets).sum(dim=0), tuple(reports))
 
     def find_non_finite(self, x: Tensor, context: Context) -> int | None:
         """Index of the first transform whose output is not finite; None if the input is not.

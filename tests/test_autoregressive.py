@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tarflow import Affine, AutoregressiveTransform, Context, ExpScale, Guidance
-from tarflow.autoregressive import GuidedPrediction, Prediction
+from tarflow import Affine, AutoregressiveTransform, Context, ExpScale, Guidance, Sequential
+from tarflow.autoregressive import Inversion
 from tarflow.nn.attention import DifferentiableKVCache, KVCache
 
 from .equations import predict
@@ -27,10 +27,13 @@ def x() -> torch.Tensor:
 
 
 class Mixture(Guidance):
-    """Takes the null prediction's scale and the conditional one's shift, and tells positions."""
+    """Takes the null prediction's scale and the conditional one's shift, and checks weights."""
 
-    def __call__(self, conditional, null, position, length):
-        assert (position.tolist(), length) == ([1, 2, 3], 8)
+    def weights(self, position):
+        return position
+
+    def __call__(self, conditional, null, weight):
+        assert weight.tolist() == [[1], [2], [3]]
         return Affine(null.log_scale, conditional.shift)
 
 
@@ -38,6 +41,12 @@ def parallel(transform: AutoregressiveTransform, x: torch.Tensor) -> Affine:
     """The maps of positions 1 ... 7, in one pass."""
     raw = transform.network(x[:, :-1], transform.condition(Context(LABEL), len(x)))
     return transform.scale.affine(raw)
+
+
+def cached_prediction(transform, x: torch.Tensor, guidance: Guidance | None = None):
+    """The prediction that decoding solves for."""
+    task = Inversion(transform, x, Context(LABEL), guidance, Sequential())
+    return task.predict(transform.network, cached=True)
 
 
 def assert_close(ours: Affine, expected: Affine, start: int, end: int) -> None:
@@ -73,7 +82,7 @@ def test_a_map_depends_on_every_earlier_position_and_no_other(transform, x, name
 @pytest.mark.parametrize("window", [1, 3, 7])
 def test_windows_predict_what_the_parallel_pass_does(transform, x, window, grad):
     with torch.set_grad_enabled(grad):
-        prediction = Prediction.start(transform, Context(LABEL), 3, torch.float64)
+        prediction = cached_prediction(transform, x)
         assert type(prediction.cache) is (DifferentiableKVCache if grad else KVCache)
         for start in range(0, 7, window):
             end = min(start + window, 7)
@@ -84,7 +93,7 @@ def test_windows_predict_what_the_parallel_pass_does(transform, x, window, grad)
 @GRAD
 def test_a_window_can_be_rewritten(transform, x, grad):
     with torch.set_grad_enabled(grad):
-        prediction = Prediction.start(transform, Context(LABEL), 3, torch.float64)
+        prediction = cached_prediction(transform, x)
         prediction(x[:, :2], 0)
         wrong = prediction(torch.zeros_like(x[:, 2:6]), 2)
         assert not torch.allclose(wrong.shift, parallel(transform, x).shift[:, 2:6])
@@ -95,9 +104,7 @@ def test_a_window_can_be_rewritten(transform, x, grad):
 @GRAD
 def test_a_guided_window_is_the_rule_on_two_predictions(transform, x, grad):
     with torch.set_grad_enabled(grad):
-        both = Context(torch.cat([LABEL, torch.full((3,), -1)]))
-        prediction = Prediction.start(transform, both, 6, torch.float64)
-        affine = GuidedPrediction(prediction, Mixture(1.0), 8)(x[:, :3], 0)
+        affine = cached_prediction(transform, x, Mixture(1.0))(x[:, :3], 0)
     _, shift = predict(transform, x[:, :3], LABEL)
     null_log_scale, _ = predict(transform, x[:, :3], torch.full((3,), -1))
     torch.testing.assert_close(affine.shift[:, 2], shift)

@@ -9,11 +9,12 @@ from tarflow import (
     Affine,
     ConstantSchedule,
     GaussianGuidance,
+    Guidance,
     LinearGuidance,
     LinearSchedule,
 )
 
-POSITION = torch.arange(1.0, 4.0)
+POSITION = torch.arange(4.0, dtype=torch.float64)
 GUIDANCES = pytest.mark.parametrize("guidance_type", [LinearGuidance, GaussianGuidance])
 
 
@@ -34,14 +35,20 @@ def wider(null: Affine, conditional: Affine) -> Affine:
     return Affine(torch.maximum(null.log_scale, conditional.log_scale), null.shift)
 
 
+def apply(guidance: Guidance, conditional: Affine, null: Affine) -> Affine:
+    """The rule at positions 1, 2, 3, in the dtype of the predictions."""
+    weights = guidance.weights(POSITION.to(conditional.shift.dtype))
+    return guidance(conditional, null, weights[1:, None])
+
+
 def score(affine: Affine, x: torch.Tensor) -> torch.Tensor:
     """The score of the Gaussian of this mean and scale."""
     return (affine.shift - x) / torch.exp(2 * affine.log_scale)
 
 
 def test_schedules_follow_their_formulas():
-    assert ConstantSchedule()(1.5, POSITION, 4).tolist() == [[1.5], [1.5], [1.5]]
-    assert LinearSchedule()(1.5, POSITION, 4).tolist() == [[0.5], [1.0], [1.5]]
+    assert ConstantSchedule()(1.5, POSITION).tolist() == [1.5, 1.5, 1.5, 1.5]
+    assert LinearSchedule()(1.5, POSITION).tolist() == [0, 0.5, 1.0, 1.5]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +56,7 @@ def test_schedules_follow_their_formulas():
 )
 def test_linear_guidance_extrapolates(conditional, null, on_log_scale, on_shift):
     guidance = LinearGuidance(1.5, 1.0, LinearSchedule(), on_log_scale, on_shift)
-    guided = guidance(conditional, null, POSITION, 4)
+    guided = apply(guidance, conditional, null)
     weight = torch.tensor([[0.5], [1.0], [1.5]], dtype=torch.float64)
     for name, acts in (("log_scale", on_log_scale), ("shift", on_shift)):
         c, n = getattr(conditional, name), getattr(null, name)
@@ -59,15 +66,15 @@ def test_linear_guidance_extrapolates(conditional, null, on_log_scale, on_shift)
 @pytest.mark.parametrize("weight", [0.3, 1.0, 7.0])
 def test_gaussian_guidance_has_the_guided_score(conditional, null, weight):
     null = wider(null, conditional)
-    guided = GaussianGuidance(weight)(conditional, null, POSITION, 4)
+    guided = apply(GaussianGuidance(weight), conditional, null)
     x = 3 * torch.randn(2, 3, 5, dtype=torch.float64)
     expected = (1 + weight) * score(conditional, x) - weight * score(null, x)
     torch.testing.assert_close(score(guided, x), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_gaussian_guidance_clips_each_element_by_itself(conditional, null):
-    guided = GaussianGuidance(2.0)(conditional, null, POSITION, 4)
-    free = GaussianGuidance(2.0)(conditional, wider(null, conditional), POSITION, 4)
+    guided = apply(GaussianGuidance(2.0), conditional, null)
+    free = apply(GaussianGuidance(2.0), conditional, wider(null, conditional))
     clipped = conditional.log_scale > null.log_scale
     assert clipped.any(dim=2).all()  # a mixture at every position of every example
     assert not clipped.all(dim=2).any()
@@ -78,13 +85,13 @@ def test_gaussian_guidance_clips_each_element_by_itself(conditional, null):
 
 
 def test_gaussian_guidance_never_widens(conditional, null):
-    guided = GaussianGuidance(20.0)(conditional, null, POSITION, 4)
+    guided = apply(GaussianGuidance(20.0), conditional, null)
     assert (guided.log_scale <= conditional.log_scale).all()
 
 
 @GUIDANCES
 def test_rules_leave_equal_predictions_alone(conditional, guidance_type):
-    guided = guidance_type(3.0)(conditional, conditional, POSITION, 4)
+    guided = apply(guidance_type(3.0), conditional, conditional)
     torch.testing.assert_close(guided.log_scale, conditional.log_scale)
     torch.testing.assert_close(guided.shift, conditional.shift)
 
@@ -93,13 +100,13 @@ def test_rules_leave_equal_predictions_alone(conditional, guidance_type):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rules_keep_the_dtype(conditional, null, guidance_type, dtype):
     single = [Affine(a.log_scale.to(dtype), a.shift.to(dtype)) for a in (conditional, null)]
-    guided = guidance_type(0.7)(*single, POSITION, 4)
+    guided = apply(guidance_type(0.7), *single)
     assert guided.log_scale.dtype == guided.shift.dtype == dtype
 
 
 @pytest.mark.parametrize("schedule", [ConstantSchedule(), LinearSchedule()])
 def test_the_weight_is_as_precise_as_the_predictions(conditional, null, schedule):
-    guided = LinearGuidance(0.7, schedule=schedule)(conditional, null, POSITION, 4)
+    guided = apply(LinearGuidance(0.7, schedule=schedule), conditional, null)
     last = conditional.shift[:, -1] + 0.7 * (conditional.shift - null.shift)[:, -1]
     torch.testing.assert_close(guided.shift[:, -1], last, rtol=0, atol=1e-14)
 

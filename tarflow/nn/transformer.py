@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tarflow.nn.attention import WHOLE, CausalSelfAttention, Window
+from tarflow.nn.attention import WHOLE, CausalSelfAttention, KVCache, Step, Window
 
 
 class MLP(nn.Sequential):
@@ -32,7 +32,7 @@ class Block(nn.Module):
         self.mlp = MLP(model_dim, expansion, dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch window model_dim"], window: Window = WHOLE
+        self, x: Float[Tensor, "batch window model_dim"], window: Window | Step = WHOLE
     ) -> Float[Tensor, "batch window model_dim"]:
         """Apply the layer."""
         x = x + self.attention(self.attention_norm(x), window)
@@ -69,6 +69,7 @@ class CausalTransformer(nn.Module):
         super().__init__()
         self.length = length
         self.model_dim = model_dim
+        self.head_dim = head_dim
         self.proj_in = nn.Linear(in_features, model_dim)
         self.position_embedding = nn.Parameter(0.01 * torch.randn(length, model_dim))
         self.blocks = nn.ModuleList(
@@ -78,11 +79,20 @@ class CausalTransformer(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in, outside of autocast."""
+        return self.position_embedding.dtype
+
+    def new_cache(self, rows: int) -> KVCache:
+        """An empty cache of keys and values for so many sequences."""
+        return KVCache(len(self.blocks), self.length)
+
     def forward(
         self,
         x: Float[Tensor, "batch window in_features"],
         condition: Float[Tensor, "batch model_dim"] | None = None,
-        window: Window = WHOLE,
+        window: Window | Step = WHOLE,
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors at the positions of a window.
 
@@ -91,10 +101,10 @@ class CausalTransformer(nn.Module):
             condition: Vector added at every position.
             window: Where the vectors stand, and what came before them.
         """
-        h = self.proj_in(x.to(self.proj_in.weight.dtype))
-        h = h + self.position_embedding[window.start : window.start + x.shape[1]]
+        h = self.proj_in(x.to(self.dtype))
+        h = h + window.rows(self.position_embedding, x.shape[1])
         if condition is not None:
-            h = h + condition[:, None]
+            h = h + condition.to(self.dtype)[:, None]
         for block in self.blocks:
             h = block(h, window)
         return self.proj_out(h)
