@@ -56,14 +56,17 @@ class AutoregressiveTransform(Transform):
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         decoder = decoding.decoder.at(decoding.depth)
         task = Inversion(self, z, context, decoding.active_guidance, decoder)
+        lowered = decoding.networks.lowers(self.network)
         if torch.is_grad_enabled():
             solution = task.solve(self.network)
+            if lowered:
+                solution = solution.unchecked()
         else:
             # The networks were cast once; autocast would cast them again at every step.
             network = decoding.networks.of(self.network)
             with torch.autocast(z.device.type, enabled=False):
                 solution = task.solve(network)
-                if decoding.networks.lowers(self.network):
+                if lowered:
                     exact = decoding.networks.exact.of(self.network)
                     solution = task.repair(solution, exact, decoding.certify)
         return Inverse(solution.x, solution.log_det, (solution.report(decoder),))
@@ -139,6 +142,10 @@ class Solution:
         measured = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
         return TransformReport(decoder, **{**measured, "residual": self.residual.detach()})
 
+    def unchecked(self) -> "Solution":
+        """The same, as one of lower precision that nothing has measured."""
+        return replace(self, residual=torch.full_like(self.residual, torch.nan), exact=False)
+
     def put(self, rows: Int[Tensor, " some"], other: "Solution") -> "Solution":
         """The same with some examples, redone, in place of theirs."""
         return Solution(
@@ -180,11 +187,11 @@ class Inversion:
         """
         x, tolerance = solution.x, self.decoder.tolerance
         missed = ~x.isfinite().all(dim=2).all(dim=1)
-        gap = torch.full_like(solution.residual, torch.nan)
-        if (certify or tolerance < torch.inf) and x.shape[1] > 1:
+        solution = solution.unchecked()
+        if certify or tolerance < torch.inf:
             gap = residual(self.predict(exact)(x[:, :-1], 0), x, self.z)
             missed = missed | ~(gap <= tolerance)
-        solution = replace(solution, residual=gap, exact=False)
+            solution = replace(solution, residual=gap)
         rows = missed.nonzero().flatten()
         if not len(rows):
             return solution

@@ -39,6 +39,7 @@ def calibrate(
     repetitions: int = 3,
     seed: int = 0,
     show: Callable[[Measurement], None] = lambda measurement: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Measure ways to decode each transform, and pick the fastest of each.
 
@@ -56,7 +57,8 @@ def calibrate(
         windows: Windows to try; those over the sequence's length count as the whole length.
         repetitions: Number of times that each is measured.
         seed: Seed of the noise.
-        show: Called with every measurement, when it is made.
+        show: Called with the measurements of a transform, one by one, when it is done.
+        tell: Called with what is measured next, in words.
 
     Raises:
         ConfigurationError: There is nothing to measure.
@@ -69,7 +71,7 @@ def calibrate(
     read = Context.of(context, batch_size, z.device)
     networks = Networks(dtype)
     flow.decode(z, read, guidance=guidance, networks=networks)  # checks, warms up
-    race = Race(read, Decoding(Sequential(), guidance, networks), repetitions)
+    race = Race(read, Decoding(Sequential(), guidance, networks), repetitions, tell)
     last = z.shape[1] - 1
     candidates = [Jacobi(w, tolerance) for w in sorted({min(w, last) for w in windows}) if w > 1]
     measurements = []
@@ -80,6 +82,7 @@ def calibrate(
         for result in results:
             show(result)
     plans = [PerTransform((Sequential(),) * len(decoders)), PerTransform(tuple(decoders))]
+    tell("whole samples")
     seconds = race.whole(flow, z, plans)
     conditions = Conditions.of(flow, batch_size, guidance, dtype, tolerance)
     choice = int(seconds[1] < seconds[0])
@@ -105,11 +108,13 @@ class Race:
         context: What to condition on.
         decoding: How to decode, but for the decoder.
         repetitions: Number of times that each is measured.
+        tell: Called with what is measured next.
     """
 
     context: Context
     decoding: Decoding
     repetitions: int
+    tell: Callable[[str], None]
 
     def transforms(
         self, composition: Composition, z: Tensor, candidates: Sequence[Decoder]
@@ -145,6 +150,7 @@ class Race:
         """Decode one transform once."""
         subject = decoder.decoder if isinstance(decoder, Limited) else decoder
         decoding = replace(self.decoding, decoder=decoder)
+        self.tell(f"transform {decoding.depth} from the noise: {subject}")
         begin = _now(z.device)
         try:
             [report] = transform.inverse(z, self.context, decoding).reports

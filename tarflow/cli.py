@@ -1,4 +1,4 @@
-"""The commands: train, evaluate, sample, convert. The only module that knows Hydra."""
+"""The commands: train, evaluate, sample, calibrate, convert. The only module that knows Hydra."""
 
 import argparse
 import logging
@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,21 @@ import hydra.utils
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
-from rich.progress import track
 
+from tarflow import calibration
+from tarflow.checkpoint import WEIGHTS
 from tarflow.data import ImageData
-from tarflow.denoising import denoise
-from tarflow.errors import CheckpointError, TarflowError
+from tarflow.errors import CheckpointError, ConfigurationError, TarflowError
 from tarflow.gallery import Gallery, real_images
-from tarflow.noise import GaussianNoise
+from tarflow.guidance import Guidance
+from tarflow.plan import Conditions, Planned
+from tarflow.plan_table import PlanTable
+from tarflow.processes import Process
 from tarflow.published import read_published
-from tarflow.sampling import read_labels, sample_batches
+from tarflow.sample_folder import fingerprints
+from tarflow.sample_run import SampleRun
+from tarflow.sampler import Sampler
+from tarflow.sampling import read_classes, read_labels
 from tarflow.tar_flow import TarFlow
 
 instantiate = partial(hydra.utils.instantiate, _convert_="all")
@@ -32,12 +39,18 @@ PACKAGED = Path(__file__).parent / "conf"
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
 """The configuration: inside an installed wheel, or beside the package in a checkout."""
 
+SHOWN = ("num_samples", "grid_samples", "columns", "save_png", "save_npz", "data")
+"""Keys of `tarflow sample` that change the files made of its samples, and not the samples."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+
 USAGE = """\
 usage: tarflow COMMAND [key=value ...]
 
   train     experiment=digits_likelihood           fit a flow; `resume=auto` goes on after a kill
   evaluate  checkpoint=DIR data=digits             likelihood (metrics=samples: sample quality)
   sample    checkpoint=DIR num_samples=100         draw samples (label=3 guidance=1.5 seed=0 ...)
+  calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
   convert   weights.pth DIR [image_size=32]        read a published checkpoint
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
@@ -45,7 +58,13 @@ usage: tarflow COMMAND [key=value ...]
 
 def main() -> None:
     """Run the command that the first argument names."""
-    commands = {"train": train, "evaluate": evaluate, "sample": sample, "convert": convert}
+    commands = {
+        "train": train,
+        "evaluate": evaluate,
+        "sample": sample,
+        "calibrate": calibrate,
+        "convert": convert,
+    }
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         asked_for_help = len(sys.argv) == 2 and sys.argv[1] in ("-h", "--help", "help")
         sys.exit(print(USAGE) if asked_for_help else USAGE)
@@ -67,6 +86,11 @@ def evaluate() -> None:
 def sample() -> None:
     """Draw samples: `tarflow sample checkpoint=...`."""
     _run("sample", _sample)
+
+
+def calibrate() -> None:
+    """Find the fastest decoders: `tarflow calibrate checkpoint=... batch_size=...`."""
+    _run("calibrate", _calibrate)
 
 
 def convert() -> None:
@@ -175,36 +199,114 @@ def _evaluate(config: DictConfig) -> None:
 def _sample(config: DictConfig) -> None:
     """Draw samples from a pretrained flow and leave pictures."""
     directory = find_pretrained(config.checkpoint)
-    flow = TarFlow.from_pretrained(directory).to(_device(config.device))
+    process = Process.find(config.rank, config.world_size)
+    flow = TarFlow.from_pretrained(directory).to(_device(config.device, process.local_rank))
     if flow.noise is None:
         raise CheckpointError(
             f"{directory} does not name the noise of its training: convert it with noise_std=..."
         )
-    guidance = instantiate(config.guidance_rule) if config.guidance != 0 else None
-    label = read_labels(config.label, config.num_samples, flow.num_classes)
-    batches = sample_batches(
-        flow, config.num_samples, label, config.seed, config.batch_size, guidance
+    output = Path(config.output or directory.parent / "samples")
+    origin = fingerprints(directory)
+    guidance = _guidance(config)
+    sampler = Sampler(
+        flow,
+        config.seed,
+        read_classes(config.label, flow.num_classes),
+        guidance,
+        config.denoise,
+        _sample_options(config, flow, directory, guidance),
     )
-    num_batches = -(-config.num_samples // config.batch_size)
-    noisy, clean = [], []
-    for x, part in track(batches, total=num_batches, description="sampling"):
-        noisy.append(flow.noise.to_pixels(x).cpu())
-        if config.denoise and isinstance(flow.noise, GaussianNoise):
-            clean.append(flow.noise.to_pixels(denoise(flow, x, part)).cpu())
-    gallery = Gallery(
-        Path(config.output or directory.parent / "samples"), flow.noise.levels, config.columns
-    )
-    panels = {"samples": torch.cat(noisy)}
-    if clean:
-        panels["denoised"] = torch.cat(clean)
-    pixels = torch.cat(clean or noisy)
+    run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    request = {key: plain.get(key) for key in SHOWN}
+    files = run.files(request)
+    if files:
+        names = ", ".join(map(str, files))
+        print(f"{config.num_samples} samples are drawn already. Their files: {names}")
+        return
+    with run.opened(config.overwrite):
+        run.draw()
+        if process.leads:
+            panels = _panels(config, run)
+            with run.folder.saving():
+                run.folder.finish(request, _write_samples(config, run, panels))
+
+
+def _sample_options(
+    config: DictConfig, flow: TarFlow, directory: Path, guidance: Guidance | None
+) -> dict[str, Any]:
+    """The options of `flow.sample` that are not left to it."""
+    dtype = _read_dtype(config.dtype)
+    decoder = instantiate(config.decoder)
+    if isinstance(decoder, Planned):
+        conditions = Conditions.of(flow, config.batch_size, guidance, dtype, decoder.tolerance)
+        weights = fingerprints(directory)[WEIGHTS]
+        decoder, message = decoder.choose(directory, replace(conditions, weights=weights))
+        print(message)
+    options = {"dtype": dtype, "decoder": decoder, "compile": config.compile}
+    return {name: value for name, value in options.items() if value}
+
+
+def _guidance(config: DictConfig) -> Guidance | None:
+    """The guidance, where its weight is not 0."""
+    return instantiate(config.guidance_rule) if config.guidance != 0 else None
+
+
+def _calibrate(config: DictConfig) -> None:
+    """Measure decoders and leave a plan in the pretrained folder."""
+    directory = find_pretrained(config.checkpoint)
+    flow = TarFlow.from_pretrained(directory).to(_device(config.device))
+    table = PlanTable()
+    with table.measuring():
+        plan = calibration.calibrate(
+            flow,
+            config.batch_size,
+            read_labels(config.label, config.batch_size, flow.num_classes),
+            guidance=_guidance(config),
+            dtype=_read_dtype(config.dtype),
+            tolerance=config.tolerance,
+            windows=config.windows,
+            repetitions=config.repetitions,
+            show=table.show,
+            tell=table.tell,
+        )
+    table.print(plan)
+    weights = fingerprints(directory)[WEIGHTS]
+    plan = replace(plan, conditions=replace(plan.conditions, weights=weights))
+    print(f"the plan is in {plan.save(directory)}: `tarflow sample` uses it where it holds")
+
+
+def _panels(config: DictConfig, run: SampleRun) -> dict[str, torch.Tensor]:
+    """What the grid shows: samples, denoised ones, real ones."""
+    panels = run.panels(config.grid_samples)
     if config.get("data"):
-        panels["real"] = real_images(instantiate(config.data.data).test, label, len(pixels))
-    print(gallery.write_grid(panels))
+        count = len(panels["samples"])
+        label = run.sampler.label(range(count))
+        panels["real"] = real_images(instantiate(config.data.data).test, label, count)
+    return panels
+
+
+def _write_samples(config: DictConfig, run: SampleRun, panels: dict) -> list[Path]:
+    """Write the files that were asked for, and tell of them."""
+    gallery = Gallery(run.directory, run.sampler.noise.levels, config.columns)
+    files = [gallery.write_grid(panels)]
     if config.save_png:
-        print(gallery.write_images(pixels))
+        files.append(gallery.write_images(run.pixels("writing images")))
     if config.save_npz:
-        print(gallery.write_arrays(pixels, label))
+        label = run.sampler.label(range(run.num_samples))
+        pixels = run.pixels("writing samples.npz")
+        files.append(gallery.write_arrays(pixels, run.num_samples, label))
+    print(*files, sep="\n")
+    return files
+
+
+def _read_dtype(name: str | None) -> torch.dtype | None:
+    """Read the name of a precision; None is that of the weights."""
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise ConfigurationError(f"dtype={name} is unknown: give {', '.join(DTYPES)}")
+    return getattr(torch, name)
 
 
 def find_pretrained(checkpoint: str) -> Path:
@@ -223,11 +325,13 @@ def find_pretrained(checkpoint: str) -> Path:
     )
 
 
-def _device(name: str) -> torch.device:
-    """The device to compute on; `auto` is the accelerator if there is one."""
+def _device(name: str, local_rank: int = 0) -> torch.device:
+    """The device to compute on; `auto` is the accelerator if there is one, this process's own."""
     if name != "auto":
         return torch.device(name)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    count = torch.accelerator.device_count()
+    return torch.device(device.type, local_rank % count) if count > 1 else device
 
 
 def _read_options(options: list[str]) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """A folder of samples: a grid to look at, single images, arrays."""
 
 import io
+import os
+import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -39,26 +42,66 @@ class Gallery:
         picture = beside(pictures) if len(pictures) > 1 else next(iter(pictures.values()))
         return self._write_picture(self.directory / "grid.png", picture)
 
-    def write_images(self, pixels: Shaped[Tensor, "batch channels height width"]) -> Path:
-        """Write `images/000000.png` and so on, at their own size."""
-        folder = self.directory / "images"
-        for index, image in enumerate(pixels):
+    def write_images(self, batches: Iterable[Shaped[Tensor, "_ channels height width"]]) -> Path:
+        """Write `images/000000.png` and so on, at their own size, and remove any beyond these.
+
+        Args:
+            batches: The images, some at a time.
+        """
+        index = -1
+        for index, image in enumerate(image for batch in batches for image in batch):
             picture = grid(image[None], self.levels, min_side=1, gap=0)
-            self._write_picture(folder / f"{index:06d}.png", picture)
-        return folder
+            self._write_picture(self._image(index), picture)
+        self._remove_images(index + 1)
+        return self.directory / "images"
 
     def write_arrays(
         self,
-        pixels: Shaped[Tensor, "batch channels height width"],
-        label: Int[Tensor, " batch"] | None,
+        batches: Iterable[Shaped[Tensor, "_ channels height width"]],
+        count: int,
+        label: Int[Tensor, " count"] | None,
     ) -> Path:
-        """Write `samples.npz`: `images`, and `labels` where there are any."""
-        content = io.BytesIO()
-        if label is None:
-            np.savez_compressed(content, images=pixels.numpy())
-        else:
-            np.savez_compressed(content, images=pixels.numpy(), labels=label.numpy())
-        return self._write(self.directory / "samples.npz", content.getvalue())
+        """Write `samples.npz`: `images`, and `labels` where there are any.
+
+        Args:
+            batches: The images, some at a time: never are all of them in memory.
+            count: Number of images.
+            label: A label for each image, or None.
+
+        Raises:
+            DataError: There are more or fewer images.
+        """
+        path = self.directory / "samples.npz"
+        new = path.with_name(f".{path.name}.new")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
+                _write_array(archive, "images", count, batches)
+                if label is not None:
+                    _write_array(archive, "labels", count, [label])
+            os.replace(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+        return path
+
+    def remove(self) -> None:
+        """Remove every file that a gallery writes."""
+        for name in ("grid.png", "samples.npz"):
+            (self.directory / name).unlink(missing_ok=True)
+        self._remove_images(0)
+        images = self.directory / "images"
+        if images.is_dir() and not any(images.iterdir()):
+            images.rmdir()
+
+    def _image(self, index: int) -> Path:
+        """The file of an image."""
+        return self.directory / "images" / f"{index:06d}.png"
+
+    def _remove_images(self, first: int) -> None:
+        """Remove the images of an earlier, larger set, from an index on."""
+        for path in (self.directory / "images").glob("[0-9]*.png"):
+            if path.stem.isdecimal() and int(path.stem) >= first:
+                path.unlink(missing_ok=True)
 
     def _write_picture(self, path: Path, picture: Image.Image) -> Path:
         """Write a picture."""
@@ -71,6 +114,24 @@ class Gallery:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
         return path
+
+
+def _write_array(
+    archive: zipfile.ZipFile, name: str, length: int, parts: Iterable[Shaped[Tensor, "..."]]
+) -> None:
+    """Write an array of `length` rows into an .npz, some rows at a time."""
+    written = 0
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        for part in parts:
+            array = part.contiguous().numpy()
+            if not written:
+                header = np.lib.format.header_data_from_array_1_0(array)
+                header["shape"] = (length, *array.shape[1:])
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(array.tobytes())
+            written += len(array)
+    if written != length:
+        raise DataError(f"{written} {name} came, where {length} were announced")
 
 
 def real_images(

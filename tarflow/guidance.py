@@ -57,6 +57,9 @@ class Guidance(ABC):
             raise ConfigurationError(f"guidance weight {self.weight} is negative: 0 is off")
         if not self.temperature > 0:
             raise ConfigurationError(f"attention temperature {self.temperature} is not positive")
+        # So that 1 and 1.0 are the same in words, by which plans and samples know a guidance.
+        object.__setattr__(self, "weight", float(self.weight))
+        object.__setattr__(self, "temperature", float(self.temperature))
 
     def acts_at(self, depth: int) -> bool:
         """Whether the rule acts on a transform, given how many were inverted before it."""

@@ -30,8 +30,8 @@ class Jacobi(Decoder):
             above that of rounding: some 1e-5 in float32, 1e-2 in float16, 1e-1 in bfloat16.
 
     Raises:
-        ConfigurationError: A value is not positive, or gradients are on: they would be those of
-            an iteration that stopped early.
+        ConfigurationError: A value is not positive and finite, or gradients are on: they would be
+            those of an iteration that stopped early.
     """
 
     window: int = 64
@@ -40,9 +40,10 @@ class Jacobi(Decoder):
     def __post_init__(self):
         if self.window < 1:
             raise ConfigurationError(f"window {self.window} must be at least 1")
-        if not self.tolerance > 0:
+        if not 0 < self.tolerance < torch.inf:
             raise ConfigurationError(
-                f"tolerance {self.tolerance} must be positive: Sequential() has no tolerance"
+                f"tolerance {self.tolerance} must be positive and finite:"
+                " Sequential() has no tolerance"
             )
 
     def __call__(self, predict, z):

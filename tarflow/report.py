@@ -77,11 +77,16 @@ class SamplingReport:
         """A line for each transform."""
         return "\n".join(
             f"transform {index} from the noise: {report.decoder}, {report.passes} passes,"
-            f" largest residual {float(report.residual.max()):.1e},"
+            f" largest residual {_largest(report.residual):.1e},"
             f" {int(report.certified.sum())} of {len(report.residual)} certified,"
             f" {int(report.redone.sum())} redone, {int(report.non_finite.sum())} non-finite drafts"
             for index, report in enumerate(self.transforms)
         )
+
+
+def _largest(residual: Float[Tensor, " batch"]) -> float:
+    """The largest residual of a batch; that of an empty one is none."""
+    return float(residual.max()) if len(residual) else 0.0
 
 
 def _cat(parts: Sequence[TransformReport]) -> TransformReport:

@@ -1,27 +1,29 @@
 """Drawing many samples, batch by batch."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tarflow.chunks import ChunkSize
 from tarflow.context import NULL_CLASS
 from tarflow.errors import ConfigurationError, ContextError
 from tarflow.flow import Flow
 from tarflow.guidance import Guidance
+from tarflow.nn.prepared import Networks
 from tarflow.randomness import ExampleSeeds
 
 
-def read_labels(
-    choice: str | int | Sequence[int], num_samples: int, num_classes: int
-) -> Int[Tensor, " num_samples"] | None:
-    """Turn a choice of classes into a label per sample.
+def read_classes(
+    choice: str | int | Sequence[int], num_classes: int
+) -> Int[Tensor, " classes"] | None:
+    """Turn a choice of classes into those that samples go round; None leaves the label out.
 
     Args:
         choice: `all` goes round the classes, `none` (or -1) leaves the label out; one class, or
             several to go round.
-        num_samples: Number of samples.
         num_classes: Number of classes of the flow; one without classes takes `all` and `none`.
 
     Raises:
@@ -36,7 +38,20 @@ def read_labels(
     if not len(classes) or not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
         known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
         raise ContextError(f"label={choice}: this flow knows {known}")
-    return classes[torch.arange(num_samples) % len(classes)]
+    return classes
+
+
+def read_labels(
+    choice: str | int | Sequence[int], num_samples: int, num_classes: int
+) -> Int[Tensor, " num_samples"] | None:
+    """Turn a choice of classes, as in `read_classes`, into a label per sample."""
+    classes = read_classes(choice, num_classes)
+    return None if classes is None else labels_of(classes, range(num_samples))
+
+
+def labels_of(classes: Int[Tensor, " classes"], indices: range) -> Int[Tensor, " batch"]:
+    """The labels of the samples of some indices, which go round the classes."""
+    return classes[torch.arange(indices.start, indices.stop) % len(classes)]
 
 
 def sample_batches(
@@ -46,8 +61,11 @@ def sample_batches(
     seed: int,
     batch_size: int,
     guidance: Guidance | None = None,
+    **options: Any,
 ) -> Iterator[tuple[Float[Tensor, "batch ..."], Int[Tensor, " batch"] | None]]:
     """Draw samples in batches; sample n of a seed is the same whatever the batch size.
+
+    Where memory runs out, a batch is drawn in smaller chunks, with a warning.
 
     Args:
         flow: What to sample from.
@@ -56,9 +74,25 @@ def sample_batches(
         seed: Seed of the run.
         batch_size: Number of samples drawn at a time.
         guidance: Moves every prediction away from that of a null context.
+        options: Further options of `flow.sample`.
 
     Yields:
         A batch of samples and its labels.
+
+    Raises:
+        ConfigurationError: There is nothing to draw, or a batch is empty.
+    """
+    chunks = ChunkSize()
+    networks = Networks(options.pop("dtype", None), options.pop("compile", False))
+    options |= {"guidance": guidance, "networks": networks}
+    for indices in batches_of(num_samples, batch_size):
+        part = None if label is None else label[indices.start : indices.stop]
+        x = draw(flow, indices, part, seed, chunks, **options)
+        yield x, part
+
+
+def batches_of(num_samples: int, batch_size: int) -> list[range]:
+    """The indices of every batch.
 
     Raises:
         ConfigurationError: There is nothing to draw, or a batch is empty.
@@ -67,8 +101,23 @@ def sample_batches(
         raise ConfigurationError(
             f"num_samples {num_samples} and batch_size {batch_size} must be at least 1"
         )
-    for first in range(0, num_samples, batch_size):
-        indices = range(first, min(first + batch_size, num_samples))
-        part = None if label is None else label[first : indices.stop]
-        source = ExampleSeeds(seed, indices)
-        yield flow.sample(len(indices), part, guidance=guidance, source=source), part
+    firsts = range(0, num_samples, batch_size)
+    return [range(first, min(first + batch_size, num_samples)) for first in firsts]
+
+
+def draw(
+    flow: Flow,
+    indices: range,
+    label: Int[Tensor, " batch"] | None,
+    seed: int,
+    chunks: ChunkSize,
+    **options: Any,
+) -> Float[Tensor, "batch ..."]:
+    """Draw the samples of some indices, in chunks that fit memory."""
+
+    def compute(rows: slice) -> Tensor:
+        source = ExampleSeeds(seed, indices[rows])
+        part = None if label is None else label[rows]
+        return flow.sample(len(source), part, source=source, **options)
+
+    return chunks.map(compute, len(indices))

@@ -5,7 +5,16 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from tarflow import AutoregressiveTransform, Scale, TarFlow
+from tarflow import (
+    AutoregressiveTransform,
+    ExpScale,
+    Flow,
+    Patchify,
+    Permute,
+    Scale,
+    StandardNormal,
+    TarFlow,
+)
 from tarflow.nn.embedding import LabelEmbedding
 from tarflow.nn.transformer import CausalTransformer
 
@@ -43,3 +52,22 @@ def tiny_flow(
     """A TarFlow of three transforms, over 2 x 4 x 4 images unless told otherwise."""
     sizes = {"num_transforms": 3, "num_layers": 2, "model_dim": 16, "head_dim": 8}
     return randomized(TarFlow(image_size, patch_size, num_channels, **(sizes | options)))
+
+
+def tough_flow(
+    scale: Scale = ExpScale(), num_classes: int = 3, std: float = 0.12, length: int = 32
+) -> Flow:
+    """A flow of two transforms over sequences in random orders, which drafts approach slowly.
+
+    Its data are `length` positions of two numbers, as images of two channels and one row.
+    """
+    generator = torch.Generator().manual_seed(0)
+    transforms = [Patchify((1, length), 1)]
+    for seed in range(2):
+        network = CausalTransformer(2, 2 * scale.num_outputs, length, 16, 2, head_dim=8)
+        labels = LabelEmbedding(num_classes, 16) if num_classes else None
+        transform = randomized(AutoregressiveTransform(network, scale, labels), std, seed)
+        with torch.no_grad():
+            network.proj_out.weight *= 0.5  # the values stay of order one
+        transforms += [transform, Permute(torch.randperm(length, generator=generator).tolist())]
+    return Flow(transforms, StandardNormal(length, 2), num_classes).eval()

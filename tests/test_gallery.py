@@ -1,5 +1,7 @@
 """A folder of samples, and the real images that are put beside them."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -62,7 +64,7 @@ def test_columns_of_the_grid(tmp_path, pixels):
 def test_images_are_written_at_their_own_size(tmp_path, levels, channels):
     pixels = torch.randint(0, levels, (11, channels, 8, 6), dtype=torch.uint8)
     pixels[0, :, 0, 0], pixels[0, :, 0, 1] = 0, levels - 1
-    folder = Gallery(tmp_path, levels).write_images(pixels)
+    folder = Gallery(tmp_path, levels).write_images(pixels.split(4))
     assert folder == tmp_path / "images"
     assert names(folder) == [f"{index:06d}.png" for index in range(11)]
     for path, image in zip(sorted(folder.iterdir()), pixels, strict=True):
@@ -75,9 +77,17 @@ def test_images_are_written_at_their_own_size(tmp_path, levels, channels):
     assert (first[0, 1] == 255).all()
 
 
+def test_images_beyond_the_last_are_removed(gallery, pixels):
+    folder = gallery.write_images([pixels])
+    (folder / "mine.png").write_bytes(b"")
+    gallery.write_images([pixels[:2], pixels[2:3]])
+    assert names(folder) == ["000000.png", "000001.png", "000002.png", "mine.png"]
+
+
 def test_arrays(gallery, pixels):
-    path = gallery.write_arrays(pixels, torch.arange(7))
+    path = gallery.write_arrays(pixels.split(3), 7, torch.arange(7))
     assert path == gallery.directory / "samples.npz"
+    assert names(gallery.directory) == ["samples.npz"]
     with np.load(path, allow_pickle=False) as content:
         assert sorted(content) == ["images", "labels"]
         assert content["images"].dtype == np.uint8
@@ -86,9 +96,45 @@ def test_arrays(gallery, pixels):
 
 
 def test_arrays_without_labels(gallery, pixels):
-    with np.load(gallery.write_arrays(pixels, None), allow_pickle=False) as content:
+    with np.load(gallery.write_arrays([pixels], 7, None), allow_pickle=False) as content:
         assert sorted(content) == ["images"]
         assert (content["images"] == pixels.numpy()).all()
+
+
+def test_arrays_are_never_all_in_memory(gallery, pixels):
+    alive = []
+
+    def batches():
+        for _ in range(5):
+            assert all(reference() is None for reference in alive[:-1])
+            batch = pixels.clone()
+            alive.append(weakref.ref(batch))
+            yield batch
+            del batch
+
+    with np.load(gallery.write_arrays(batches(), 35, None)) as content:
+        assert (content["images"] == pixels.repeat(5, 1, 1, 1).numpy()).all()
+
+
+@pytest.mark.parametrize("count", [6, 8])
+def test_another_number_of_images_than_announced(gallery, pixels, count):
+    with pytest.raises(DataError, match=f"7 images came, where {count} were announced"):
+        gallery.write_arrays([pixels], count, None)
+    assert names(gallery.directory) == []
+
+
+def test_all_that_a_gallery_wrote_is_removed(gallery, pixels):
+    gallery.remove()
+    gallery.write_grid({"samples": pixels})
+    gallery.write_images([pixels])
+    gallery.write_arrays([pixels], 7, None)
+    (gallery.directory / "mine.txt").write_text("")
+    gallery.remove()
+    assert names(gallery.directory) == ["mine.txt"]
+    gallery.write_images([pixels])
+    (gallery.directory / "images" / "mine.png").write_bytes(b"")
+    gallery.remove()
+    assert names(gallery.directory / "images") == ["mine.png"]
 
 
 def test_files_are_replaced(gallery, pixels):
@@ -99,7 +145,7 @@ def test_files_are_replaced(gallery, pixels):
 
 
 def test_failure_leaves_no_half_written_file(gallery, pixels):
-    gallery.write_arrays(pixels, None)
+    gallery.write_arrays([pixels], 7, None)
     before = (gallery.directory / "samples.npz").read_bytes()
     (gallery.directory / "grid.png").mkdir()
     with pytest.raises(IsADirectoryError):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from tarflow import ConfigurationError, ContextError, LinearGuidance
-from tarflow.sampling import read_labels, sample_batches
+from tarflow import ConfigurationError, ContextError, LinearGuidance, Sequential
+from tarflow.sampling import batches_of, labels_of, read_classes, read_labels, sample_batches
 
+from .memory import limit_memory
 from .models import tiny_flow
 
 
@@ -111,3 +112,38 @@ def test_label_and_guidance_reach_the_flow(flow):
 def test_nothing_to_draw_is_refused(flow, num_samples, batch_size):
     with pytest.raises(ConfigurationError, match="must be at least 1"):
         next(sample_batches(flow, num_samples, None, 0, batch_size))
+
+
+def test_memory_that_runs_out_changes_no_sample(flow):
+    label = read_labels("all", 7, 3)
+    expected, _, _ = draw(flow, label=label, batch_size=4)
+    memory = limit_memory(flow, 2)
+    with pytest.warns(RuntimeWarning, match="going on with 2 examples at a time") as caught:
+        x, _, sizes = draw(flow, label=label, batch_size=4)
+    torch.testing.assert_close(x, expected)
+    assert sizes == [4, 3]
+    assert memory.asked == [4, 2, 2, 2, 1]
+    assert len(caught) == 1
+
+
+def test_options_reach_the_flow(flow):
+    class Half(Sequential):
+        def __call__(self, predict, z):
+            return super().__call__(predict, z / 2)
+
+    [(x, _)] = sample_batches(flow, 3, None, 0, 3, decoder=Half())
+    [(plain, _)] = sample_batches(flow, 3, None, 0, 3)
+    assert (x - plain).abs().max() > 0.1
+
+
+def test_classes_are_those_that_labels_go_round():
+    assert read_classes("all", 3).tolist() == [0, 1, 2]
+    assert read_classes([2, 0], 3).tolist() == [2, 0]
+    assert read_classes(1, 3).tolist() == [1]
+    assert read_classes("none", 3) is None
+    classes = read_classes([2, 0, 1], 3)
+    assert labels_of(classes, range(100, 107)).tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_batches_cover_every_sample_once():
+    assert batches_of(7, 3) == [range(3), range(3, 6), range(6, 7)]

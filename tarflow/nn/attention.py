@@ -159,7 +159,8 @@ class Step:
         if q.is_cuda:
             return F.scaled_dot_product_attention(q, keys, values, attn_mask=~later[None])
         # Products and sums, not a kernel: inductor fuses them into one reading of the cache.
-        logits = (q * keys).sum(dim=-1, dtype=torch.float32) * q.shape[-1] ** -0.5
+        precise = torch.promote_types(q.dtype, torch.float32)
+        logits = (q * keys).sum(dim=-1, dtype=precise) * q.shape[-1] ** -0.5
         weights = logits.masked_fill(later, -torch.inf).softmax(dim=-1).to(values.dtype)
         return (weights[..., None] * values).sum(dim=2, keepdim=True)
 

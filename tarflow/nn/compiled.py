@@ -1,6 +1,10 @@
 """Single decoding steps, compiled."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from types import FunctionType
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -21,16 +25,21 @@ class CompiledNetwork(nn.Module):
         num_buckets: Number of graphs; with more of them, less is read in vain.
         max_graphed_rows: Rows above which no CUDA graph is made: there the kernels take the time,
             not their launches. 64 examples are 128 rows with guidance.
+        backend: What compiles on CPUs.
     """
 
     def __init__(
-        self, network: CausalTransformer, num_buckets: int = 4, max_graphed_rows: int = 128
+        self,
+        network: CausalTransformer,
+        num_buckets: int = 4,
+        max_graphed_rows: int = 128,
+        backend: str = "inductor",
     ):
         super().__init__()
         self.network = network
         self.bucket = -(-network.length // num_buckets)
         self.max_graphed_rows = max_graphed_rows
-        self.compiled = torch.compile(take_step, dynamic=False, fullgraph=True)
+        self.backend = backend
         self.graphs: dict[tuple, GraphedStep] = {}
         self.caches: dict[int, KVCache] = {}
 
@@ -43,6 +52,9 @@ class CompiledNetwork(nn.Module):
         """A cache that has its storage; on GPUs always the one that the graphs were made for."""
         network = self.network
         if rows in self.caches:
+            # What is not finite would pass the mask: zero times it is not a number.
+            for store in (*self.caches[rows].keys, *self.caches[rows].values):
+                cast(Tensor, store).zero_()
             return self.caches[rows]
         cache = network.new_cache(rows)
         heads = network.model_dim // network.head_dim
@@ -66,7 +78,10 @@ class CompiledNetwork(nn.Module):
         num_keys = min(self.network.length, (window.start // self.bucket + 1) * self.bucket)
         step = Step(position, num_keys, window.cache, window.temperature)
         if not x.is_cuda:
-            return self.compiled(self.network, x, condition, step)
+            # A copy, for the strides of a slice would make another graph.
+            x = x.clone(memory_format=torch.contiguous_format)
+            compiled = compiled_step(len(x), num_keys, self.backend)
+            return compiled(self.network, x, condition, step)
         key = (len(x), num_keys, condition is None, window.temperature is None)
         if key not in self.graphs:
             self.graphs[key] = GraphedStep(self.network, x, condition, step)
@@ -81,6 +96,16 @@ def take_step(
 ) -> Float[Tensor, "batch 1 out_features"]:
     """What is compiled; the network is an argument, so that transforms share the code."""
     return network(x, condition, step)
+
+
+@cache
+def compiled_step(rows: int, num_keys: int, backend: str) -> Callable[..., Tensor]:
+    """`take_step` compiled for one number of rows and one of keys.
+
+    Each has code of its own: dynamo compiles the same code for a few shapes and then refuses.
+    """
+    own = FunctionType(take_step.__code__.replace(), take_step.__globals__)
+    return torch.compile(own, dynamic=False, fullgraph=True, backend=backend)
 
 
 class GraphedStep:

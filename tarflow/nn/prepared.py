@@ -46,7 +46,7 @@ class Networks:
 
     def of(self, network: CausalTransformer) -> Network:
         """The transformer, ready; made anew where its weights have changed since."""
-        state = (self._dtype(network), *fingerprint(network))
+        state = (self._dtype(network), network.training, *fingerprint(network))
         kept = self.ready.get(id(network))
         if kept is None or kept[0] is not network or kept[1] != state:
             kept = self.ready[id(network)] = (network, state, self._prepare(network))
@@ -57,11 +57,9 @@ class Networks:
         device = network.position_embedding.device.type
         if self.dtype is not None:
             return self.dtype
-        return (
-            torch.get_autocast_dtype(device)
-            if torch.is_autocast_enabled(device)
-            else (network.dtype)
-        )
+        if torch.is_autocast_enabled(device) and network.dtype != torch.float64:
+            return torch.get_autocast_dtype(device)
+        return network.dtype  # of float64, which autocast leaves alone, too
 
     def _prepare(self, network: CausalTransformer) -> Network:
         """Cast, pack and compile a copy; what needs none of these is left alone."""

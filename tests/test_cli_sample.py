@@ -1,0 +1,172 @@
+"""`tarflow sample`: what it leaves, and how it goes on after a kill, alone or with others."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tarflow import GaussianNoise, TarFlow
+
+from .models import tiny_flow
+from .test_cli import error_of, tarflow
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A pretrained folder of a tiny flow."""
+    directory = tmp_path_factory.mktemp("run") / "pretrained"
+    flow = tiny_flow(num_channels=1, num_classes=3, noise=GaussianNoise(17, 0.3))
+    flow.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def sample(checkpoint, tmp_path, monkeypatch):
+    """Calls the command on that folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        return tarflow("sample", f"checkpoint={checkpoint}", *arguments)
+
+    return call
+
+
+def times(folder):
+    """When each file was written, by name."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def contents(folder):
+    """The bytes of what a run leaves, by name."""
+    paths = [path for path in folder.rglob("*") if path.suffix in (".png", ".npz")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_a_finished_run_does_no_work(sample, checkpoint, capsys):
+    sample("num_samples=5", "save_npz=true")
+    output = checkpoint.parent / "samples"
+    assert {path.name for path in output.iterdir()} == {"grid.png", "samples.npz", "shards"}
+    before = times(output)
+    capsys.readouterr()
+    sample("num_samples=5", "save_npz=true")
+    out = capsys.readouterr().out
+    assert f"5 samples are drawn already. Their files: {output / 'grid.png'}, " in out
+    assert "sampling" not in out
+    assert times(output) == before
+
+
+def test_more_samples_and_other_files_are_added(sample, capsys):
+    sample("num_samples=5", "output=out", "batch_size=3")
+    before = times(Path("out/shards"))
+    sample("num_samples=8", "output=out", "batch_size=3", "save_npz=true", "save_png=true")
+    now = times(Path("out/shards"))
+    assert {name: now[name] for name in before if name[:3] == "000"}.items() <= before.items()
+    arrays = np.load("out/samples.npz")
+    sample("num_samples=8", "output=once", "batch_size=3", "save_npz=true")
+    expected = np.load("once/samples.npz")
+    assert arrays["labels"].tolist() == expected["labels"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    # a batch of another size may round a number at the edge of two levels either way
+    difference = arrays["images"].astype(int) - expected["images"].astype(int)
+    assert np.abs(difference).max() <= 1
+    assert len(list(Path("out/images").iterdir())) == 8
+
+
+def test_the_grid_shows_the_first_samples(sample):
+    sample("num_samples=9", "output=all", "denoise=false")
+    sample("num_samples=9", "output=four", "denoise=false", "grid_samples=4", "columns=2")
+    with Image.open("all/grid.png") as all_nine, Image.open("four/grid.png") as four:
+        factor = four.width // (2 * 5 + 1)
+        assert four.width == four.height == factor * 11
+        assert all_nine.width % (3 * 5 + 1) == 0
+    sample("num_samples=9", "output=four", "denoise=false", "grid_samples=9")
+    assert Path("four/grid.png").read_bytes() == Path("all/grid.png").read_bytes()
+
+
+def test_other_settings_need_another_folder_or_consent(sample, checkpoint):
+    sample("num_samples=5", "output=out", "save_png=true")
+    before = contents(Path("out"))
+    command = ["sample", f"checkpoint={checkpoint}", "num_samples=4", "output=out"]
+    message = error_of(*command, "seed=3", "guidance=1.5")
+    assert "seed: 0 -> 3" in message
+    assert "guidance: None -> LinearGuidance(weight=1.5" in message
+    assert "overwrite=true" in message
+    assert contents(Path("out")) == before
+    sample("num_samples=4", "output=out", "seed=3", "overwrite=true")
+    sample("num_samples=4", "output=fresh", "seed=3")
+    assert contents(Path("out")) == contents(Path("fresh"))
+
+
+def test_a_changed_checkpoint_is_noticed(sample, checkpoint, tmp_path):
+    other = tmp_path / "other"
+    flow = TarFlow.from_pretrained(checkpoint)
+    flow.config["noise"] = GaussianNoise(17, 0.2)
+    flow.save_pretrained(other)
+    sample("num_samples=4", "output=out")
+    message = error_of("sample", f"checkpoint={other}", "num_samples=4", "output=out")
+    assert "config.json: " in message
+    assert "model.safetensors: " not in message
+
+
+def test_errors_say_what_to_do(sample, checkpoint, tmp_path):
+    command = ["sample", f"checkpoint={checkpoint}", "num_samples=4"]
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in error_of(*command, "output=file")
+    assert "cannot be written" in error_of(*command, "output=/proc/here")
+    assert "give float32, bfloat16, float16" in error_of(*command, "dtype=int8", "output=a")
+    assert "give both, or none" in error_of(*command, "rank=1", "output=a")
+    assert "ranks go from 0" in error_of(*command, "rank=2", "world_size=2", "output=a")
+    assert "must be at least 1" in error_of(*command, "batch_size=0", "output=a")
+    assert "must be at least 1" in error_of(*command, "grid_samples=0", "output=a")
+
+
+PROGRAM = """
+import os, signal
+from tarflow.cli import main  # once for both processes: it takes most of the time
+
+replace = os.replace
+
+def die(new, path):
+    if os.path.basename(path) == "000016-000019.npz":  # it is written, and has not its name yet
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(new, path)
+
+os.replace = die
+pids = []
+for rank in range(2):
+    pids.append(os.fork())
+    if not pids[-1]:
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))  # as torchrun
+        main()
+        os._exit(0)
+print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
+"""
+
+
+def test_a_killed_process_goes_on_and_several_leave_what_one_leaves(sample, checkpoint, capsys):
+    what = ["num_samples=22", "batch_size=4", "save_npz=true"]
+    command = ["sample", f"checkpoint={checkpoint}", *what, "output=two"]
+    killed = subprocess.run(
+        [sys.executable, "-u", "-c", PROGRAM, *command], capture_output=True, text=True
+    )
+    assert killed.stdout.splitlines()[-1] == f"{-signal.SIGKILL} 0", killed.stderr
+    assert "process 1 has drawn its share" in killed.stdout
+    before = times(Path("two"))
+    assert {name for name in before if name[0].isdecimal()} == {
+        "000000-000003.npz",
+        "000004-000007.npz",
+        "000008-000011.npz",
+        "000012-000015.npz",
+        "000020-000021.npz",
+    }
+    assert ".000016-000019.npz.new" in before
+    sample(*what, "output=two", "rank=0", "world_size=2")
+    assert "going on from 18 samples" in capsys.readouterr().out
+    after = times(Path("two"))
+    assert {name: after[name] for name in before if name[0].isdecimal()}.items() <= before.items()
+    sample(*what, "output=one")
+    assert contents(Path("two")) == contents(Path("one"))
+    assert len(contents(Path("one"))) == 6 + 2

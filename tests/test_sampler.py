@@ -1,0 +1,103 @@
+"""Samples by their index, as pixels."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tarflow import (
+    ConfigurationError,
+    ExampleSeeds,
+    GaussianNoise,
+    LinearGuidance,
+    UniformDequantization,
+    denoise,
+)
+from tarflow.sampler import Sampler
+
+from .memory import limit_memory
+from .models import tiny_flow
+
+NOISE = GaussianNoise(17, 0.3)
+
+
+@pytest.fixture
+def noisy():
+    """A flow with classes that knows its Gaussian noise, in float64."""
+    return tiny_flow(num_classes=3, noise=NOISE).double()
+
+
+def test_samples_are_those_of_the_flow_as_pixels(noisy):
+    sampler = Sampler(noisy, 5, torch.tensor([2, 0]), LinearGuidance(1.0))
+    label = torch.tensor([0, 2, 0])
+    source = ExampleSeeds(5, range(3, 6))
+    x = noisy.sample(3, label, guidance=LinearGuidance(1.0), source=source)
+    found = sampler(range(3, 6))
+    assert list(found) == ["samples", "denoised", "labels"]
+    assert found["samples"].dtype == np.uint8
+    assert np.array_equal(found["samples"], NOISE.to_pixels(x))
+    assert np.array_equal(found["denoised"], NOISE.to_pixels(denoise(noisy, x, label)))
+    assert np.array_equal(found["labels"], label)
+
+
+def test_what_is_not_asked_for_is_not_made(noisy):
+    assert list(Sampler(noisy, denoise=False)(range(2))) == ["samples"]
+    sampler = Sampler(tiny_flow(noise=UniformDequantization(17)))
+    assert list(sampler(range(2))) == ["samples"]
+    assert sampler.settings["denoise"] is False
+
+
+def test_indices_far_out_are_the_same_in_any_batch(noisy):
+    sampler = Sampler(noisy, classes=torch.arange(3))
+    many, one = sampler(range(1000, 1005)), sampler(range(1003, 1004))
+    for name, array in one.items():
+        assert np.array_equal(array, many[name][3:4])
+
+
+def test_memory_runs_out_once_for_sampling_and_denoising(noisy):
+    sampler = Sampler(noisy, classes=torch.arange(3))
+    expected = sampler(range(4))
+    limit_memory(noisy, 2)
+    with pytest.warns(RuntimeWarning, match="going on with 2") as caught:
+        found = sampler(range(4))
+    assert len(caught) == 2  # what fits one need not fit the other
+    sampler(range(4, 8))
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_bytes_of_a_sample(noisy):
+    arrays = Sampler(noisy)(range(1))
+    size = sum(array.nbytes for array in arrays.values())
+    assert Sampler(noisy).bytes_per_sample == size == 2 * 2 * 4 * 4
+    assert Sampler(noisy, denoise=False).bytes_per_sample == 2 * 4 * 4
+    many_levels = tiny_flow(noise=GaussianNoise(1000, 0.1))
+    assert Sampler(many_levels, denoise=False).bytes_per_sample == 4 * 2 * 4 * 4
+
+
+def test_settings_tell_all_that_a_sample_depends_on(noisy):
+    plain = Sampler(noisy).settings
+    assert json.loads(json.dumps(plain)) == plain
+    others = [
+        Sampler(noisy, 1),
+        Sampler(noisy, classes=torch.tensor([1])),
+        Sampler(noisy, guidance=LinearGuidance(1.0)),
+        Sampler(noisy, guidance=LinearGuidance(1.0, temperature=2.0)),
+        Sampler(noisy, denoise=False),
+        Sampler(noisy, options={"dtype": torch.bfloat16}),
+    ]
+    texts = {json.dumps(sampler.settings) for sampler in others} | {json.dumps(plain)}
+    assert len(texts) == len(others) + 1
+    assert Sampler(noisy, options={"compile": True}).settings == plain
+
+
+def test_the_precision_is_that_of_denoising_too(noisy):
+    sampler = Sampler(noisy, options={"dtype": torch.bfloat16})
+    noisy.sample = lambda *arguments, dtype, **options: torch.zeros(2, 2, 4, 4).double()
+    with pytest.raises(ConfigurationError, match=r"cannot denoise in torch.bfloat16"):
+        sampler(range(2))
+
+
+def test_a_flow_that_does_not_know_its_noise():
+    with pytest.raises(ConfigurationError, match="does not name the noise"):
+        Sampler(tiny_flow())(range(2))
