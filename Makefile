@@ -24,7 +24,7 @@ demo: $(LIKELIHOOD)/evaluation/likelihood/report.json $(SAMPLES)/evaluation/samp
 	$(BIN)/tarflow evaluate checkpoint=$* data=digits metrics=samples guidance=$(GUIDANCE)
 
 %/samples/grid.png: %/pretrained/model.safetensors
-	$(BIN)/tarflow sample checkpoint=$* num_samples=100 guidance=$(GUIDANCE) columns=10 data=digits
+	$(BIN)/tarflow sample checkpoint=$* num_samples=100 guidance=$(GUIDANCE) columns=10 data=digits overwrite=true
 
 # Training stops at a kill and goes on at the next make: the last step writes this file.
 outputs/%/seed_$(SEED)/finished: .venv/installed

@@ -6,6 +6,7 @@ from tarflow.base import DiagonalNormal, StandardNormal
 from tarflow.context import NULL_CLASS, Context
 from tarflow.decoding import Decoder, PerTransform, Sequential
 from tarflow.denoising import denoise
+from tarflow.editing import Inpainting, inpaint, interpolate
 from tarflow.errors import (
     CheckpointError,
     ConfigurationError,
@@ -51,6 +52,7 @@ __all__ = [
     "GaussianGuidance",
     "GaussianNoise",
     "Guidance",
+    "Inpainting",
     "Inverse",
     "Jacobi",
     "LinearGuidance",
@@ -75,4 +77,6 @@ __all__ = [
     "UniformDequantization",
     "UnitScale",
     "denoise",
+    "inpaint",
+    "interpolate",
 ]

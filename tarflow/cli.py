@@ -331,7 +331,12 @@ def _device(name: str, local_rank: int = 0) -> torch.device:
         return torch.device(name)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     count = torch.accelerator.device_count()
-    return torch.device(device.type, local_rank % count) if count > 1 else device
+    if count > 1:
+        device = torch.device(device.type, local_rank % count)
+        torch.accelerator.set_device_index(
+            device.index
+        )  # graphs and kernels go to the current one
+    return device
 
 
 def _read_options(options: list[str]) -> dict[str, Any]:

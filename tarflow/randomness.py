@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -34,6 +34,32 @@ class ExampleSeeds:
         digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
         origin = int.from_bytes(digest[:4], "little")
         return [torch.Generator().manual_seed((origin + i) % 2**32) for i in self.indices]
+
+
+@dataclass(frozen=True)
+class ExampleStreams(ExampleSeeds):
+    """Example seeds whose streams go on from draw to draw, where seeds alone start anew.
+
+    Attributes:
+        started: The generators of each purpose that was drawn for.
+
+    Example:
+        >>> streams = ExampleStreams.of(ExampleSeeds(0, [3]))
+        >>> torch.equal(*(normal((1, 2), streams, torch.float32, "cpu") for _ in range(2)))
+        False
+    """
+
+    started: dict[str, list[torch.Generator]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: "RandomSource") -> "RandomSource":
+        """Streams of example seeds; another source goes on by itself."""
+        return cls(source.seed, source.indices) if isinstance(source, ExampleSeeds) else source
+
+    def generators(self, purpose: str) -> list[torch.Generator]:
+        if purpose not in self.started:
+            self.started[purpose] = super().generators(purpose)
+        return self.started[purpose]
 
 
 RandomSource = torch.Generator | ExampleSeeds | None

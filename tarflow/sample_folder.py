@@ -152,7 +152,7 @@ class SampleFolder:
 
 
 def fingerprints(directory: Path) -> dict[str, str]:
-    """Short hashes of the files of a pretrained folder: they tell its flow from others."""
+    """Short hashes of the files of a pretrained folder, by name: they tell its flow."""
     hashes = {}
     for name in (CONFIG, WEIGHTS):
         with (directory / name).open("rb") as file:

@@ -55,7 +55,7 @@ def tiny_flow(
 
 
 def tough_flow(
-    scale: Scale = ExpScale(), num_classes: int = 3, std: float = 0.12, length: int = 32
+    scale: Scale = ExpScale(), num_classes: int = 3, std: float = 0.15, length: int = 24
 ) -> Flow:
     """A flow of two transforms over sequences in random orders, which drafts approach slowly.
 
@@ -64,7 +64,7 @@ def tough_flow(
     generator = torch.Generator().manual_seed(0)
     transforms = [Patchify((1, length), 1)]
     for seed in range(2):
-        network = CausalTransformer(2, 2 * scale.num_outputs, length, 16, 2, head_dim=8)
+        network = CausalTransformer(2, 2 * scale.num_outputs, length, 16, 1, head_dim=8)
         labels = LabelEmbedding(num_classes, 16) if num_classes else None
         transform = randomized(AutoregressiveTransform(network, scale, labels), std, seed)
         with torch.no_grad():

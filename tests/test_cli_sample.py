@@ -65,13 +65,13 @@ def test_more_samples_and_other_files_are_added(sample, capsys):
     sample("num_samples=8", "output=out", "batch_size=3", "save_npz=true", "save_png=true")
     now = times(Path("out/shards"))
     assert {name: now[name] for name in before if name[:3] == "000"}.items() <= before.items()
-    arrays = np.load("out/samples.npz")
     sample("num_samples=8", "output=once", "batch_size=3", "save_npz=true")
-    expected = np.load("once/samples.npz")
-    assert arrays["labels"].tolist() == expected["labels"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    # a batch of another size may round a number at the edge of two levels either way
-    difference = arrays["images"].astype(int) - expected["images"].astype(int)
-    assert np.abs(difference).max() <= 1
+    with np.load("out/samples.npz") as arrays, np.load("once/samples.npz") as expected:
+        labels = arrays["labels"].tolist()
+        assert labels == expected["labels"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+        # a batch of another size may round a number at the edge of two levels either way
+        difference = arrays["images"].astype(int) - expected["images"].astype(int)
+        assert np.abs(difference).max() <= 1
     assert len(list(Path("out/images").iterdir())) == 8
 
 

@@ -61,7 +61,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     torch.manual_seed(0)
     flow = TarFlow(8, 2, 1, 2, 1, 64, num_classes=10, noise=GaussianNoise(17, 0.1))
     randomized(flow).save_pretrained("outputs/digits_samples/seed_0/pretrained")
-    [code] = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = "\n".join(blocks)
     scope = {}
     exec(code, scope)
     assert scope["log_p"].shape == (10,)

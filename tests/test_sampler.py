@@ -14,7 +14,9 @@ from tarflow import (
     UniformDequantization,
     denoise,
 )
+from tarflow.nn.prepared import Networks
 from tarflow.sampler import Sampler
+from tarflow.sampling import sample_batches
 
 from .memory import limit_memory
 from .models import tiny_flow
@@ -93,9 +95,32 @@ def test_settings_tell_all_that_a_sample_depends_on(noisy):
 
 def test_the_precision_is_that_of_denoising_too(noisy):
     sampler = Sampler(noisy, options={"dtype": torch.bfloat16})
-    noisy.sample = lambda *arguments, dtype, **options: torch.zeros(2, 2, 4, 4).double()
+    noisy.sample = lambda *arguments, **options: torch.zeros(2, 2, 4, 4).double()
     with pytest.raises(ConfigurationError, match=r"cannot denoise in torch.bfloat16"):
         sampler(range(2))
+
+
+def test_weights_are_made_ready_once(noisy, monkeypatch):
+    prepare, made = Networks._prepare, []
+
+    def counted(self, network):
+        made.append(self.dtype)
+        return prepare(self, network)
+
+    monkeypatch.setattr(Networks, "_prepare", counted)
+    sampler = Sampler(noisy.float(), options={"dtype": torch.bfloat16})
+    sampler(range(2))
+    assert made.count(torch.bfloat16) == 3  # one for each transform
+    made.clear()
+    found = sampler(range(2, 4))
+    assert made == []
+    source = ExampleSeeds(0, range(2, 4))
+    x = noisy.sample(2, source=source, dtype=torch.bfloat16)
+    assert np.array_equal(found["samples"], NOISE.to_pixels(x))
+    made.clear()
+    batches = list(sample_batches(noisy, 4, None, 0, 2, dtype=torch.bfloat16))
+    assert made.count(torch.bfloat16) == 3
+    assert torch.equal(batches[1][0], x)
 
 
 def test_a_flow_that_does_not_know_its_noise():

@@ -78,7 +78,7 @@ def test_damage_of_any_byte_is_noticed_or_harmless(shards):
     path = shards.path(range(3))
     content = path.read_bytes()
     noticed = 0
-    for position in range(len(content)):
+    for position in range(0, len(content), 3):
         path.write_bytes(
             content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
         )
@@ -89,7 +89,7 @@ def test_damage_of_any_byte_is_noticed_or_harmless(shards):
             continue
         for name, array in arrays(range(3)).items():
             assert np.array_equal(found[name], array)
-    assert noticed > len(content) / 2
+    assert noticed > len(content) / 6
 
 
 @pytest.mark.parametrize("length", [0, 1, 50, 400, -1])

@@ -11,6 +11,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tarflow.chunks import ChunkSize
 from tarflow.data import ImageData
 from tarflow.denoising import denoise
 from tarflow.evaluation.likelihood import check_fit
@@ -86,12 +87,13 @@ class SampleMetrics:
             for seed in self.seeds:
                 for name, guidance in variants.items():
                     noisy, clean = [], []
+                    chunks = ChunkSize()
                     for x, label in sample_batches(
                         flow, self.num_samples, labels, seed, self.batch_size, guidance
                     ):
                         noisy.append(_pixels(flow, x))
                         if isinstance(flow.noise, GaussianNoise):
-                            clean.append(_pixels(flow, denoise(flow, x, label)))
+                            clean.append(_pixels(flow, denoise(flow, x, label, max_batch=chunks)))
                         progress.advance(task, len(x))
                     if clean:
                         yield f"{name}, denoised", np.concatenate(clean), labels

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 
 from tarflow.errors import ConfigurationError
 
@@ -224,5 +223,7 @@ def attend(
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     if window == end:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    from torch.nn.attention.bias import causal_lower_right  # imports dynamo: seconds
+
     mask = causal_lower_right(window, end)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)

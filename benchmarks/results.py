@@ -1,0 +1,181 @@
+"""What a benchmark found: to be shown, kept and read again."""
+
+import json
+import os
+import platform
+import re
+import statistics
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+import tarflow
+from benchmarks.roofline import Machine
+from tarflow.plan import hardware
+
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16")
+"""What a processor may have that decides how fast it multiplies."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One way to sample, in one case.
+
+    Attributes:
+        patch_size: Side of a patch.
+        length: Number of patches T.
+        batch_size: Number of samples.
+        dtype: Precision in which transformers compute.
+        mode: The way.
+        seconds: Of each repetition, in order.
+        floor_seconds: The least that the machine would need for the same passes.
+        rms: Root mean square of the deviation from sequential samples in float64.
+        maximum: Largest deviation.
+        passes: Number of passes through a transformer, over all transforms.
+        positions: Number of positions that they predicted.
+        windows: Window of each transform, that nearest the noise first; 1 is sequential.
+    """
+
+    patch_size: int
+    length: int
+    batch_size: int
+    dtype: str
+    mode: str
+    seconds: list[float]
+    floor_seconds: float
+    rms: float
+    maximum: float
+    passes: int
+    positions: int
+    windows: list[int]
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a batch."""
+        return statistics.median(self.seconds)
+
+    @property
+    def images_per_second(self) -> float:
+        """At the median."""
+        return self.batch_size / self.median
+
+    @property
+    def roofline(self) -> float:
+        """The share of its time that the machine would need at best."""
+        return self.floor_seconds / self.median
+
+    @property
+    def case(self) -> tuple[int, int, str]:
+        """What is the same for all modes that are compared."""
+        return self.length, self.batch_size, self.dtype
+
+
+@dataclass
+class Results:
+    """All measurements of a run.
+
+    Attributes:
+        environment: Where and with what they were made.
+        machine: What the device does at best.
+        measurements: The measurements, grouped by case.
+        notes: What was left out, and why.
+    """
+
+    environment: dict[str, Any]
+    machine: Machine
+    measurements: list[Measurement] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def slug(self) -> str:
+        """The device's name, fit for a file's."""
+        return re.sub(r"[^a-z0-9]+", "-", self.environment["hardware"].lower()).strip("-")
+
+    def ratio(self, measurement: Measurement) -> float:
+        """How many times as fast as the baseline of the same case, by medians."""
+        [baseline] = (
+            other
+            for other in self.measurements
+            if other.case == measurement.case and other.mode == "baseline"
+        )
+        return baseline.median / measurement.median
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, and the derived numbers with it."""
+        rows = [
+            asdict(each)
+            | {
+                "median_seconds": each.median,
+                "images_per_second": each.images_per_second,
+                "ratio_to_baseline": self.ratio(each),
+                "roofline_fraction": each.roofline,
+            }
+            for each in self.measurements
+        ]
+        content = {"environment": self.environment, "machine": asdict(self.machine)}
+        return content | {"notes": self.notes, "measurements": rows}
+
+    def write(self, directory: Path) -> Path:
+        """Write a file that is named after the device."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"sampling-{self.slug}.json"
+        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        return path
+
+    def table(self) -> Table:
+        """A row for each measurement."""
+        table = Table(title=f"guided samples on {self.environment['hardware']}")
+        left = ("T", "batch", "precision", "mode")
+        for name in left:
+            table.add_column(name, no_wrap=True)
+        right = ("images/s", "ratio", "roofline", "RMS", "maximum", "passes", "windows")
+        for name in right:
+            table.add_column(name, justify="right", no_wrap=True)
+        previous = None
+        for each in self.measurements:
+            if previous not in (None, each.case):
+                table.add_section()
+            table.add_row(*self._cells(each, first=each.case != previous))
+            previous = each.case
+        return table
+
+    def _cells(self, each: Measurement, first: bool) -> list[str]:
+        """A row; the first of a case tells the case."""
+        return [
+            *(map(str, each.case) if first else ("", "", "")),
+            each.mode,
+            f"{each.images_per_second:.3g}",
+            f"{self.ratio(each):.2f} x",
+            f"{100 * each.roofline:.0f} %",
+            f"{each.rms:.1e}",
+            f"{each.maximum:.1e}",
+            str(each.passes),
+            " ".join(map(str, each.windows)),
+        ]
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Versions, the device, what its processor can do, and how busy it is."""
+    return {
+        "hardware": hardware(device),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "cpu_flags": cpu_flags(),
+        "tarflow": tarflow.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def cpu_flags() -> list[str]:
+    """The flags of this processor that decide how fast it multiplies; none where not known."""
+    information = Path("/proc/cpuinfo")
+    text = information.read_text() if information.is_file() else ""
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    present = set(found[1].split()) if found else set()
+    return [flag for flag in FLAGS if flag in present]

@@ -1,0 +1,232 @@
+r"""The least time that a machine needs to decode, from what it was measured to do.
+
+A pass of B rows through a transformer of P weights (the entries of its matrices), L layers and
+width C, for the m positions from s on, moves and computes at least
+
+    bytes = itemsize * (P + 2 L C B (s + m))                weights once; keys and values up to it
+    operations = 2 P B m + 4 L C B sum_{i=1..m} (s + i)     matrices; logits and weighted sums
+
+and takes no less than max(bytes / bandwidth, operations / rate). The floor of a decoder is the sum
+over the passes that it made: T - 1 of one position for each transform when sequential, as counted
+when windowed. Guidance doubles the rows. Activations, norms and the affine map count as nothing.
+
+The rate is the best of square matrix products in each precision; that of float32 where the machine
+multiplies a lower precision more slowly, since widening its numbers costs little beside that. The
+bandwidth is that of copies, reading and writing counted, as large as what a pass reads or larger,
+whichever is fastest: weights of some megabytes stay in a cache from step to step, where
+a floor made of main memory's bandwidth would be none.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tarflow import AutoregressiveTransform, Decoder, Flow
+
+MEGABYTE = 2**20
+SIZES = (8, 16, 32, 64, 128, 256, 512)
+"""Megabytes that are read and written by the copies that are timed."""
+LARGEST = 8192
+"""Side of the largest matrices."""
+
+
+def now(device: torch.device | str) -> float:
+    """The time at which a device has finished what it was given."""
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def fastest(function: Callable[[], object], device: torch.device | str, repeats: int = 5) -> float:
+    """Seconds of the fastest of several runs, after one that does not count."""
+    function()
+    times = []
+    for _ in range(repeats):
+        begin = now(device)
+        function()
+        times.append(now(device) - begin)
+    return min(times)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a device does at best, at the number of threads in use.
+
+    Attributes:
+        bandwidth: Bytes per second of copies, by their megabytes.
+        rate: Operations per second of matrix products, by precision.
+    """
+
+    bandwidth: dict[int, float]
+    rate: dict[str, float]
+
+    @classmethod
+    def measure(
+        cls,
+        device: torch.device | str,
+        dtypes: Sequence[torch.dtype],
+        sizes: Sequence[int] = SIZES,
+        largest: int = LARGEST,
+    ) -> "Machine":
+        """Measure it: some seconds.
+
+        Args:
+            device: The device.
+            dtypes: Precisions of matrix products.
+            sizes: Megabytes of the copies.
+            largest: Side of the largest matrices.
+        """
+        bandwidth = {size: copy_bandwidth(device, size) for size in sizes}
+        return cls(
+            bandwidth, {str(dtype): matrix_rate(device, dtype, largest) for dtype in dtypes}
+        )
+
+    def bandwidth_for(self, num_bytes: float) -> float:
+        """Bytes per second at which a working set of that size can be read at best."""
+        large = [rate for size, rate in self.bandwidth.items() if size * MEGABYTE >= num_bytes]
+        return max(large, default=self.bandwidth[max(self.bandwidth)])
+
+    def rate_for(self, dtype: torch.dtype) -> float:
+        """Operations per second at best on numbers of a precision, widened if that is faster."""
+        return max(self.rate[str(dtype)], self.rate[str(torch.float32)])
+
+    def share(self, dtype: torch.dtype) -> float:
+        """The rate of a precision, of that of float32."""
+        return self.rate[str(dtype)] / self.rate[str(torch.float32)]
+
+
+def copy_bandwidth(device: torch.device | str, megabytes: int) -> float:
+    """Bytes read and written per second by a copy of half that many megabytes."""
+    source = torch.ones(megabytes * MEGABYTE // 8, device=device)
+    target = torch.zeros_like(source)
+    rounds = max(1, 128 // megabytes)
+
+    def copy() -> None:
+        for _ in range(rounds):
+            target.copy_(source)
+
+    return rounds * megabytes * MEGABYTE / fastest(copy, device)
+
+
+def matrix_rate(
+    device: torch.device | str, dtype: torch.dtype, largest: int = LARGEST, enough: float = 0.05
+) -> float:
+    """Operations per second of products of square matrices; the best of growing ones.
+
+    Args:
+        device: The device.
+        dtype: The precision.
+        largest: Side of the largest matrices.
+        enough: Seconds after which larger ones would tell no more.
+    """
+    best, side = 0.0, 256
+    while side <= largest:
+        a, b = torch.randn(2, side, side, device=device).to(dtype)
+        seconds = fastest(lambda a=a, b=b: a @ b, device)
+        best = max(best, 2 * side**3 / seconds)
+        if seconds > enough:
+            break
+        side *= 2
+    return best
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass through a transformer, as a decoder asked for it.
+
+    Attributes:
+        examples: Number of examples.
+        start: Position of the first input.
+        width: Number of inputs.
+    """
+
+    examples: int
+    start: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Counted(Decoder):
+    """Notes the passes of another decoder.
+
+    Attributes:
+        decoder: The decoder that works.
+        passes: Where the passes go, of all transforms.
+    """
+
+    decoder: Decoder
+    passes: list[Pass] = field(default_factory=list)
+
+    @property
+    def tolerance(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.decoder.tolerance
+
+    def __call__(self, predict, z):
+        def counted(x: Tensor, start: int):
+            self.passes.append(Pass(len(x), start, x.shape[1]))
+            return predict(x, start)
+
+        return self.decoder(counted, z)
+
+    def at(self, depth: int) -> Decoder:
+        return Counted(self.decoder.at(depth), self.passes)
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The sizes of a transformer that its floor depends on.
+
+    Attributes:
+        num_weights: Number of entries of its matrices.
+        num_layers: Number of layers.
+        model_dim: Width.
+        length: Number of positions.
+    """
+
+    num_weights: int
+    num_layers: int
+    model_dim: int
+    length: int
+
+    @classmethod
+    def of(cls, flow: Flow) -> "Transformer":
+        """Read them off a flow all of whose transforms have the same."""
+        [*decoded] = (t for t in flow.transform if isinstance(t, AutoregressiveTransform))
+        network = decoded[0].network
+        matrices = [p for p in network.parameters() if p.ndim == 2]
+        num_weights = sum(p.numel() for p in matrices) - network.position_embedding.numel()
+        return cls(num_weights, len(network.blocks), network.model_dim, network.length)
+
+    def num_bytes(self, rows: int, end: int, itemsize: int) -> float:
+        """What a pass reads: the weights, and the keys and values up to its end."""
+        return itemsize * (self.num_weights + 2 * self.num_layers * self.model_dim * rows * end)
+
+    def operations(self, rows: int, start: int, width: int) -> float:
+        """What a pass computes."""
+        attended = width * start + width * (width + 1) / 2
+        matrices = 2 * self.num_weights * rows * width
+        return matrices + 4 * self.num_layers * self.model_dim * rows * attended
+
+    def floor(
+        self, machine: Machine, passes: Sequence[Pass], dtype: torch.dtype, guided: bool = True
+    ) -> float:
+        """Least seconds of some passes.
+
+        Args:
+            machine: What the device does at best.
+            passes: The passes.
+            dtype: Precision of weights, keys and values.
+            guided: Whether every example takes two rows.
+        """
+        total, copies = 0.0, 2 if guided else 1
+        for each in passes:
+            rows, end = copies * each.examples, each.start + each.width
+            num_bytes = self.num_bytes(rows, end, dtype.itemsize)
+            working_set = self.num_bytes(rows, self.length, dtype.itemsize)
+            reading = num_bytes / machine.bandwidth_for(working_set)
+            computing = self.operations(rows, each.start, each.width) / machine.rate_for(dtype)
+            total += max(reading, computing)
+        return total

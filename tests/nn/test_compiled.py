@@ -1,0 +1,114 @@
+"""Single steps at a position that is a tensor, as compiled code and CUDA graphs run them.
+
+Compiling itself: tests/compilation.py.
+"""
+
+import pytest
+import torch
+
+from tarflow.nn.attention import KVCache, Step, Window
+from tarflow.nn.compiled import CompiledNetwork, take_step
+from tarflow.nn.transformer import CausalTransformer
+
+from ..models import randomized, tiny_network
+
+LENGTH = 9
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    """Decode without gradients."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def network() -> CausalTransformer:
+    """Nine positions, with weights that make a difference, in float64."""
+    return randomized(tiny_network(3, 4, LENGTH), std=0.3).double()
+
+
+def stored(network, batch: int, value: float = 0.0) -> KVCache:
+    """A cache that has its storage."""
+    cache = KVCache(2, LENGTH)
+    cache.allocate(torch.full((batch, 2, 1, 8), value, dtype=network.dtype))
+    return cache
+
+
+@pytest.mark.parametrize("bucket", [1, 2, 4, LENGTH])
+@pytest.mark.parametrize("batch", [3, 20])  # few heads and many
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_step_is_a_window_of_one(network, bucket, batch, conditional):
+    x, condition, temperature = torch.randn(batch, LENGTH, 3).double(), None, None
+    if conditional:
+        condition = torch.randn(batch, 16).double()
+        temperature = torch.rand(batch).double() + 0.5
+    one, other = KVCache(2, LENGTH), stored(network, batch)
+    whole = network(x, condition, Window(temperature=temperature))
+    for i in range(LENGTH):
+        expected = network(x[:, i : i + 1], condition, Window(i, one, temperature))
+        num_keys = min(LENGTH, (i // bucket + 1) * bucket)
+        step = Step(torch.tensor([i]), num_keys, other, temperature)
+        out = take_step(network, x[:, i : i + 1], condition, step)
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(out, whole[:, i : i + 1], rtol=0, atol=1e-12)
+    for layer in range(2):
+        for ours, theirs in zip(other.held(layer), one.held(layer), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_steps_in_other_precisions(network, dtype):
+    x = torch.randn(3, LENGTH, 3)
+    expected, network = network(x), network.to(dtype)
+    cache = stored(network, 3)
+    for i in range(LENGTH):
+        out = take_step(network, x[:, i : i + 1], None, Step(torch.tensor([i]), LENGTH, cache))
+        assert out.dtype == dtype
+        within = 50 * torch.finfo(dtype).eps
+        torch.testing.assert_close(out.double(), expected[:, i : i + 1], rtol=0, atol=within)
+
+
+def test_steps_and_windows_share_a_cache(network):
+    x, cache = torch.randn(3, LENGTH, 3).double(), stored(network, 3)
+    parts = [network(x[:, :4], None, Window(0, cache))]
+    parts.append(network(x[:, 4:5], None, Step(torch.tensor([4]), 6, cache)))
+    parts.append(network(x[:, 5:8], None, Window(5, cache)))
+    parts.append(network(x[:, 8:9], None, Step(torch.tensor([8]), LENGTH, cache)))
+    torch.testing.assert_close(torch.cat(parts, dim=1), network(x), rtol=0, atol=1e-12)
+
+
+def test_later_positions_do_not_matter(network):
+    x = torch.randn(3, LENGTH, 3).double()
+    outputs = []
+    for value in (0.0, 1e3):
+        cache = stored(network, 3)
+        for store in (*cache.keys, *cache.values):
+            store.fill_(value)
+        outputs.append(network(x[:, :1], None, Step(torch.tensor([0]), LENGTH, cache)))
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize(("num_buckets", "bucket"), [(1, 9), (2, 5), (4, 3), (9, 1), (50, 1)])
+def test_buckets_hold_every_position(network, num_buckets, bucket):
+    assert CompiledNetwork(network, num_buckets).bucket == bucket
+
+
+def test_a_compiled_network_runs_windows_as_they_are(network):
+    compiled, x = CompiledNetwork(network), torch.randn(3, LENGTH, 3).double()
+    assert compiled.dtype == torch.float64
+    cache = compiled.new_cache(3)
+    parts = [compiled(x[:, i : i + 3], None, Window(i, cache)) for i in range(0, LENGTH, 3)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), network(x), rtol=0, atol=1e-12)
+    assert torch.equal(compiled(x, None, Window()), network(x))
+
+
+def test_a_new_cache_is_empty_storage_in_the_precision_of_the_network(network):
+    compiled = CompiledNetwork(network.bfloat16())
+    cache, other = compiled.new_cache(3), compiled.new_cache(3)
+    for layer in range(2):
+        for store in cache.held(layer):
+            assert store.shape == (3, 2, LENGTH, 8)
+            assert store.dtype == torch.bfloat16
+            assert not store.any()
+        assert cache.held(layer)[0] is not other.held(layer)[0]

@@ -1,0 +1,212 @@
+"""The benchmark compares what is the same, counts what it says, and writes what it found."""
+
+import json
+import statistics
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from benchmarks import measuring, photographs, sampling
+from benchmarks.baseline import Baseline
+from benchmarks.plot import draw
+from benchmarks.results import Measurement, Results, describe_environment
+from benchmarks.roofline import Counted, Machine, Pass, Transformer, matrix_rate
+from tarflow import Jacobi, LinearGuidance, Sequential
+from tarflow.decoding import PerTransform
+from tests.models import tiny_flow
+
+
+def machine(float32: float = 4e9, bfloat16: float = 2e9) -> Machine:
+    return Machine({8: 4e9, 512: 1e9}, {"torch.float32": float32, "torch.bfloat16": bfloat16})
+
+
+def measurement(mode: str, seconds: list[float], **options) -> Measurement:
+    values = {"patch_size": 4, "length": 64, "batch_size": 16, "dtype": "float32"}
+    found = {"floor_seconds": 0.5, "rms": 1e-6, "maximum": 1e-5, "passes": 252, "positions": 252}
+    return Measurement(mode=mode, seconds=seconds, **(values | found | options), windows=[1, 8])
+
+
+def fake_results() -> Results:
+    """Two cases of three modes, the second in another precision."""
+    rows = [
+        measurement(mode, [seconds, 9.0, 1.0], dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+        for mode, seconds in (("baseline", 4.0), ("sequential", 2.0), ("windowed", 1.0))
+    ]
+    environment = describe_environment(torch.device("cpu")) | {"hardware": "A Chip (R), 2 threads"}
+    return Results(environment, machine(), rows, ["bfloat16 was left out"])
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.5])
+def test_the_baseline_draws_the_samples_of_the_library(flow, z, y, weight):
+    flow, z = flow.float(), z.float()
+    guidance = LinearGuidance(weight)
+    with torch.no_grad():
+        expected = flow.inverse(z, y, guidance=guidance)
+    torch.testing.assert_close(Baseline(flow)(z, y, weight), expected, rtol=0, atol=1e-5)
+
+
+def test_the_baseline_draws_the_samples_of_a_flow_without_classes(unconditional, z):
+    expected = unconditional.inverse(z)
+    found = Baseline(unconditional, torch.float64)(z, None)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_baseline_in_bfloat16_keeps_the_state_in_float32(flow, z, y):
+    flow, z = flow.float(), z.float()
+    x = Baseline(flow, torch.bfloat16)(z, y, 1.0)
+    assert x.dtype == torch.float32
+    exact = Baseline(flow)(z, y, 1.0)
+    assert 0 < (x - exact).abs().max() < 0.1
+
+
+def test_the_floor_is_that_of_the_formula():
+    transformer = Transformer(num_weights=1000, num_layers=2, model_dim=8, length=16)
+    # 2 rows, positions 3 and 4, the first after keys of positions 0 ... 2
+    assert transformer.num_bytes(2, 5, 4) == 4 * (1000 + 2 * 2 * 8 * 2 * 5)
+    assert transformer.operations(2, 3, 2) == 2 * 1000 * 2 * 2 + 4 * 2 * 8 * 2 * (4 + 5)
+    reading = transformer.floor(machine(float32=1e30), [Pass(1, 3, 2)] * 2, torch.float32)
+    assert reading == pytest.approx(2 * transformer.num_bytes(2, 5, 4) / 4e9)
+    computing = transformer.floor(machine(float32=1.0), [Pass(2, 3, 2)], torch.float32, False)
+    assert computing == transformer.operations(2, 3, 2)
+
+
+def test_weights_that_fit_into_a_cache_are_read_at_its_bandwidth():
+    assert machine().bandwidth_for(2**20) == 4e9
+    assert machine().bandwidth_for(100 * 2**20) == machine().bandwidth_for(2**40) == 1e9
+
+
+def test_numbers_that_multiply_slowly_can_be_widened():
+    assert machine(float32=4e9, bfloat16=2e9).rate_for(torch.bfloat16) == 4e9
+    assert machine(float32=4e9, bfloat16=9e9).rate_for(torch.bfloat16) == 9e9
+    assert machine(float32=4e9, bfloat16=2e9).share(torch.bfloat16) == 0.5
+
+
+def test_the_sizes_of_a_transformer_are_those_of_its_matrices(flow):
+    found = Transformer.of(flow)
+    assert (found.num_layers, found.model_dim, found.length) == (2, 16, 4)
+    assert found.num_weights == 8 * 16 + 2 * 12 * 16 * 16 + 16 * 16
+
+
+@torch.no_grad()
+def test_passes_are_counted_as_they_are_made(flow, z, y):
+    counted = Counted(PerTransform((Sequential(), Jacobi(3, 1e-9), Sequential())))
+    x = flow.inverse(z, y, decoder=counted)
+    torch.testing.assert_close(x, flow.inverse(z, y), rtol=0, atol=1e-7)
+    sequential = [Pass(4, i, 1) for i in range(3)]
+    assert counted.passes[:3] == counted.passes[-3:] == sequential
+    assert counted.passes[3] == Pass(4, 0, 3)
+    case = measuring.Case(2, 4, torch.float64, 1)
+    assert measuring.count(flow, case, Sequential()) == 3 * sequential
+    assert measuring.windows(counted.decoder, 3) == [1, 3, 1]
+
+
+def test_repetitions_take_turns():
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = measuring.interleave(runs, 3, "cpu")
+    assert order == list("abccbaabc")
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_results_are_written_and_shown(tmp_path):
+    results = fake_results()
+    path = results.write(tmp_path)
+    assert path.name == "sampling-a-chip-r-2-threads.json"
+    content = json.loads(path.read_text())
+    assert content["environment"]["torch"] == torch.__version__
+    assert content["machine"]["rate"]["torch.float32"] == 4e9
+    assert content["notes"] == ["bfloat16 was left out"]
+    windowed = content["measurements"][2]
+    assert windowed["seconds"] == [1.0, 9.0, 1.0]
+    assert windowed["median_seconds"] == statistics.median([1.0, 9.0, 1.0])
+    assert windowed["ratio_to_baseline"] == 4
+    assert windowed["images_per_second"] == 16
+    assert windowed["roofline_fraction"] == 0.5
+    console = Console(width=120, record=True)
+    console.print(results.table())
+    text = console.export_text()
+    assert "4.00 x" in text
+    assert "50 %" in text
+    assert "…" not in text
+
+
+def test_the_picture_is_small(tmp_path):
+    path = tmp_path / "images" / "sampling.png"
+    draw(fake_results(), path)
+    assert path.stat().st_size < 300_000
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+
+
+def test_slow_precisions_are_measured_once_and_named():
+    options = SimpleNamespace(
+        patch=[4, 2], dtype=["float32", "bfloat16"], batch=None, quick=False, repeats=5
+    )
+    results = Results({}, machine(bfloat16=2e8))
+    cases = sampling.make_cases(options, results)
+    assert [str(case) for case in cases if case.dtype == torch.bfloat16] == [
+        "patch 4, batch 1, bfloat16"
+    ]
+    assert [case.repeats for case in cases] == [5, 5, 5, 1, 5]
+    assert "5.0 % of float32's rate" in results.notes[0]
+    results = Results({}, machine())
+    assert len(sampling.make_cases(options, results)) == 8
+    assert not results.notes
+
+
+def test_a_matrix_rate_is_positive():
+    assert matrix_rate("cpu", torch.float32, largest=256) > 0
+
+
+def test_a_quick_run_from_end_to_end(tmp_path):
+    arguments = ["--quick", "--device", "cpu", "--batch", "2", "--output", str(tmp_path)]
+    results = sampling.main(arguments)
+    assert [each.mode for each in results.measurements] == ["baseline", "sequential", "windowed"]
+    for each in results.measurements:
+        assert len(each.seconds) == 2
+        assert 0 < each.floor_seconds < each.median
+        assert each.rms <= each.maximum < 1e-2
+        assert each.passes <= each.positions
+    [written] = tmp_path.glob("sampling-*.json")
+    assert len(json.loads(written.read_text())["measurements"]) == 3
+    assert (tmp_path / "sampling.png").is_file()
+
+
+def test_crops_are_no_part_of_the_held_out_columns():
+    data = photographs.Photographs()
+    for side in data.sides:
+        side[0][:], side[1][:] = 1, 1
+    for held_out in data.held_out:
+        held_out[:] = 2
+    images, labels = data.batch(64, torch.Generator().manual_seed(0))
+    assert images.shape == (64, 3, 32, 32)
+    assert (images == 1).all()
+    assert labels.unique().tolist() == [0, 1]
+    images, labels = data.test()
+    assert images.shape == (52, 3, 32, 32)
+    assert (images == 2).all()
+    assert labels.bincount().tolist() == [26, 26]
+
+
+def test_a_trained_flow_is_kept(tmp_path, monkeypatch):
+    def make(patch_size):
+        noise = photographs.NOISE
+        return tiny_flow(32, patch_size, 3, num_transforms=1, num_classes=2, noise=noise)
+
+    monkeypatch.setattr(photographs, "CACHE", tmp_path)
+    monkeypatch.setattr(photographs, "make_flow", make)
+    settings = photographs.Settings(8, num_steps=3, batch_size=2)
+    first = photographs.load(settings)
+    record = json.loads((tmp_path / "photographs_T16_p8" / "training.json").read_text())
+    assert len(record["nats_per_dim"]) == 3
+    monkeypatch.setattr(photographs, "train", None)
+    again = photographs.load(settings)
+    assert not again.training
+    for one, other in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(TypeError):
+        photographs.load(photographs.Settings(8, num_steps=4, batch_size=2))

@@ -1,0 +1,456 @@
+"""Certified windowed decoding: against sequential decoding, the method's loop, the equations."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tarflow import (
+    Affine,
+    ConfigurationError,
+    Context,
+    ExpScale,
+    GaussianGuidance,
+    Jacobi,
+    LinearGuidance,
+    LinearSchedule,
+    NonFiniteError,
+    PerTransform,
+    Sequential,
+    SoftplusScale,
+    UnitScale,
+)
+from tarflow.decoding import Decoding
+
+from . import equations
+from .models import tiny_flow, tough_flow
+from .test_decoding import gaussian, linear
+
+LENGTH = 24
+LABEL = torch.tensor([0, 2, -1, 1])
+WINDOWS = pytest.mark.parametrize("window", [1, 2, 5, LENGTH, 99])
+
+GUIDANCE = {
+    "unguided": (None, None),
+    "constant": (LinearGuidance(1.0), linear(1.0)),
+    "rising": (LinearGuidance(1.5, schedule=LinearSchedule()), linear(1.5, rising=True)),
+    "gaussian": (GaussianGuidance(1.0), gaussian(1.0)),
+}
+TEMPERED = {
+    "linear": (LinearGuidance(1.0, temperature=0.3), linear(1.0)),
+    "gaussian": (GaussianGuidance(0.5, temperature=0.5), gaussian(0.5)),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    """Decode without gradients."""
+    with torch.no_grad():
+        yield
+
+
+def noise(dtype=torch.float64, batch: int = 4) -> Tensor:
+    """Noise of some examples."""
+    return torch.randn(batch, LENGTH, 2, dtype=torch.float64).to(dtype)
+
+
+# --- Equal to sequential decoding -----------------------------------------------------------
+
+
+def assert_equals_sequential(flow, z, label, window, guidance=None, tolerance=1e-12, within=1e-9):
+    """Decoding in windows finds what sequential decoding does, by the passes that are expected."""
+    expected = flow.inverse(z, label, guidance=guidance)
+    inverse = flow.decode(z, label, guidance=guidance, decoder=Jacobi(window, tolerance))
+    torch.testing.assert_close(inverse.x, expected, rtol=0, atol=within)
+    for report in inverse.reports:
+        assert (report.residual <= tolerance).all()
+        assert report.certified.all()
+        assert not report.exact
+        assert not report.non_finite.any()
+        if window == 1:
+            assert report.passes == LENGTH - 1
+        else:  # neither easy, nor no better than one position at a time
+            assert 1.5 * math.ceil((LENGTH - 1) / window) < report.passes < LENGTH - 1
+
+
+@WINDOWS
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_any_window_finds_the_sequential_solution(window, name):
+    flow = tough_flow().double()
+    assert_equals_sequential(flow, noise(), LABEL, window, GUIDANCE[name][0])
+
+
+@WINDOWS
+def test_in_float32_the_solution_is_within_some_tolerances(window):
+    flow, z = tough_flow(), noise(torch.float32)
+    options = {"tolerance": 1e-4, "within": 1e-3}
+    assert_equals_sequential(flow, z, LABEL, window, LinearGuidance(1.0), **options)
+
+
+@pytest.mark.parametrize("window", [5, LENGTH])
+@pytest.mark.parametrize("scale", [SoftplusScale(), UnitScale()])
+@pytest.mark.parametrize("name", ["unguided", "gaussian"])
+def test_other_scales_find_it_too(scale, window, name):
+    flow = tough_flow(scale).double()
+    assert_equals_sequential(flow, noise(), LABEL, window, GUIDANCE[name][0])
+
+
+@pytest.mark.parametrize("window", [2, LENGTH])
+@pytest.mark.parametrize("name", TEMPERED)
+def test_flows_without_classes_find_it_too(window, name):
+    flow = tough_flow(num_classes=0).double()
+    assert_equals_sequential(flow, noise(), None, window, TEMPERED[name][0])
+
+
+def test_an_attention_temperature_of_the_context_is_kept():
+    flow, z = tough_flow().double(), noise()
+    tempered = Context(LABEL, torch.tensor([1.0, 0.3, 3.0, 1.0], dtype=torch.float64))
+    assert_equals_sequential(flow, z, tempered, 5)
+    changed = flow.inverse(z, tempered) - flow.inverse(z, LABEL)
+    assert changed.flatten(1).abs().amax(dim=1).gt(1e-3).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
+def test_a_window_of_one_is_sequential_decoding(dtype, within):
+    flow, z = tough_flow().to(dtype), noise(dtype)
+    inverse, sequential = (
+        flow.decode(z, LABEL, decoder=decoder) for decoder in (Jacobi(1, 1e-3), Sequential())
+    )
+    torch.testing.assert_close(inverse.x, sequential.x, rtol=within, atol=within)
+    torch.testing.assert_close(inverse.log_det, sequential.log_det, rtol=within, atol=within)
+
+
+@pytest.mark.parametrize("decoder", [Sequential(), Jacobi(5, 1e-12)])
+@pytest.mark.parametrize("scale", [ExpScale(), SoftplusScale()])
+def test_the_log_determinant_is_that_of_the_forward_pass(decoder, scale):
+    flow = tough_flow(scale).double()
+    inverse = flow.decode(noise(), LABEL, decoder=decoder)
+    _, log_det = flow(inverse.x, LABEL)
+    assert log_det.abs().min() > 1e-2
+    torch.testing.assert_close(inverse.log_det, log_det, rtol=0, atol=1e-9)
+
+
+def test_a_tolerance_bounds_what_is_accepted():
+    flow, z = tough_flow().double(), noise()
+    expected, fewer = flow.inverse(z, LABEL), LENGTH
+    for tolerance in (1e-9, 1e-6, 1e-3, 1e-1):
+        inverse = flow.decode(z, LABEL, decoder=Jacobi(LENGTH, tolerance))
+        largest = max(float(report.residual.max()) for report in inverse.reports)
+        assert tolerance / 100 < largest <= tolerance
+        deviation = (inverse.x - expected).abs().max()
+        assert tolerance / 100 < deviation < 10 * tolerance
+        assert inverse.reports[0].passes < fewer
+        fewer = inverse.reports[0].passes
+
+
+def test_many_rows_decode_as_few():
+    """Attention takes another path from 32 rows times heads on."""
+    flow, z, label = tough_flow(), noise(torch.float32, 20), LABEL.repeat(5)
+    for decoder in (Sequential(), Jacobi(5, 1e-6)):
+        together = flow.inverse(z, label, decoder=decoder)
+        some = flow.inverse(z[:3], label[:3], decoder=decoder)
+        torch.testing.assert_close(together[:3], some, rtol=0, atol=1e-4)
+
+
+# --- Certificates ---------------------------------------------------------------------------
+
+
+def noise_of(transform, x, label, rule=None, temperature=1.0) -> Tensor:
+    """The noise that data is decoded from: each position from scratch, in float64."""
+    transform, x = copy.deepcopy(transform).double(), x.double()
+    z = [x[:, 0]]
+    for i in range(1, x.shape[1]):
+        log_scale, shift = equations.predict(transform, x[:, :i], label)
+        if rule is not None:
+            null_label = torch.full_like(label, -1)
+            null = equations.predict(transform, x[:, :i], null_label, temperature)
+            log_scale, shift = rule(log_scale, shift, *null, i / (x.shape[1] - 1))
+        z.append((x[:, i] - shift) * torch.exp(-log_scale))
+    return torch.stack(z, dim=1)
+
+
+def assert_certificates_hold(flow, z, label, decoding, rule) -> None:
+    """The residual that each transform reports is that of the equations."""
+    context, rule_of, null = Context(label), rule, torch.full((len(z),), -1)
+    for transform in reversed(list(flow.transform)):
+        inverse = transform.inverse(z, context, decoding)
+        if transform.num_decoded:
+            temperature = 1.0 if rule_of is None else decoding.guidance.temperature
+            args = null if label is None else label, rule_of, temperature
+            recomputed = noise_of(transform, inverse.x, *args)
+            gap = (recomputed - z).abs().amax(dim=(1, 2))
+            tolerance = decoding.decoder.tolerance
+            assert (gap <= 1.01 * tolerance).all()
+            assert gap.max() > tolerance / 100  # what is measured is no rounding
+            [report] = inverse.reports
+            torch.testing.assert_close(report.residual.double(), gap, rtol=0, atol=3e-6)
+        z, decoding = inverse.x, decoding.deeper(transform.num_decoded)
+        if isinstance(decoding.guidance, GaussianGuidance) and transform.num_decoded:
+            rule_of = None
+
+
+@pytest.mark.parametrize("window", [5, LENGTH])
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_certificates_hold(window, name):
+    guidance, rule = GUIDANCE[name]
+    decoding = Decoding(Jacobi(window, 1e-3), guidance)
+    assert_certificates_hold(tough_flow(), noise(torch.float32), LABEL, decoding, rule)
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+def test_certificates_hold_without_classes(name):
+    guidance, rule = TEMPERED[name]
+    flow, z = tough_flow(num_classes=0), noise(torch.float32)
+    assert_certificates_hold(flow, z, None, Decoding(Jacobi(5, 1e-3), guidance), rule)
+
+
+# --- The iteration itself, on predictions without a network ---------------------------------
+
+Rule = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""Log-scale and shift of the next position, given all values of one example and its index."""
+
+
+class Toy:
+    """A prediction from a rule: keeps the values, and tells what drafts it was given.
+
+    Args:
+        rule: What to predict.
+        z: Noise; tells the shape.
+    """
+
+    def __init__(self, rule: Rule, z: Tensor):
+        self.rule = rule
+        self.x = torch.full_like(z, torch.nan)
+        self.calls = []
+
+    def __call__(self, x: Tensor, start: int) -> Affine:
+        end = start + x.shape[1]
+        self.calls.append((start, x.clone()))
+        self.x[:, start:end] = x
+        maps = [
+            [self.rule(values[:position], example) for position in range(start + 1, end + 1)]
+            for example, values in enumerate(self.x)
+        ]
+        log_scale, shift = (
+            torch.stack([torch.stack([one[part] for one in row]) for row in maps])
+            for part in (0, 1)
+        )
+        return Affine(log_scale, shift)
+
+
+def mixing(before: Tensor, example: int) -> tuple[Tensor, Tensor]:
+    """A rule that takes all values into account, more strongly in later examples."""
+    weight = torch.arange(1, len(before) + 1, dtype=before.dtype)[:, None].cos()
+    mean = (weight * before).mean(dim=0)
+    return 0.1 * torch.sin(example * mean), torch.sin(0.3 * example * mean.flip(0))
+
+
+def overflowing(before: Tensor, example: int) -> tuple[Tensor, Tensor]:
+    """A rule with small solutions; two examples overflow at drafts, which are as large as z."""
+    log_scale, shift = mixing(before, example)
+    large = before[1:].abs().gt(1).any()
+    if example == 1 and large:
+        shift = shift / 0
+    if example == 3 and large:
+        log_scale = log_scale + 1e4
+    return log_scale - 3, shift / 3
+
+
+def chaotic(before: Tensor, example: int) -> tuple[Tensor, Tensor]:
+    """A rule that no draft is near enough for."""
+    shift = torch.sin(1e3 * before[-1])
+    return torch.zeros_like(shift), shift
+
+
+def method(rule: Rule, z: Tensor, window: int, tolerance: float):
+    """The loop of the method, one number at a time: x, passes, iterations, non-finite drafts."""
+    x, last = z.clone(), z.shape[1] - 1
+    front, iterations, thrown, passes = [0] * len(z), [0] * len(z), [0] * len(z), 0
+    while min(front) < last:
+        start, new, passes = min(front), x.clone(), passes + 1
+        for example in range(len(z)):
+            proving = True
+            iterations[example] += front[example] < last
+            for position in range(front[example] + 1, min(start + window, last) + 1):
+                log_scale, shift = rule(x[example, :position], example)
+                gap = (x[example, position] - shift) * torch.exp(-log_scale) - z[example, position]
+                accepted = proving and bool(gap.abs().max() <= tolerance)
+                if proving:
+                    front[example] = position
+                if accepted:
+                    continue
+                value = torch.exp(log_scale) * z[example, position] + shift
+                if not proving and not value.isfinite().all():
+                    thrown[example] += 1
+                    value = z[example, position]
+                new[example, position], proving = value, False
+        x = new
+    return x, passes, iterations, thrown
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 11, 30])
+@pytest.mark.parametrize("rule", [mixing, overflowing, chaotic])
+@pytest.mark.parametrize("tolerance", [1e-9, 1e-2])
+def test_the_iteration_is_that_of_the_method(rule, window, tolerance):
+    z = torch.randn(5, 12, 2, dtype=torch.float64)
+    decoded = Jacobi(window, tolerance)(Toy(rule, z), z)
+    x, passes, iterations, thrown = method(rule, z, window, tolerance)
+    assert torch.equal(decoded.x, x)
+    assert decoded.passes == passes
+    assert decoded.iterations.tolist() == iterations
+    assert decoded.non_finite.tolist() == thrown
+    maps = [[rule(x[i, :p], i) for p in range(1, 12)] for i in range(5)]
+    for part, name in enumerate(("log_scale", "shift")):
+        expected = torch.stack([torch.stack([one[part] for one in row]) for row in maps])
+        assert torch.equal(getattr(decoded.affine, name), expected)
+
+
+def test_examples_finish_on_their_own():
+    z = torch.randn(5, 12, 2, dtype=torch.float64)
+    decoded = Jacobi(99, 1e-9)(Toy(mixing, z), z)
+    assert decoded.iterations[0] == 1  # its maps are the identity, and the noise its solution
+    assert decoded.iterations.max() == decoded.passes
+    assert len(set(decoded.iterations.tolist())) >= 4
+
+
+@pytest.mark.parametrize("window", [1, 3, 99])
+def test_there_is_an_end_even_if_no_draft_helps(window):
+    z = torch.randn(3, 12, 2, dtype=torch.float64)
+    decoded = Jacobi(window, 1e-9)(Toy(chaotic, z), z)
+    assert decoded.passes == 11
+    assert decoded.iterations.tolist() == [11] * 3
+    assert torch.equal(decoded.x, Sequential()(Toy(chaotic, z), z).x)
+
+
+@pytest.mark.parametrize("window", [1, 5, LENGTH])
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-3), (torch.float64, 1e-9)])
+def test_a_tolerance_below_rounding_ends_with_exact_values(window, dtype, within):
+    flow, z = tough_flow(SoftplusScale(), std=0.25).to(dtype), noise(dtype)
+    inverse = flow.decode(z, LABEL, decoder=Jacobi(window, 1e-30))
+    assert all(report.passes == LENGTH - 1 for report in inverse.reports)
+    torch.testing.assert_close(inverse.x, flow.inverse(z, LABEL), rtol=0, atol=within)
+
+
+@pytest.mark.parametrize("window", [2, 5, 99])
+def test_what_is_accepted_never_changes(window):
+    z = torch.randn(5, 12, 2, dtype=torch.float64)
+    toy = Toy(mixing, z)
+    decoded = Jacobi(window, 1e-3)(toy, z)
+    starts = [start for start, _ in toy.calls]
+    assert starts == sorted(set(starts))
+    for start, x in toy.calls:
+        assert torch.equal(x[:, 0], decoded.x[:, start])
+    assert torch.equal(decoded.x[:, 0], z[:, 0])
+
+
+@pytest.mark.parametrize("tolerance", [1e-12, 1e-3])
+def test_a_sample_depends_on_its_batch_within_the_tolerance(tolerance):
+    flow, z, decoder = tough_flow().double(), noise(), Jacobi(5, tolerance)
+    together = flow.decode(z, LABEL, decoder=decoder)
+    alone = [flow.decode(z[i : i + 1], LABEL[i : i + 1], decoder=decoder) for i in range(4)]
+    x = torch.cat([inverse.x for inverse in alone])
+    torch.testing.assert_close(x, together.x, rtol=0, atol=10 * tolerance)
+
+
+# --- Values that are not finite -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [3, 99])
+def test_drafts_that_overflow_are_thrown_away(window):
+    z = torch.randn(5, 12, 2, dtype=torch.float64)
+    decoded, exact = (
+        decoder(Toy(overflowing, z), z) for decoder in (Jacobi(window, 1e-9), Sequential())
+    )
+    assert exact.x.isfinite().all()
+    torch.testing.assert_close(decoded.x, exact.x, rtol=0, atol=1e-8)
+    assert decoded.non_finite.gt(0).tolist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("window", [1, 3, 99])
+def test_an_exact_value_that_overflows_breaks_its_example_only(window):
+    z = torch.randn(3, 12, 2, dtype=torch.float64)
+
+    def rule(before, example):
+        log_scale, shift = mixing(before, example)
+        return log_scale, shift / 0 if example == 1 and len(before) >= 6 else shift
+
+    decoded, exact = Jacobi(window, 1e-9)(Toy(rule, z), z), Sequential()(Toy(rule, z), z)
+    assert decoded.passes <= 11
+    assert decoded.x.isfinite().flatten(1).all(dim=1).tolist() == [True, False, True]
+    torch.testing.assert_close(decoded.x[1, :6], exact.x[1, :6], rtol=0, atol=1e-8)
+    assert not decoded.x[1, 6].isfinite().any()
+    torch.testing.assert_close(decoded.x[::2], exact.x[::2], rtol=0, atol=1e-8)
+
+
+def test_nothing_is_clamped():
+    flow, z = tough_flow(UnitScale()).double(), 1000 * noise()
+    expected = flow.inverse(z, LABEL)
+    assert expected.abs().max() > 1000
+    x = flow.inverse(z, LABEL, decoder=Jacobi(5, 1e-9))
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_flow_names_the_transform_that_overflows(dtype):
+    flow = tiny_flow(num_classes=3)
+    torch.nn.init.constant_(flow.transform[3].network.proj_out.bias, 1e4)
+    with pytest.raises(NonFiniteError, match="transform 3") as caught:
+        flow.sample(2, 1, decoder=Jacobi(2), dtype=dtype)
+    assert caught.value.transform == 3
+
+
+# --- Options --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [0, -3])
+def test_a_window_holds_at_least_one_position(window):
+    with pytest.raises(ConfigurationError, match=f"window {window} must be at least 1"):
+        Jacobi(window=window)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1e-3, math.nan, math.inf])
+def test_a_tolerance_is_positive_and_finite(tolerance):
+    with pytest.raises(ConfigurationError, match=f"tolerance {tolerance} must be positive"):
+        Jacobi(tolerance=tolerance)
+
+
+def test_there_are_no_gradients():
+    flow, z = tiny_flow(), torch.randn(2, 4, 8)
+    with torch.enable_grad(), pytest.raises(ConfigurationError, match="has no gradients"):
+        flow.inverse(z, decoder=Jacobi())
+    flow.inverse(z, decoder=Jacobi())
+
+
+def test_each_transform_may_have_a_decoder_of_its_own():
+    flow, z = tough_flow().double(), noise()
+    decoders = (Sequential(), Jacobi(5, 1e-12))
+    for pair in (decoders, decoders[::-1]):
+        inverse = flow.decode(z, LABEL, decoder=PerTransform(pair))
+        assert tuple(report.decoder for report in inverse.reports) == pair
+        assert [report.exact for report in inverse.reports] == [
+            isinstance(decoder, Sequential) for decoder in pair
+        ]
+        torch.testing.assert_close(inverse.x, flow.inverse(z, LABEL), rtol=0, atol=1e-9)
+
+
+def test_each_transform_needs_a_decoder():
+    flow = tiny_flow()
+    with pytest.raises(ConfigurationError, match="decoders for 2 transforms, but the flow has mo"):
+        flow.sample(2, decoder=PerTransform((Sequential(), Jacobi())))
+    with pytest.raises(ConfigurationError, match="through the decoders that it holds"):
+        PerTransform((Sequential(),))(Toy(chaotic, torch.zeros(1, 2, 1)), torch.zeros(1, 2, 1))
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_one_position_needs_no_pass(dtype):
+    flow = tiny_flow(image_size=2)
+    z = torch.randn(3, 1, 8)
+    inverse = flow.decode(z, decoder=Jacobi(), dtype=dtype)
+    assert torch.equal(inverse.x.flatten(), z.flatten())
+    for report in inverse.reports:
+        assert report.passes == 0
+        assert report.certified.all()
+        assert not report.residual.any()
