@@ -49,7 +49,7 @@ class CompiledNetwork(nn.Module):
         return self.network.dtype
 
     def new_cache(self, rows: int) -> KVCache:
-        """A cache that has its storage; on GPUs always the one that the graphs were made for."""
+        """A cache that has its storage; where there are graphs, the one they were made for."""
         network = self.network
         if rows in self.caches:
             # What is not finite would pass the mask: zero times it is not a number.
@@ -60,7 +60,7 @@ class CompiledNetwork(nn.Module):
         heads = network.model_dim // network.head_dim
         table = network.position_embedding
         cache.allocate(table.new_zeros(rows, heads, 1, network.head_dim))
-        if table.is_cuda:
+        if table.is_cuda and rows <= self.max_graphed_rows:
             self.caches[rows] = cache
         return cache
 

@@ -4,6 +4,7 @@ import copy
 from functools import cached_property
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tarflow.errors import ConfigurationError
 from tarflow.nn.compiled import CompiledNetwork
@@ -77,10 +78,28 @@ class ExactNetworks(Networks):
         return torch.promote_types(network.dtype, torch.float32)
 
 
+class OptimizerSteps:
+    """Counts the steps of all optimizers: fused ones change weights but not their versions."""
+
+    count = 0
+
+    @classmethod
+    def add(cls, *_: object) -> None:
+        """Count one."""
+        cls.count += 1
+
+
+register_optimizer_step_post_hook(OptimizerSteps.add)
+
+
 def fingerprint(network: CausalTransformer) -> tuple:
-    """Tells the weights of one moment from those of another, without reading them."""
+    """Tells the weights of one moment from those of another, without reading them.
+
+    Blind to what is written into `weight.data` in place.
+    """
     # Tensors made in inference mode count no versions, and cannot be changed outside of it.
-    return tuple(
+    versions = (
         (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
         for weight in network.parameters()
     )
+    return (OptimizerSteps.count, *versions)
