@@ -1,5 +1,7 @@
 """Compares compiled with eager; run as a program, for the hook of the tests breaks graphs."""
 
+import copy
+
 import torch
 
 from tarflow import ExampleSeeds, GaussianGuidance, Jacobi, LinearGuidance, Networks
@@ -45,20 +47,27 @@ def log_prob_and_gradients(flow):
 def compare_steps_by_inductor() -> None:
     """Sample with compiled steps, as users do: conditions and temperatures, and bfloat16."""
     flow = tiny_flow((1, 5), 1, num_transforms=2, num_layers=1, num_classes=3)
-    options = {"guidance": LinearGuidance(1.0, temperature=0.5), "context": torch.tensor([0, -1])}
-    for dtype, within in ((None, 1e-5), (torch.bfloat16, 0.02)):
-        eager, compiled = (
-            flow.sample(2, source=ExampleSeeds(0, range(2)), dtype=dtype, compile=c, **options)
-            for c in (False, True)
-        )
-        torch.testing.assert_close(compiled, eager, rtol=0, atol=within)
+    guidance, label = LinearGuidance(1.0, temperature=0.5), torch.tensor([0, -1])
+
+    def sample(**options):
+        source = ExampleSeeds(0, range(2))
+        return flow.sample(2, label, guidance=guidance, source=source, **options)
+
+    torch.testing.assert_close(sample(compile=True), sample(), rtol=0, atol=1e-5)
+    half = sample(networks=Prepared(torch.bfloat16, num_buckets=1))
+    torch.testing.assert_close(half, sample(dtype=torch.bfloat16), rtol=0, atol=0.02)
 
 
-class FourBuckets(Networks):
-    """Networks that compile with all but the code that takes most of the time."""
+class Prepared(Networks):
+    """Compiled networks of other than the default options."""
+
+    def __init__(self, dtype: torch.dtype | None = None, **options):
+        super().__init__(dtype)
+        self.options = options
 
     def _prepare(self, network):
-        return CompiledNetwork(network, num_buckets=4, backend="aot_eager")
+        ready = copy.deepcopy(network).to(self._dtype(network))
+        return CompiledNetwork(ready, **self.options)
 
 
 @torch.no_grad()
@@ -77,7 +86,7 @@ def compare_buckets() -> None:
     for batch, options in cases:
         z, label = torch.randn(batch, 8, 2), torch.tensor([2, -1, 0])[:batch]
         expected = flow.inverse(z, label, **options)
-        for networks in (FourBuckets(), FourBuckets()):
+        for networks in (Prepared(backend="aot_eager"), Prepared(backend="aot_eager")):
             x = flow.inverse(z, label, networks=networks, **options)
             torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
     # Four for each of 1, 3 and 6 rows, whatever the number of transforms.

@@ -8,12 +8,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tarflow.errors import ConfigurationError
 from tarflow.nn.compiled import CompiledNetwork
-from tarflow.nn.packing import can_pack, pack
+from tarflow.nn.packing import CacheMemory, PackedTransformer, can_pack
 from tarflow.nn.transformer import CausalTransformer
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-Network = CausalTransformer | CompiledNetwork
+Network = CausalTransformer | CompiledNetwork | PackedTransformer
 """A transformer as it was trained, or as decoding runs it."""
 
 
@@ -34,6 +34,7 @@ class Networks:
             raise ConfigurationError(f"dtype {dtype}: choose one of {', '.join(map(str, DTYPES))}")
         self.dtype = dtype
         self.compile = compile
+        self.memory = CacheMemory()
         self.ready: dict[int, tuple[CausalTransformer, tuple, Network]] = {}
 
     @cached_property
@@ -68,7 +69,7 @@ class Networks:
         ready = network if dtype == network.dtype else copy.deepcopy(network).to(dtype)
         if self.compile:
             return CompiledNetwork(ready)
-        return pack(ready) if can_pack(ready) else ready
+        return PackedTransformer(ready, self.memory) if can_pack(ready) else ready
 
 
 class ExactNetworks(Networks):

@@ -70,6 +70,7 @@ class CausalTransformer(nn.Module):
         self.length = length
         self.model_dim = model_dim
         self.head_dim = head_dim
+        self.dropout = dropout
         self.proj_in = nn.Linear(in_features, model_dim)
         self.position_embedding = nn.Parameter(0.01 * torch.randn(length, model_dim))
         self.blocks = nn.ModuleList(

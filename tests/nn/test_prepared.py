@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tarflow import ConfigurationError, ExampleSeeds, Networks, TarFlow
-from tarflow.nn.packing import PackedLinear
+from tarflow.nn.packing import PackedTransformer
 from tarflow.nn.transformer import CausalTransformer
 
 from ..models import randomized, tiny_flow, tiny_network
@@ -18,19 +18,16 @@ def network() -> CausalTransformer:
     return tiny_network(2, 3, 5)
 
 
-def is_packed(network) -> bool:
-    """Whether its linear layers are packed."""
-    return any(isinstance(module, PackedLinear) for module in network.modules())
-
-
 def test_on_cpus_float32_is_packed_and_the_rest_cast(network):
-    assert is_packed(Networks().of(network))
-    assert is_packed(Networks(torch.float32).of(copy.deepcopy(network).bfloat16()))
+    assert isinstance(Networks().of(network), PackedTransformer)
+    assert isinstance(
+        Networks(torch.float32).of(copy.deepcopy(network).bfloat16()), PackedTransformer
+    )
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         ready = Networks(dtype).of(network)
         assert ready.dtype == dtype
         assert {parameter.dtype for parameter in ready.parameters()} == {dtype}
-        assert not is_packed(ready)
+        assert not isinstance(ready, PackedTransformer)
     assert network.dtype == torch.float32
 
 
