@@ -75,16 +75,27 @@ def measure(
     modes = make_modes(flow, case.dtype, make_plan(flow, case, y).decoder, compiled)
     tell(f"{case}: warming up, and sampling in float64")
     reference = in_float64(flow, z, y)
-    errors = {mode.name: mode.sample(z, y).double() - reference for mode in modes}
+    errors, first = {}, {}
+    for mode in modes:
+        begin = now(z.device)
+        x = mode.sample(z, y)
+        first[mode.name], errors[mode.name] = now(z.device) - begin, x.double() - reference
     runs = {mode.name: lambda mode=mode: mode.sample(z, y) for mode in modes}
     times = interleave(runs, case.repeats, z.device, lambda text: tell(f"{case}: {text}"))
     return [
-        summarize(flow, case, mode, machine, times[mode.name], errors[mode.name]) for mode in modes
+        summarize(flow, case, mode, machine, first[mode.name], times[mode.name], errors[mode.name])
+        for mode in modes
     ]
 
 
 def summarize(
-    flow: TarFlow, case: Case, mode: Mode, machine: Machine, seconds: list[float], error: Tensor
+    flow: TarFlow,
+    case: Case,
+    mode: Mode,
+    machine: Machine,
+    first_seconds: float,
+    seconds: list[float],
+    error: Tensor,
 ) -> Measurement:
     """Put together what was found out about a mode, and count its passes."""
     passes = count(flow, case, mode.decoder)
@@ -94,6 +105,7 @@ def summarize(
         batch_size=case.batch_size,
         dtype=str(case.dtype).removeprefix("torch."),
         mode=mode.name,
+        first_seconds=first_seconds,
         seconds=seconds,
         floor_seconds=Transformer.of(flow).floor(machine, passes, case.dtype),
         rms=float(error.square().mean().sqrt()),

@@ -1,6 +1,7 @@
 """What a benchmark found: to be shown, kept and read again."""
 
 import json
+import math
 import os
 import platform
 import re
@@ -30,7 +31,8 @@ class Measurement:
         batch_size: Number of samples.
         dtype: Precision in which transformers compute.
         mode: The way.
-        seconds: Of each repetition, in order.
+        first_seconds: Of the first batch, which prepares weights or compiles.
+        seconds: Of each repetition after it, in order.
         floor_seconds: The least that the machine would need for the same passes.
         rms: Root mean square of the deviation from sequential samples in float64.
         maximum: Largest deviation.
@@ -44,6 +46,7 @@ class Measurement:
     batch_size: int
     dtype: str
     mode: str
+    first_seconds: float
     seconds: list[float]
     floor_seconds: float
     rms: float
@@ -94,14 +97,39 @@ class Results:
         """The device's name, fit for a file's."""
         return re.sub(r"[^a-z0-9]+", "-", self.environment["hardware"].lower()).strip("-")
 
+    def beside(self, measurement: Measurement, mode: str) -> Measurement:
+        """What another mode did in the same case."""
+        [other] = (
+            each
+            for each in self.measurements
+            if each.case == measurement.case and each.mode == mode
+        )
+        return other
+
     def ratio(self, measurement: Measurement) -> float:
         """How many times as fast as the baseline of the same case, by medians."""
-        [baseline] = (
-            other
-            for other in self.measurements
-            if other.case == measurement.case and other.mode == "baseline"
-        )
-        return baseline.median / measurement.median
+        return self.beside(measurement, "baseline").median / measurement.median
+
+    def break_even(self, measurement: Measurement) -> float:
+        """Number of samples from which a mode takes less than sequential decoding in all.
+
+        What the first batch takes longer than the others is the cost of the mode.
+        """
+        sequential = self.beside(measurement, "sequential")
+        cost = measurement.first_seconds - measurement.median
+        gain = sequential.median - measurement.median
+        return measurement.batch_size * cost / gain if gain > 0 else math.inf
+
+    def compilation(self) -> list[str]:
+        """What compiling costs and gains, a line for each case."""
+        return [
+            f"compiled, T = {each.length}, batch {each.batch_size}, {each.dtype}: first batch"
+            f" {each.first_seconds:.1f} s, others {each.median:.3g} s, sequential"
+            f" {self.beside(each, 'sequential').median:.3g} s; pays after"
+            f" {self.break_even(each):,.0f} samples"
+            for each in self.measurements
+            if each.mode == "compiled"
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, and the derived numbers with it."""

@@ -125,7 +125,7 @@ def show(results: Results, console: Console) -> None:
         console.print(f"{name.removeprefix('torch.')} products: {rate / 1e9:,.1f} GFLOP/s")
     for size, rate in results.machine.bandwidth.items():
         console.print(f"copies of {size} MB read and written: {rate / 1e9:,.1f} GB/s")
-    for note in results.notes:
+    for note in (*results.compilation(), *results.notes):
         console.print(note)
 
 

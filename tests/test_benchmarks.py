@@ -25,7 +25,8 @@ def machine(float32: float = 4e9, bfloat16: float = 2e9) -> Machine:
 
 def measurement(mode: str, seconds: list[float], **options) -> Measurement:
     values = {"patch_size": 4, "length": 64, "batch_size": 16, "dtype": "float32"}
-    found = {"floor_seconds": 0.5, "rms": 1e-6, "maximum": 1e-5, "passes": 252, "positions": 252}
+    found = {"first_seconds": 41.0, "floor_seconds": 0.5}
+    found |= {"rms": 1e-6, "maximum": 1e-5, "passes": 252, "positions": 252}
     return Measurement(mode=mode, seconds=seconds, **(values | found | options), windows=[1, 8])
 
 
@@ -38,6 +39,18 @@ def fake_results() -> Results:
     ]
     environment = describe_environment(torch.device("cpu")) | {"hardware": "A Chip (R), 2 threads"}
     return Results(environment, machine(), rows, ["bfloat16 was left out"])
+
+
+def test_break_even_weighs_the_cost_of_compiling_against_its_gain():
+    results, compiled = fake_results(), measurement("compiled", [1.0, 1.5, 1.5])
+    results.measurements += [compiled]
+    # 39.5 s more for the first batch of 16, and 0.5 s less for each of the others
+    assert results.break_even(compiled) == 16 * 79
+    [line] = results.compilation()
+    assert line.startswith("compiled, T = 64, batch 16, float32: first batch 41.0 s, others 1.5 s")
+    assert line.endswith("pays after 1,264 samples")
+    slower = measurement("compiled", [2.0])
+    assert results.break_even(slower) == float("inf")
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.5])
