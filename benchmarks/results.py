@@ -122,14 +122,17 @@ class Results:
 
     def compilation(self) -> list[str]:
         """What compiling costs and gains, a line for each case."""
-        return [
-            f"compiled, T = {each.length}, batch {each.batch_size}, {each.dtype}: first batch"
-            f" {each.first_seconds:.1f} s, others {each.median:.3g} s, sequential"
-            f" {self.beside(each, 'sequential').median:.3g} s; pays after"
-            f" {self.break_even(each):,.0f} samples"
-            for each in self.measurements
-            if each.mode == "compiled"
-        ]
+        lines = []
+        for each in self.measurements:
+            if each.mode == "compiled":
+                samples, sequential = self.break_even(each), self.beside(each, "sequential")
+                pays = f"pays after {samples:,.0f} samples" if samples < math.inf else "never pays"
+                lines.append(
+                    f"compiled, T = {each.length}, batch {each.batch_size}, {each.dtype}:"
+                    f" first batch {each.first_seconds:.1f} s, others {each.median:.3g} s,"
+                    f" sequential {sequential.median:.3g} s; {pays}"
+                )
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, and the derived numbers with it."""

@@ -1,6 +1,6 @@
 """Fits a flow: the command `tarflow train` from a checkout."""
 
-from tarflow.cli import train
+from tarflow.cli import run_command
 
 if __name__ == "__main__":
-    train()
+    run_command("train")

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tarflow.certificates import Certificates
 from tarflow.errors import DataError
 from tarflow.files import write_atomically
 from tarflow.pictures import beside, grid
@@ -84,9 +85,13 @@ class Gallery:
             new.unlink(missing_ok=True)
         return path
 
+    def write_certificates(self, certificates: Certificates) -> Path:
+        """Write `certificates.csv`."""
+        return self._write(self.directory / "certificates.csv", certificates.to_csv().encode())
+
     def remove(self) -> None:
         """Remove every file that a gallery writes."""
-        for name in ("grid.png", "samples.npz"):
+        for name in ("grid.png", "samples.npz", "certificates.csv"):
             (self.directory / name).unlink(missing_ok=True)
         self._remove_images(0)
         images = self.directory / "images"

@@ -49,12 +49,13 @@ def beside(pictures: Mapping[str, Image.Image], gap: int = 24) -> Image.Image:
     """Put pictures beside each other, each under its title."""
     font = ImageFont.load_default(size=20)
     head = 40
-    width = sum(picture.width for picture in pictures.values()) + gap * (len(pictures) + 1)
+    widths = [max(each.width, math.ceil(font.getlength(t))) for t, each in pictures.items()]
+    width = sum(widths) + gap * (len(widths) + 1)
     height = max(picture.height for picture in pictures.values()) + head + gap
     canvas = Image.new("RGB", (width, height), (PAPER, PAPER, PAPER))
     draw, left = ImageDraw.Draw(canvas), gap
-    for title, picture in pictures.items():
+    for (title, picture), column in zip(pictures.items(), widths, strict=True):
         draw.text((left, 10), title, font=font, fill=(INK, INK, INK))
         canvas.paste(picture.convert("RGB"), (left, head))
-        left += picture.width + gap
+        left += column + gap
     return canvas

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn, track
 from torch import Tensor
 
+from tarflow.certificates import Certificates
 from tarflow.errors import ConfigurationError
 from tarflow.gallery import Gallery
 from tarflow.processes import Process
@@ -144,6 +145,11 @@ class SampleRun:
         batches = self.shards.read(range(self.num_samples))
         for batch in track(batches, description, total):
             yield torch.from_numpy(batch[self.sampler.panels[-1]])
+
+    @property
+    def certificates(self) -> Certificates:
+        """Those of all samples."""
+        return Certificates.join(self.shards.read(range(self.num_samples)))
 
     def _replace(self) -> None:
         """Remove what other settings left; who does not lead waits until that is done."""

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tarflow.certificates import Certificates
 from tarflow.chunks import ChunkSize
 from tarflow.denoising import denoise
 from tarflow.errors import ConfigurationError
@@ -92,12 +93,16 @@ class Sampler:
         return None if self.classes is None else labels_of(self.classes, indices)
 
     def __call__(self, indices: range) -> dict[str, np.ndarray]:
-        """Draw the samples of some indices: the pixels of each panel, and `labels` if any."""
+        """Draw the samples of some indices.
+
+        Returns:
+            The pixels of each panel, the arrays of `Certificates`, and `labels` if there are any.
+        """
         label = self.label(indices)
         options = {k: v for k, v in self.options.items() if k not in ("dtype", "compile")}
         options |= {"guidance": self.guidance, "networks": self._networks}
-        x = draw(self.flow, indices, label, self.seed, self._drawn, **options)
-        arrays = {"samples": self._pixels(x)}
+        x, report = draw(self.flow, indices, label, self.seed, self._drawn, **options)
+        arrays = {"samples": self._pixels(x), **Certificates.of(report).arrays}
         if "denoised" in self.panels:
             dtype = self.options.get("dtype")
             clean = denoise(self.flow, x, label, dtype=dtype, max_batch=self._denoised)

@@ -14,6 +14,7 @@ from tarflow.flow import Flow
 from tarflow.guidance import Guidance
 from tarflow.nn.prepared import Networks
 from tarflow.randomness import ExampleSeeds
+from tarflow.report import SamplingReport
 
 
 def read_classes(
@@ -87,7 +88,7 @@ def sample_batches(
     options |= {"guidance": guidance, "networks": networks}
     for indices in batches_of(num_samples, batch_size):
         part = None if label is None else label[indices.start : indices.stop]
-        x = draw(flow, indices, part, seed, chunks, **options)
+        x, _ = draw(flow, indices, part, seed, chunks, **{"certify": False, **options})
         yield x, part
 
 
@@ -112,12 +113,15 @@ def draw(
     seed: int,
     chunks: ChunkSize,
     **options: Any,
-) -> Float[Tensor, "batch ..."]:
+) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
     """Draw the samples of some indices, in chunks that fit memory."""
+    reports = []
 
     def compute(rows: slice) -> Tensor:
         source = ExampleSeeds(seed, indices[rows])
         part = None if label is None else label[rows]
-        return flow.sample(len(source), part, source=source, **options)
+        x, report = flow.sample(len(source), part, source=source, return_report=True, **options)
+        reports.append(report)
+        return x
 
-    return chunks.map(compute, len(indices))
+    return chunks.map(compute, len(indices)), SamplingReport.cat(reports)

@@ -49,8 +49,11 @@ def test_break_even_weighs_the_cost_of_compiling_against_its_gain():
     [line] = results.compilation()
     assert line.startswith("compiled, T = 64, batch 16, float32: first batch 41.0 s, others 1.5 s")
     assert line.endswith("pays after 1,264 samples")
-    slower = measurement("compiled", [2.0])
+    slower = measurement("compiled", [2.0], batch_size=8)
+    sequential = measurement("sequential", [2.0], batch_size=8)
+    results.measurements = [sequential, slower]
     assert results.break_even(slower) == float("inf")
+    assert results.compilation()[0].endswith("sequential 2 s; never pays")
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.5])

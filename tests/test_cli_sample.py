@@ -1,5 +1,6 @@
 """`tarflow sample`: what it leaves, and how it goes on after a kill, alone or with others."""
 
+import csv
 import signal
 import subprocess
 import sys
@@ -42,14 +43,16 @@ def times(folder):
 
 def contents(folder):
     """The bytes of what a run leaves, by name."""
-    paths = [path for path in folder.rglob("*") if path.suffix in (".png", ".npz")]
+    paths = [path for path in folder.rglob("*") if path.suffix in (".png", ".npz", ".csv")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_a_finished_run_does_no_work(sample, checkpoint, capsys):
     sample("num_samples=5", "save_npz=true")
     output = checkpoint.parent / "samples"
-    assert {path.name for path in output.iterdir()} == {"grid.png", "samples.npz", "shards"}
+    assert {path.name for path in output.iterdir()} == {
+        *("certificates.csv", "grid.png", "samples.npz", "shards")
+    }
     before = times(output)
     capsys.readouterr()
     sample("num_samples=5", "save_npz=true")
@@ -73,6 +76,27 @@ def test_more_samples_and_other_files_are_added(sample, capsys):
         difference = arrays["images"].astype(int) - expected["images"].astype(int)
         assert np.abs(difference).max() <= 1
     assert len(list(Path("out/images").iterdir())) == 8
+
+
+@pytest.mark.parametrize("options", [[], ["dtype=bfloat16"], ["dtype=bfloat16", "denoise=false"]])
+def test_every_sample_has_a_certificate(sample, capsys, options):
+    jacobi = ["decoder=jacobi", "window=3", "tolerance=0.01"]
+    sample("num_samples=5", "output=out", "batch_size=3", *jacobi, *options)
+    assert "5 of 5 samples certified, largest residual" in capsys.readouterr().out
+    header, *rows = Path("out/certificates.csv").read_text().splitlines()
+    assert header == "index,certified,redone,residual_0,residual_1,residual_2"
+    residuals = [float(cell) for row in rows for cell in row.split(",")[3:]]
+    assert len(residuals) == 15
+    assert 0 < max(residuals) <= 0.01
+
+
+def test_sequential_samples_in_lower_precision_are_measured_too(sample):
+    largest = {}
+    for name, options in {"full": [], "half": ["dtype=bfloat16"]}.items():
+        sample("num_samples=3", f"output={name}", *options)
+        rows = csv.DictReader(Path(name, "certificates.csv").read_text().splitlines())
+        largest[name] = max(float(row["residual_2"]) for row in rows)
+    assert largest["full"] < 1e-5 < largest["half"]
 
 
 def test_the_grid_shows_the_first_samples(sample):
@@ -169,4 +193,4 @@ def test_a_killed_process_goes_on_and_several_leave_what_one_leaves(sample, chec
     assert {name: after[name] for name in before if name[0].isdecimal()}.items() <= before.items()
     sample(*what, "output=one")
     assert contents(Path("two")) == contents(Path("one"))
-    assert len(contents(Path("one"))) == 6 + 2
+    assert len(contents(Path("one"))) == 6 + 3

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tarflow import ExampleSeeds, LinearGuidance, TarFlow, denoise
+from tarflow import ExampleSeeds, Jacobi, LinearGuidance, Networks, TarFlow, denoise
+from tarflow.nn.attention import attend
 from tarflow.training.optimizers import orthogonalize
 from tests.models import randomized
 
@@ -48,3 +49,73 @@ def test_orthogonalization_in_bfloat16_is_near_that_in_float32():
     matrices = torch.randn(3, 32, 64)
     close = orthogonalize(matrices.cuda()).float().cpu()
     assert (close - orthogonalize(matrices)).abs().max() < 0.05
+
+
+# --- Decoding ---------------------------------------------------------------------------------
+
+LABEL = torch.tensor([0, 1, 2, -1])
+GUIDED = {"context": LABEL, "guidance": LinearGuidance(1.0, temperature=1.5)}
+
+
+def sampled(flow: TarFlow, first: int = 0, **options):
+    """Four guided samples."""
+    source = ExampleSeeds(0, range(first, first + 4))
+    return flow.sample(4, source=source, **(GUIDED | options))
+
+
+def test_cuda_graphs_draw_the_samples_of_eager_steps(flow):
+    flow = flow.cuda()
+    networks = Networks(compile=True)
+    for first in (0, 4):  # the second batch runs on the graphs and the cache of the first
+        compiled = sampled(flow, first, networks=networks)
+        torch.testing.assert_close(compiled, sampled(flow, first), rtol=0, atol=1e-4)
+    ready = [
+        networks.of(transform.network) for transform in flow.transform if transform.num_decoded
+    ]
+    assert [len(network.graphs) for network in ready] == [4, 4]
+    unguided = sampled(flow, guidance=None, networks=networks)
+    torch.testing.assert_close(unguided, sampled(flow, guidance=None), rtol=0, atol=1e-4)
+
+
+def test_what_is_not_finite_in_one_batch_is_not_seen_by_the_next(flow):
+    flow, networks = flow.cuda(), Networks(compile=True)
+    z = flow.base.sample(4, ExampleSeeds(0, range(4)))
+    expected = flow.inverse(z, LABEL)
+    flow.inverse(torch.full_like(z, torch.nan), LABEL, networks=networks)
+    torch.testing.assert_close(
+        flow.inverse(z, LABEL, networks=networks), expected, rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("window", [1, 5, 16])
+def test_windows_are_certified_in_every_precision(flow, window, dtype, compile):
+    flow, tolerance = flow.cuda(), {torch.float32: 1e-4}.get(dtype, 0.05)
+    options = {"decoder": Jacobi(window, tolerance), "dtype": dtype, "compile": compile}
+    x, report = sampled(flow, return_report=True, **options)
+    assert report.certified.all()
+    assert (report.residual <= tolerance).all()
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x, sampled(flow), rtol=0, atol=100 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_lower_precision_keeps_the_state_in_float32(flow, dtype):
+    flow = flow.cuda()
+    x = sampled(flow, dtype=dtype)
+    assert x.dtype == torch.float32
+    assert 0 < (x - sampled(flow)).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("window", [2, 5, 16])
+def test_flash_kernels_align_queries_with_the_last_keys(window):
+    q, k, v = (torch.randn(2, 4, n, 64, device="cuda").half() for n in (window, 16, 16))
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        found = attend(q, k, v)
+    visible = torch.ones(window, 16, device="cuda").tril(16 - window).bool()
+    logits = (q.float() @ k.float().mT / 8).masked_fill(~visible, -torch.inf)
+    expected = logits.softmax(dim=-1) @ v.float()
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=5e-3)

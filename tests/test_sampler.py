@@ -23,6 +23,18 @@ from .models import tiny_flow
 
 NOISE = GaussianNoise(17, 0.3)
 
+CERTIFICATES = ("residual", "certified", "redone")
+
+
+def assert_same(found, expected):
+    """The same samples; residuals are rounding errors, and those depend on the batch."""
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        if name == "residual":
+            assert np.abs(array - expected[name]).max() < 1e-14
+        else:
+            assert np.array_equal(array, expected[name])
+
 
 @pytest.fixture
 def noisy():
@@ -36,7 +48,7 @@ def test_samples_are_those_of_the_flow_as_pixels(noisy):
     source = ExampleSeeds(5, range(3, 6))
     x = noisy.sample(3, label, guidance=LinearGuidance(1.0), source=source)
     found = sampler(range(3, 6))
-    assert list(found) == ["samples", "denoised", "labels"]
+    assert list(found) == ["samples", *CERTIFICATES, "denoised", "labels"]
     assert found["samples"].dtype == np.uint8
     assert np.array_equal(found["samples"], NOISE.to_pixels(x))
     assert np.array_equal(found["denoised"], NOISE.to_pixels(denoise(noisy, x, label)))
@@ -44,17 +56,16 @@ def test_samples_are_those_of_the_flow_as_pixels(noisy):
 
 
 def test_what_is_not_asked_for_is_not_made(noisy):
-    assert list(Sampler(noisy, denoise=False)(range(2))) == ["samples"]
+    assert list(Sampler(noisy, denoise=False)(range(2))) == ["samples", *CERTIFICATES]
     sampler = Sampler(tiny_flow(noise=UniformDequantization(17)))
-    assert list(sampler(range(2))) == ["samples"]
+    assert list(sampler(range(2))) == ["samples", *CERTIFICATES]
     assert sampler.settings["denoise"] is False
 
 
 def test_indices_far_out_are_the_same_in_any_batch(noisy):
     sampler = Sampler(noisy, classes=torch.arange(3))
     many, one = sampler(range(1000, 1005)), sampler(range(1003, 1004))
-    for name, array in one.items():
-        assert np.array_equal(array, many[name][3:4])
+    assert_same(one, {name: array[3:4] for name, array in many.items()})
 
 
 def test_memory_runs_out_once_for_sampling_and_denoising(noisy):
@@ -65,12 +76,12 @@ def test_memory_runs_out_once_for_sampling_and_denoising(noisy):
         found = sampler(range(4))
     assert len(caught) == 2  # what fits one need not fit the other
     sampler(range(4, 8))
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert_same(found, expected)
 
 
 def test_bytes_of_a_sample(noisy):
     arrays = Sampler(noisy)(range(1))
-    size = sum(array.nbytes for array in arrays.values())
+    size = sum(arrays[name].nbytes for name in ("samples", "denoised"))
     assert Sampler(noisy).bytes_per_sample == size == 2 * 2 * 4 * 4
     assert Sampler(noisy, denoise=False).bytes_per_sample == 2 * 4 * 4
     many_levels = tiny_flow(noise=GaussianNoise(1000, 0.1))
@@ -95,7 +106,8 @@ def test_settings_tell_all_that_a_sample_depends_on(noisy):
 
 def test_the_precision_is_that_of_denoising_too(noisy):
     sampler = Sampler(noisy, options={"dtype": torch.bfloat16})
-    noisy.sample = lambda *arguments, **options: torch.zeros(2, 2, 4, 4).double()
+    drawn = noisy.sample(2, return_report=True)
+    noisy.sample = lambda *arguments, **options: drawn
     with pytest.raises(ConfigurationError, match=r"cannot denoise in torch.bfloat16"):
         sampler(range(2))
 

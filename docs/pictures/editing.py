@@ -79,10 +79,10 @@ def draw_inpainting(flow: TarFlow) -> None:
     given, free = shown(flow, result.x, label).chunk(2)
     hidden = torch.tensor(HIDDEN_COLOR, dtype=torch.uint8).view(3, 1, 1)
     pictures = {
-        "held-out": grid(pixels, 17, 1, min_side=60),
-        "observed": grid(torch.where(mask, pixels, hidden), 17, 1, min_side=60),
-        "drawn given the class, denoised": grid(given, 17, NUM_COMPLETIONS, min_side=240),
-        "drawn without a label, denoised": grid(free, 17, NUM_COMPLETIONS, min_side=240),
+        "held-out": grid(pixels, 17, 1, min_side=70),
+        "observed": grid(torch.where(mask, pixels, hidden), 17, 1, min_side=70),
+        "drawn given the class": grid(given, 17, NUM_COMPLETIONS, min_side=240),
+        "drawn without a label": grid(free, 17, NUM_COMPLETIONS, min_side=240),
     }
     beside(pictures).save(IMAGES / "inpainting.png", optimize=True)
 

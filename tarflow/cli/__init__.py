@@ -1,0 +1,39 @@
+"""The commands, each in a module of its own. The only package that knows Hydra."""
+
+import importlib
+import sys
+
+USAGE = """\
+usage: tarflow COMMAND [key=value ...]
+
+  train     experiment=digits_likelihood           fit a flow; `resume=auto` goes on after a kill
+  evaluate  checkpoint=DIR data=digits             likelihood (metrics=samples: sample quality)
+  sample    checkpoint=DIR num_samples=100         draw samples (label=3 guidance=1.5 seed=0 ...)
+  calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
+  convert   weights.pth DIR [image_size=32]        read a published checkpoint
+
+`tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
+
+COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert")
+
+
+def main() -> None:
+    """Run the command that the first argument names."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        asked_for_help = len(sys.argv) == 2 and sys.argv[1] in ("-h", "--help", "help")
+        sys.exit(print(USAGE) if asked_for_help else USAGE)
+    command = sys.argv.pop(1)
+    sys.argv[0] = f"tarflow {command}"
+    run_command(command)
+
+
+def run_command(name: str) -> None:
+    """Run a command on the arguments of this program."""
+    # What one command needs, the others do not wait for.
+    task = getattr(importlib.import_module(f"tarflow.cli.{name}"), name)
+    if name == "convert":
+        task()
+        return
+    from tarflow.cli.command import run
+
+    run(name, task)

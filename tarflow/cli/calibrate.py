@@ -1,0 +1,37 @@
+"""`tarflow calibrate`: finds the fastest decoders for this machine."""
+
+from dataclasses import replace
+
+from omegaconf import DictConfig
+
+from tarflow import calibration
+from tarflow.checkpoint import WEIGHTS
+from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
+from tarflow.plan_table import PlanTable
+from tarflow.sample_folder import fingerprints
+from tarflow.sampling import read_labels
+from tarflow.tar_flow import TarFlow
+
+
+def calibrate(config: DictConfig) -> None:
+    """Measure decoders and leave a plan in the pretrained folder."""
+    directory = find_pretrained(config.checkpoint)
+    flow = TarFlow.from_pretrained(directory).to(device_of(config.device))
+    table = PlanTable()
+    with table.measuring():
+        plan = calibration.calibrate(
+            flow,
+            config.batch_size,
+            read_labels(config.label, config.batch_size, flow.num_classes),
+            guidance=guidance_of(config),
+            dtype=read_dtype(config.dtype),
+            tolerance=config.tolerance,
+            windows=config.windows,
+            repetitions=config.repetitions,
+            show=table.show,
+            tell=table.tell,
+        )
+    table.print(plan)
+    weights = fingerprints(directory)[WEIGHTS]
+    plan = replace(plan, conditions=replace(plan.conditions, weights=weights))
+    print(f"the plan is in {plan.save(directory)}: `tarflow sample` uses it where it holds")

@@ -1,0 +1,55 @@
+"""What the values of a command's configuration mean."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from tarflow.cli.command import instantiate
+from tarflow.errors import CheckpointError, ConfigurationError
+from tarflow.guidance import Guidance
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def find_pretrained(checkpoint: str) -> Path:
+    """The pretrained folder that a path means: itself, or the one in a run folder.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    path = Path(checkpoint)
+    for candidate in (path, path / "pretrained"):
+        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    raise CheckpointError(
+        f"{path} is neither a pretrained folder (config.json and model.safetensors) nor a run"
+        " folder with one in `pretrained`: train first, or convert a published checkpoint"
+    )
+
+
+def device_of(name: str, local_rank: int = 0) -> torch.device:
+    """The device to compute on; `auto` is the accelerator if there is one, this process's own."""
+    if name != "auto":
+        return torch.device(name)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    count = torch.accelerator.device_count()
+    if count > 1:
+        device = torch.device(device.type, local_rank % count)
+        # Graphs and kernels go to the current one.
+        torch.accelerator.set_device_index(device.index)
+    return device
+
+
+def read_dtype(name: str | None) -> torch.dtype | None:
+    """Read the name of a precision; None is that of the weights."""
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise ConfigurationError(f"dtype={name} is unknown: give {', '.join(DTYPES)}")
+    return getattr(torch, name)
+
+
+def guidance_of(config: DictConfig) -> Guidance | None:
+    """The guidance, where its weight is not 0."""
+    return instantiate(config.guidance_rule) if config.guidance != 0 else None

@@ -1,0 +1,48 @@
+"""`tarflow convert`: reads a published checkpoint."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tarflow.cli.command import told_plainly
+from tarflow.errors import CheckpointError
+from tarflow.published import read_published
+
+
+def convert() -> None:
+    """Turn a published checkpoint into a pretrained folder."""
+    parser = argparse.ArgumentParser(description=read_published.__doc__, add_help=True)
+    parser.add_argument("weights", help="the published file: a plain state dict")
+    parser.add_argument("directory", help="the pretrained folder to write")
+    parser.add_argument("options", nargs="*", help="image_size=32 or 32x64, noise_std=0.05")
+    arguments = parser.parse_args()
+    with told_plainly():
+        flow = read_published(arguments.weights, **_read_options(arguments.options))
+        if (Path(arguments.directory) / "config.json").exists():
+            raise CheckpointError(f"{arguments.directory} holds a model already: choose another")
+        flow.save_pretrained(arguments.directory)
+    num_parameters = sum(parameter.numel() for parameter in flow.parameters())
+    print(f"{arguments.directory}: {num_parameters:,} parameters, {flow.config}")
+
+
+def _read_options(options: list[str]) -> dict[str, Any]:
+    """Read `image_size=32`, `image_size=32x64` and `noise_std=0.05`."""
+    readers: dict[str, Callable[[str], Any]] = {"image_size": _read_size, "noise_std": float}
+    values = {}
+    for option in options:
+        key, _, text = option.partition("=")
+        if key not in readers:
+            raise CheckpointError(f"{option}: allowed are image_size=... and noise_std=...")
+        try:
+            values[key] = readers[key](text)
+        except ValueError as error:
+            message = f"{option} cannot be read: write image_size=32 or 32x64, noise_std=0.05"
+            raise CheckpointError(message) from error
+    return values
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    """Read `32` or `32x64`: height and width."""
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)

@@ -1,0 +1,101 @@
+"""`tarflow sample`: draws samples."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from tarflow.checkpoint import WEIGHTS
+from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
+from tarflow.cli.command import instantiate
+from tarflow.errors import CheckpointError
+from tarflow.gallery import Gallery, real_images
+from tarflow.guidance import Guidance
+from tarflow.plan import Conditions, Planned
+from tarflow.processes import Process
+from tarflow.sample_folder import fingerprints
+from tarflow.sample_run import SampleRun
+from tarflow.sampler import Sampler
+from tarflow.sampling import read_classes
+from tarflow.tar_flow import TarFlow
+
+SHOWN = ("num_samples", "grid_samples", "columns", "save_png", "save_npz", "data")
+"""Keys of `tarflow sample` that change the files made of its samples, and not the samples."""
+
+
+def sample(config: DictConfig) -> None:
+    """Draw samples from a pretrained flow and leave pictures."""
+    directory = find_pretrained(config.checkpoint)
+    process = Process.find(config.rank, config.world_size)
+    flow = TarFlow.from_pretrained(directory).to(device_of(config.device, process.local_rank))
+    if flow.noise is None:
+        raise CheckpointError(
+            f"{directory} does not name the noise of its training: convert it with noise_std=..."
+        )
+    output = Path(config.output or directory.parent / "samples")
+    origin = fingerprints(directory)
+    guidance = guidance_of(config)
+    sampler = Sampler(
+        flow,
+        config.seed,
+        read_classes(config.label, flow.num_classes),
+        guidance,
+        config.denoise,
+        _options(config, flow, directory, guidance),
+    )
+    run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    request = {key: plain.get(key) for key in SHOWN}
+    files = run.files(request)
+    if files:
+        names = ", ".join(map(str, files))
+        print(f"{config.num_samples} samples are drawn already. Their files: {names}")
+        return
+    with run.opened(config.overwrite):
+        run.draw()
+        if process.leads:
+            panels = _panels(config, run)
+            with run.folder.saving():
+                run.folder.finish(request, _write_samples(config, run, panels))
+
+
+def _options(
+    config: DictConfig, flow: TarFlow, directory: Path, guidance: Guidance | None
+) -> dict[str, Any]:
+    """The options of `flow.sample` that are not left to it."""
+    dtype = read_dtype(config.dtype)
+    decoder = instantiate(config.decoder)
+    if isinstance(decoder, Planned):
+        conditions = Conditions.of(flow, config.batch_size, guidance, dtype, decoder.tolerance)
+        weights = fingerprints(directory)[WEIGHTS]
+        decoder, message = decoder.choose(directory, replace(conditions, weights=weights))
+        print(message)
+    options = {"dtype": dtype, "decoder": decoder, "compile": config.compile}
+    return {name: value for name, value in options.items() if value}
+
+
+def _panels(config: DictConfig, run: SampleRun) -> dict[str, torch.Tensor]:
+    """What the grid shows: samples, denoised ones, real ones."""
+    panels = run.panels(config.grid_samples)
+    if config.get("data"):
+        count = len(panels["samples"])
+        label = run.sampler.label(range(count))
+        panels["real"] = real_images(instantiate(config.data.data).test, label, count)
+    return panels
+
+
+def _write_samples(config: DictConfig, run: SampleRun, panels: dict) -> list[Path]:
+    """Write the files that were asked for, and tell of them."""
+    gallery = Gallery(run.directory, run.sampler.noise.levels, config.columns)
+    certificates = run.certificates
+    files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
+    if config.save_png:
+        files.append(gallery.write_images(run.pixels("writing images")))
+    if config.save_npz:
+        label = run.sampler.label(range(run.num_samples))
+        pixels = run.pixels("writing samples.npz")
+        files.append(gallery.write_arrays(pixels, run.num_samples, label))
+    print(certificates, *files, sep="\n")
+    return files
