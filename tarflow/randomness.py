@@ -10,6 +10,14 @@ from torch import Tensor
 from tarflow.errors import ConfigurationError
 
 
+def stream_seed(seed: int, purpose: str, index: int) -> int:
+    """Seed of one of many streams, each a function of a seed, a purpose and its index."""
+    # torch's CPU generator reads 32 bits of its seed. Adding the index to a hash keeps the
+    # streams of one run distinct, which hashing both would not (birthday paradox).
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return (int.from_bytes(digest[:4], "little") + index) % 2**32
+
+
 @dataclass(frozen=True)
 class ExampleSeeds:
     """One random stream per example, a function of a seed and the example's index alone.
@@ -29,11 +37,8 @@ class ExampleSeeds:
 
     def generators(self, purpose: str) -> list[torch.Generator]:
         """A generator per example; other purposes get independent streams."""
-        # torch's CPU generator reads 32 bits of its seed. Adding the index to a hash keeps the
-        # examples of one run distinct, which hashing both would not (birthday paradox).
-        digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
-        origin = int.from_bytes(digest[:4], "little")
-        return [torch.Generator().manual_seed((origin + i) % 2**32) for i in self.indices]
+        seeds = (stream_seed(self.seed, purpose, index) for index in self.indices)
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,15 @@ def test_a_killed_run_goes_on_from_its_checkpoint():
     assert torch.load(checkpoint, weights_only=True)["global_step"] == step + 5
     versions = sorted(path.name for path in Path("run/logs").iterdir())
     assert versions == ["version_0", "version_1"]
+    straight = [argument.replace("run_dir=run", "run_dir=straight") for argument in shorter]
+    subprocess.run(straight, check=True, capture_output=True)
+    killed, never_killed = (
+        torch.load(f"{name}/checkpoints/last.ckpt", weights_only=True)
+        for name in ("run", "straight")
+    )
+    for weights in ("state_dict", "current_model_state"):
+        for name, value in never_killed[weights].items():
+            assert torch.equal(killed[weights][name], value), name
 
 
 def test_the_wheel_works_from_any_directory(tmp_path):

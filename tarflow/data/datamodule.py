@@ -1,18 +1,33 @@
 """Batches of a data set, for Lightning's Trainer."""
 
+from typing import Any
+
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from tarflow.data.batches import Batches, Drawn
 from tarflow.data.images import ImageData
 from tarflow.errors import DataError
+
+
+class ResumedLoader(DataLoader):
+    """Goes on in mid-epoch, which Lightning sees by these methods; its data module does it."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: the data module keeps the place."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing to do."""
 
 
 class ImageDataModule(LightningDataModule):
     """Batches of images and labels; training images in an order drawn anew in each epoch.
 
     The order follows from the seed of torch when this is built (call
-    `lightning.seed_everything` before), and continues where it was when a run is resumed.
+    `lightning.seed_everything` before). A resumed run goes on with the batch after the last one
+    that its checkpoint knows, in mid-epoch too.
 
     Args:
         data: The data set.
@@ -40,8 +55,9 @@ class ImageDataModule(LightningDataModule):
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers = num_workers
         self.drop_last = drop_last
-        self.generator = torch.Generator().manual_seed(torch.initial_seed())
         self._check_sizes()
+        num_train = len(self.data.train)  # pyright: ignore[reportArgumentType]
+        self.batches = Batches(num_train, batch_size, torch.initial_seed(), drop_last)
 
     def setup(self, stage: str) -> None:
         """Turn validation off where no images were set aside for it.
@@ -58,36 +74,34 @@ class ImageDataModule(LightningDataModule):
             self.trainer.limit_val_batches = 0
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader(
-            self.data.train,
-            self.batch_size,
-            shuffle=True,
-            drop_last=self.drop_last,
-            generator=self.generator,
-        )
+        return self._loader(Drawn(self.data.train), ResumedLoader, batch_sampler=self.batches)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Batches to choose by; none where no images were set aside."""
         if self.data.validation is None:
             return []
-        return self._loader(self.data.validation, self.eval_batch_size)
+        return self._loader(self.data.validation, batch_size=self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader(self.data.test, self.eval_batch_size)
+        return self._loader(self.data.test, batch_size=self.eval_batch_size)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint keeps: the state from which the next order is drawn."""
-        return {"generator": self.generator.get_state()}
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps: how many batches are done, in this order."""
+        trainer = self.trainer
+        assert trainer is not None
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        done = progress.processed
+        if done >= trainer.num_training_batches:
+            done = len(self.batches)
+        return {"done": self.batches.epoch * len(self.batches) + done}
 
-    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
-        # a checkpoint moved to a GPU brings the state along, but generators read it on the CPU
-        self.generator.set_state(state_dict["generator"].cpu())
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.batches.first = state_dict["done"]
 
-    def _loader(self, dataset: Dataset, batch_size: int, **options) -> DataLoader:
+    def _loader(self, dataset: Dataset, kind: type = DataLoader, **options) -> DataLoader:
         """Batch a part of the data."""
-        return DataLoader(
+        return kind(
             dataset,
-            batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -13,6 +13,7 @@ from tarflow.base import DiagonalNormal
 from tarflow.context import Context
 from tarflow.errors import ConfigurationError, NonFiniteError, TarflowError
 from tarflow.noise import UniformDequantization
+from tarflow.randomness import stream_seed
 from tarflow.tar_flow import TarFlow
 
 ADVICE = (
@@ -31,6 +32,9 @@ class DivergenceError(TarflowError):
 
 class FlowModule(lightning.LightningModule):
     """Fits a flow to noisy data; batches are integer pixels and labels.
+
+    All that is random in a step follows from the seed of torch when this is built and from the
+    number of batches before it, so that a resumed run repeats what it would have done.
 
     Args:
         flow: The flow; `flow.noise` turns pixels into noisy data.
@@ -59,6 +63,12 @@ class FlowModule(lightning.LightningModule):
         self.make_schedule = schedule
         self.class_dropout = class_dropout
         self.max_grad_norm = max_grad_norm
+        self.seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Noise, dropped labels and dropout of a batch are the same after a resume as without one.
+        done = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed(stream_seed(self.seed, f"batch/{self.global_rank}", done))
 
     def configure_optimizers(self):
         optimizer = self.make_optimizer(self.flow.named_parameters())

@@ -1,0 +1,116 @@
+"""A run that was stopped at any step goes on bitwise as one that never was."""
+
+import functools
+
+import lightning
+import pytest
+import torch
+
+from tarflow import TarFlow, UniformDequantization
+from tarflow.data import ImageData, ImageDataModule
+from tarflow.data.image_files import ImageFiles
+from tarflow.training import FlowModule, LastCheckpoint, WeightAveraging, muon, warmup_cosine
+
+BATCHES_OF_AN_EPOCH = 3
+LAST = 8
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Thirteen images in files, to be mirrored at random: three batches of four, one left out."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (13, 4, 4), generator=generator, dtype=torch.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{index:02d}.png")
+    return tmp_path
+
+
+def run(folder, first, last, every_n_steps=1, num_workers=0, **options) -> dict:
+    """Train from the checkpoint at one step to another; all that is left, and the losses."""
+    lightning.seed_everything(5, verbose=False)
+    paths = sorted(folder.glob("*.png"))
+    files = ImageFiles([(str(path), index % 3) for index, path in enumerate(paths)], 4, 1, True)
+    data = ImageData("files", files, None, files, levels=256, num_classes=3, image_shape=(1, 4, 4))
+    datamodule = ImageDataModule(data, batch_size=4, num_workers=num_workers)
+    flow = TarFlow(4, 2, 1, 2, 1, 16, 8, dropout=0.2, num_classes=3, noise=UniformDequantization())
+    schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
+    module = FlowModule(flow, functools.partial(muon, lr=3e-3), schedule, class_dropout=0.5)
+    losses = []
+
+    class Losses(lightning.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            losses.append(outputs["loss"].item())
+
+    path = folder / f"{last}.ckpt"
+    trainer = lightning.Trainer(
+        max_steps=last,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[WeightAveraging(0.9), LastCheckpoint(path, every_n_steps), Losses()],
+        **options,
+    )
+    trainer.fit(module, datamodule, ckpt_path=folder / f"{first}.ckpt" if first else None)
+    state = torch.load(path, weights_only=True)
+    return {"losses": losses, **{name: state[name] for name in KEPT}}
+
+
+KEPT = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step")
+
+
+def assert_same(found, expected):
+    """The same to the last bit, all the way down."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+@pytest.mark.parametrize("stop", range(1, LAST))
+def test_a_stopped_run_goes_on_as_if_it_never_was(folder, stop):
+    straight = run(folder, 0, LAST)
+    stopped = run(folder, 0, stop)
+    resumed = run(folder, stop, LAST)
+    assert stopped["losses"] + resumed["losses"] == straight["losses"]
+    assert len(set(straight["losses"])) == LAST
+    del stopped["losses"], resumed["losses"], straight["losses"]
+    assert_same(resumed, straight)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+def test_workers_change_nothing(folder):
+    alone = run(folder, 0, 5)
+    run(folder, 0, 2, num_workers=2)
+    resumed = run(folder, 2, 5, num_workers=2)
+    assert resumed["losses"] == alone["losses"][2:]
+    assert_same(resumed["state_dict"], alone["state_dict"])
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_accumulated_and_shortened_epochs_resume_too(folder, stop):
+    for options in ({"accumulate_grad_batches": 2}, {"limit_train_batches": 2}):
+        straight = run(folder, 0, 5, **options)
+        run(folder, 0, stop, **options)
+        resumed = run(folder, stop, 5, **options)
+        assert resumed["losses"] == straight["losses"][-len(resumed["losses"]) :]
+        assert_same(resumed["current_model_state"], straight["current_model_state"])
