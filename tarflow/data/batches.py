@@ -24,6 +24,8 @@ class Batches(Sampler[list[Draw]]):
         drop_last: Whether to leave out the last batch of an epoch if it is not full.
 
     Attributes:
+        rank: Which of the processes that train together this is: each takes a batch of its own.
+        world_size: Number of these processes.
         first: Number of the batch that the next iteration begins with; it goes on to the end of
             an epoch.
     """
@@ -33,14 +35,17 @@ class Batches(Sampler[list[Draw]]):
         self.batch_size = batch_size
         self.seed = seed
         self.drop_last = drop_last
+        self.rank = 0
+        self.world_size = 1
         self.first = 0
         self.epoch = 0
 
     def __len__(self) -> int:
         """Number of batches of an epoch."""
+        together = self.batch_size * self.world_size
         if self.drop_last:
-            return self.num_examples // self.batch_size
-        return -(-self.num_examples // self.batch_size)
+            return self.num_examples // together
+        return -(-self.num_examples // together)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """The rest of the epoch of `first`; the next iteration is that of the epoch after."""
@@ -54,8 +59,9 @@ class Batches(Sampler[list[Draw]]):
         epoch, place = divmod(number, len(self))
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
         order = torch.randperm(self.num_examples, generator=generator)
-        indices = order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
-        origin = number * self.batch_size
+        share = place * self.world_size + self.rank
+        indices = order[share * self.batch_size : (share + 1) * self.batch_size].tolist()
+        origin = (number * self.world_size + self.rank) * self.batch_size
         return [
             (index, stream_seed(self.seed, "reading", origin + row))
             for row, index in enumerate(indices)

@@ -74,6 +74,9 @@ class ImageDataModule(LightningDataModule):
             self.trainer.limit_val_batches = 0
 
     def train_dataloader(self) -> DataLoader:
+        if self.trainer is not None:
+            self.batches.rank = self.trainer.global_rank
+            self.batches.world_size = self.trainer.world_size
         return self._loader(Drawn(self.data.train), ResumedLoader, batch_sampler=self.batches)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
