@@ -9,9 +9,10 @@ from torch import Tensor
 
 from benchmarks.baseline import Baseline
 from benchmarks.results import Measurement
-from benchmarks.roofline import Counted, Machine, Pass, Transformer, now
+from benchmarks.roofline import Counted, Machine, Pass, Transformer
 from tarflow import Decoder, ExampleSeeds, LinearGuidance, Sequential, TarFlow
 from tarflow.calibration import calibrate
+from tarflow.machine import now
 from tarflow.nn.prepared import Networks
 from tarflow.plan import Plan
 

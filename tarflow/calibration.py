@@ -14,6 +14,7 @@ from tarflow.errors import ConfigurationError
 from tarflow.flow import ContextLike, Flow
 from tarflow.guidance import Guidance
 from tarflow.jacobi import Jacobi
+from tarflow.machine import now
 from tarflow.nn.prepared import Networks
 from tarflow.plan import Conditions, Measurement, Plan
 from tarflow.randomness import ExampleSeeds
@@ -151,12 +152,12 @@ class Race:
         subject = decoder.decoder if isinstance(decoder, Limited) else decoder
         decoding = replace(self.decoding, decoder=decoder)
         self.tell(f"transform {decoding.depth} from the noise: {subject}")
-        begin = _now(z.device)
+        begin = now(z.device)
         try:
             [report] = transform.inverse(z, self.context, decoding).reports
         except TooSlow:
             return Measurement(decoding.depth, subject, torch.inf, 0, torch.inf)
-        seconds = _now(z.device) - begin
+        seconds = now(z.device) - begin
         residual = float(report.residual.max())
         return Measurement(decoding.depth, subject, seconds, report.passes, residual)
 
@@ -165,10 +166,10 @@ class Race:
         times: list[list[float]] = [[] for _ in decoders]
         for _ in range(self.repetitions):
             for seconds, decoder in zip(times, decoders, strict=True):
-                begin = _now(z.device)
+                begin = now(z.device)
                 guidance, networks = self.decoding.guidance, self.decoding.networks
                 flow.decode(z, self.context, guidance=guidance, decoder=decoder, networks=networks)
-                seconds.append(_now(z.device) - begin)
+                seconds.append(now(z.device) - begin)
         return [statistics.median(seconds) for seconds in times]
 
 
@@ -193,7 +194,7 @@ class Limited(Decoder):
         return self.decoder.tolerance
 
     def __call__(self, predict, z):
-        end = _now(z.device) + self.seconds
+        end = now(z.device) + self.seconds
 
         def predict_in_time(x, start):
             if time.perf_counter() > end:
@@ -201,10 +202,3 @@ class Limited(Decoder):
             return predict(x, start)
 
         return self.decoder(predict_in_time, z)
-
-
-def _now(device: torch.device) -> float:
-    """The time at which a device has finished what it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter()

@@ -13,7 +13,7 @@ from benchmarks import measuring, photographs, sampling
 from benchmarks.baseline import Baseline
 from benchmarks.plot import draw
 from benchmarks.results import Measurement, Results, describe_environment
-from benchmarks.roofline import Counted, Machine, Pass, Transformer, matrix_rate
+from benchmarks.roofline import Counted, Machine, Pass, Transformer
 from tarflow import Jacobi, LinearGuidance, Sequential
 from tarflow.decoding import PerTransform
 from tests.models import tiny_flow
@@ -172,10 +172,6 @@ def test_slow_precisions_are_measured_once_and_named():
     results = Results({}, machine())
     assert len(sampling.make_cases(options, results)) == 8
     assert not results.notes
-
-
-def test_a_matrix_rate_is_positive():
-    assert matrix_rate("cpu", torch.float32, largest=256) > 0
 
 
 def test_a_quick_run_from_end_to_end(tmp_path):

@@ -1,0 +1,63 @@
+"""What a device does at best: bytes copied and operations multiplied in a second."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+MEGABYTE = 2**20
+LARGEST = 8192
+"""Side of the largest matrices."""
+
+
+def now(device: torch.device | str) -> float:
+    """The time at which a device has finished what it was given."""
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def fastest(function: Callable[[], object], device: torch.device | str, repeats: int = 5) -> float:
+    """Seconds of the fastest of several runs, after one that does not count."""
+    function()
+    times = []
+    for _ in range(repeats):
+        begin = now(device)
+        function()
+        times.append(now(device) - begin)
+    return min(times)
+
+
+def copy_bandwidth(device: torch.device | str, megabytes: int) -> float:
+    """Bytes read and written per second by a copy of half that many megabytes."""
+    source = torch.ones(megabytes * MEGABYTE // 8, device=device)
+    target = torch.zeros_like(source)
+    rounds = max(1, 128 // megabytes)
+
+    def copy() -> None:
+        for _ in range(rounds):
+            target.copy_(source)
+
+    return rounds * megabytes * MEGABYTE / fastest(copy, device)
+
+
+def matrix_rate(
+    device: torch.device | str, dtype: torch.dtype, largest: int = LARGEST, enough: float = 0.05
+) -> float:
+    """Operations per second of products of square matrices; the best of growing ones.
+
+    Args:
+        device: The device.
+        dtype: The precision.
+        largest: Side of the largest matrices.
+        enough: Seconds after which larger ones would tell no more.
+    """
+    best, side = 0.0, 256
+    while side <= largest:
+        a, b = torch.randn(2, side, side, device=device).to(dtype)
+        seconds = fastest(lambda a=a, b=b: a @ b, device)
+        best = max(best, 2 * side**3 / seconds)
+        if seconds > enough:
+            break
+        side *= 2
+    return best
