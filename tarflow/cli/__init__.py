@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 USAGE = """\
 usage: tarflow COMMAND [key=value ...]
@@ -22,18 +23,16 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         asked_for_help = len(sys.argv) == 2 and sys.argv[1] in ("-h", "--help", "help")
         sys.exit(print(USAGE) if asked_for_help else USAGE)
-    command = sys.argv.pop(1)
-    sys.argv[0] = f"tarflow {command}"
-    run_command(command)
+    run_command(sys.argv[1], sys.argv[2:])
 
 
-def run_command(name: str) -> None:
-    """Run a command on the arguments of this program."""
+def run_command(name: str, arguments: Sequence[str]) -> None:
+    """Run a command on its arguments."""
     # What one command needs, the others do not wait for.
     task = getattr(importlib.import_module(f"tarflow.cli.{name}"), name)
     if name == "convert":
-        task()
+        task(arguments)
         return
     from tarflow.cli.command import run
 
-    run(name, task)
+    run(name, task, arguments)

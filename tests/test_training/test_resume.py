@@ -52,7 +52,7 @@ def run(folder, first, last, every_n_steps=1, num_workers=0, **options) -> dict:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[WeightAveraging(0.9), LastCheckpoint(path, every_n_steps), Losses()],
+        callbacks=[WeightAveraging([0.9]), LastCheckpoint(path, every_n_steps), Losses()],
         **options,
     )
     trainer.fit(module, datamodule, ckpt_path=folder / f"{first}.ckpt" if first else None)
@@ -60,7 +60,7 @@ def run(folder, first, last, every_n_steps=1, num_workers=0, **options) -> dict:
     return {"losses": losses, **{name: state[name] for name in KEPT}}
 
 
-KEPT = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step")
+KEPT = ("state_dict", "averaging", "optimizer_states", "lr_schedulers", "global_step")
 
 
 def assert_same(found, expected):
@@ -113,4 +113,4 @@ def test_accumulated_and_shortened_epochs_resume_too(folder, stop):
         run(folder, 0, stop, **options)
         resumed = run(folder, stop, 5, **options)
         assert resumed["losses"] == straight["losses"][-len(resumed["losses"]) :]
-        assert_same(resumed["current_model_state"], straight["current_model_state"])
+        assert_same(resumed["averaging"], straight["averaging"])
