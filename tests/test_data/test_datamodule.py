@@ -28,7 +28,7 @@ class Recorder(lightning.LightningModule):
         self.seen = {"train": [], "val": [], "test": []}
 
     def _record(self, part, batch):
-        images, labels = batch
+        images, labels = batch[:2]
         assert images.dtype == torch.uint8
         assert labels.dtype == torch.int64
         self.seen[part].append(images[:, 0, 0, 0].tolist())

@@ -27,13 +27,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, first, last, every_n_steps=1, num_workers=0, **options) -> dict:
+def run(folder, first, last, every_n_steps=1, num_workers=0, device_batch_size=None, **options):
     """Train from the checkpoint at one step to another; all that is left, and the losses."""
     lightning.seed_everything(5, verbose=False)
     paths = sorted(folder.glob("*.png"))
     files = ImageFiles([(str(path), index % 3) for index, path in enumerate(paths)], 4, 1, True)
     data = ImageData("files", files, None, files, levels=256, num_classes=3, image_shape=(1, 4, 4))
-    datamodule = ImageDataModule(data, batch_size=4, num_workers=num_workers)
+    datamodule = ImageDataModule(data, 4, None, device_batch_size, num_workers)
     flow = TarFlow(4, 2, 1, 2, 1, 16, 8, dropout=0.2, num_classes=3, noise=UniformDequantization())
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
     module = FlowModule(flow, functools.partial(muon, lr=3e-3), schedule, class_dropout=0.5)
@@ -108,7 +108,7 @@ def test_workers_change_nothing(folder):
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_accumulated_and_shortened_epochs_resume_too(folder, stop):
-    for options in ({"accumulate_grad_batches": 2}, {"limit_train_batches": 2}):
+    for options in ({"device_batch_size": 2}, {"limit_train_batches": 2}):
         straight = run(folder, 0, 5, **options)
         run(folder, 0, stop, **options)
         resumed = run(folder, stop, 5, **options)
