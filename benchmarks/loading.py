@@ -1,24 +1,26 @@
 """The share of a training step that waits for images: from memory, and from a folder of JPEGs.
 
-A real fit of a flow with the case's transformers, through the data module with as many workers as
+A real fit of a flow with the case's transformers, in the package's fastest mode, through the data module with as many workers as
 `conf/data` gives it: Lightning's own profiler tells how long the training process waited for each
 batch. On a GPU a wait may be hidden behind a step that is still running: the share is an upper
 bound there. Files were just written, so that the system has them in memory.
 """
 
-import math
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
 
 from benchmarks.trainer import PackageTraining
+from benchmarks.training_cases import MODES, Case, Model
 from tarflow import GaussianNoise, TarFlow
 from tarflow.data import ImageData, ImageDataModule, digits, image_folder
 
@@ -58,6 +60,7 @@ class Loading:
 
     Attributes:
         source: The images.
+        mode: The way to train.
         dtype: Precision in which transformers compute.
         batch_size: Number of images in a step.
         length: Number of patches T.
@@ -67,6 +70,7 @@ class Loading:
     """
 
     source: str
+    mode: str
     dtype: str
     batch_size: int
     length: int
@@ -88,30 +92,41 @@ class Loading:
 
 
 def measure_loading(
-    source: Source, sizes: dict, batch_size: int, dtype: torch.dtype, device, steps: int
+    source: Source, mode: str, case: Case, device: torch.device, steps: int
 ) -> Loading:
     """Train for some steps, and tell how long they waited.
 
     Args:
         source: The images.
-        sizes: Sizes of the transformers, as `TarFlow` takes them.
-        batch_size: Number of images in a step.
-        dtype: Precision in which transformers compute.
+        mode: The way to train, one of the package's.
+        case: Sizes of the transformers and of the batch, and the precision.
         device: Where to train.
         steps: Number of steps that count.
     """
-    channels, side, _ = source.data.image_shape
-    noise = GaussianNoise(source.data.levels)
-    flow = TarFlow(
-        side, source.patch_size, channels, **sizes, num_classes=source.data.num_classes, noise=noise
+    flow = make_flow(source, case.model)
+    batches = ImageDataModule(source.data, case.batch_size, num_workers=source.num_workers)
+    training = PackageTraining(flow, batches, case.dtype, device, MODES[mode](case.model))
+    profiler = SimpleProfiler()
+    seconds = training.run(case.warmup, steps, profiler)
+    waits = profiler.recorded_durations[FETCH][case.warmup : case.warmup + steps]
+    return Loading(
+        source=source.name,
+        mode=mode,
+        dtype=str(case.dtype).removeprefix("torch."),
+        batch_size=case.batch_size,
+        length=flow.base.shape[0],
+        num_workers=source.num_workers,
+        wait_seconds=statistics.fmean(waits),
+        step_seconds=seconds,
     )
-    batches = ImageDataModule(source.data, batch_size, num_workers=source.num_workers)
-    profiler, warmup = SimpleProfiler(), 3
-    seconds = PackageTraining(flow, batches, dtype, device, {}).run(warmup, steps, profiler)
-    waits = profiler.recorded_durations[FETCH][warmup : warmup + steps]
-    name, length = str(dtype).removeprefix("torch."), flow.base.shape[0]
-    wait = math.fsum(waits) / len(waits)
-    return Loading(source.name, name, batch_size, length, source.num_workers, wait, seconds)
+
+
+def make_flow(source: Source, model: Model) -> TarFlow:
+    """A flow of a source's images, with the transformers of a model."""
+    data = source.data
+    channels, side, _ = data.image_shape
+    options: Any = {"num_classes": data.num_classes, "noise": GaussianNoise(data.levels)}
+    return TarFlow(side, source.patch_size, channels, **model.sizes, **options)
 
 
 @contextmanager
@@ -124,7 +139,7 @@ def sources(length: int, num_images: int) -> Iterator[list[Source]]:
     """
     with TemporaryDirectory() as folder:
         write_photographs(Path(folder), num_images)
-        photographs = image_folder(folder, SIDE)
+        photographs = image_folder(folder, SIDE, verify=False)
         yield [
             Source("digits", digits(), num_workers=0, length=length),
             Source("64 px JPEGs", photographs, num_workers=2, length=length),

@@ -9,6 +9,7 @@ The first steps of a fit make the optimizer's state and do not count, and neithe
 
 import copy
 import functools
+import gc
 import logging
 import tempfile
 import warnings
@@ -102,8 +103,14 @@ class PackageTraining:
                 trainer.fit(self.module.train(), self.data)
             return timer.seconds
         finally:
-            self.module.zero_grad()
-            self.module.cpu()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Leave the device to other modes: no gradients, optimizer, or average of the weights."""
+        self.module.zero_grad()
+        self.module.cpu()
+        self.module.trainer = self.data.trainer = None
+        gc.collect()
 
     def _make_trainer(
         self, folder: str, timer: StepTimer, max_steps: int, profiler: Any

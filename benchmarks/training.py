@@ -11,13 +11,14 @@ up to 32 that all modes fit into memory with.
 
 The baseline is in training_baseline.py; how the package trains in trainer.py; the peak of memory
 in memory.py; the share of a step that waits for data in loading.py. Model FLOP utilization (MFU) is
-what the model needs to compute (training_measuring.py) in the time, of the best rate of matrix
+what the model needs to compute (training_measuring.py) in that time, of the best rate of matrix
 products that roofline.py measures on the machine in the same precision.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,12 +27,14 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for checkouts that are not installed
 
 from benchmarks.loading import Loading, measure_loading, sources
+from benchmarks.measuring import Tell
 from benchmarks.results import describe_environment
 from benchmarks.sampling import ROOT, SLOW, measure_machine
 from benchmarks.trainer import PRECISIONS
-from benchmarks.training_measuring import MODES, Case, Model, measure_what_fits
+from benchmarks.training_cases import MODES, Case, Model
+from benchmarks.training_measuring import measure_what_fits
 from benchmarks.training_plot import draw
-from benchmarks.training_results import TrainingResults
+from benchmarks.training_results import TrainingMeasurement, TrainingResults
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in PRECISIONS}
 QUICK = Model(8, 2, num_transforms=2, num_layers=1, model_dim=64)
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> TrainingResults:
             found, notes = measure_what_fits(case, options.mode, machine, device, status.update)
             results.measurements += found
             results.notes += notes
-            results.loading += load(case, found[0].batch_size, device, options, status.update)
+            results.loading += measure_waits(case, found, device, status.update)
     show(results, console)
     write(results, options, console)
     return results
@@ -105,18 +108,19 @@ def make_cases(options: argparse.Namespace, results: TrainingResults) -> list[Ca
     return cases
 
 
-def load(
-    case: Case, batch_size: int, device: torch.device, options: argparse.Namespace, tell
+def measure_waits(
+    case: Case, found: list[TrainingMeasurement], device: torch.device, tell: Tell
 ) -> list[Loading]:
-    """How long a step of a case waits for its images, from every source."""
-    found, steps = [], case.repeats * case.steps
-    num_images = 10 * batch_size if options.quick else max(1024, 10 * batch_size)
-    with sources(case.model.length, num_images) as all_sources:
+    """How long a step of a case waits for images of every source, in the fastest mode."""
+    case = replace(case, batch_size=found[0].batch_size)  # what fits into memory
+    fastest = min(found[1:], key=lambda each: each.median)
+    steps = case.repeats * case.steps
+    with sources(case.model.length, max(1024, 2 * case.batch_size)) as all_sources:
+        waits = []
         for source in all_sources:
             tell(f"{case}: waiting for {source.name}")
-            sizes = case.model.sizes
-            found.append(measure_loading(source, sizes, batch_size, case.dtype, device, steps))
-    return found
+            waits.append(measure_loading(source, fastest.mode, case, device, steps))
+    return waits
 
 
 def show(results: TrainingResults, console: Console) -> None:

@@ -1,8 +1,8 @@
 """Times ways to train against each other, and finds out how much memory they take."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import gc
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -11,89 +11,11 @@ from benchmarks.memory import peak_memory
 from benchmarks.roofline import Machine, Transformer
 from benchmarks.trainer import PackageTraining
 from benchmarks.training_baseline import TrainingBaseline
+from benchmarks.training_cases import MODES, NUM_CLASSES, Case
 from benchmarks.training_results import TrainingMeasurement
-from tarflow import GaussianNoise, TarFlow
+from tarflow import TarFlow
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.machine import now
-
-NUM_CLASSES = 10
-
-
-@dataclass(frozen=True)
-class Model:
-    """The flow that is trained.
-
-    Attributes:
-        image_size: Height and width of its images, which have three channels.
-        patch_size: Side of a patch.
-        num_transforms: Number of autoregressive transforms.
-        num_layers: Number of layers in each.
-        model_dim: Width of the transformers.
-    """
-
-    image_size: int
-    patch_size: int
-    num_transforms: int
-    num_layers: int
-    model_dim: int
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """Of the transformers, as `TarFlow` takes them."""
-        names = ("num_transforms", "num_layers", "model_dim")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def length(self) -> int:
-        """Number of patches."""
-        return (self.image_size // self.patch_size) ** 2
-
-    def make(self) -> TarFlow:
-        """The flow, with fresh weights."""
-        torch.manual_seed(0)
-        noise = GaussianNoise(256, 0.05)
-        return TarFlow(
-            self.image_size, self.patch_size, **self.sizes, num_classes=NUM_CLASSES, noise=noise
-        )
-
-    def images(self, num_images: int) -> ArrayDataset:
-        """Images of noise, in memory: how long a step takes does not depend on them."""
-        shape = (num_images, 3, self.image_size, self.image_size)
-        generator = torch.Generator().manual_seed(0)
-        pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-        return ArrayDataset(pixels, torch.arange(num_images) % NUM_CLASSES)
-
-
-MODES: dict[str, Callable[[Model], dict[str, Any]]] = {
-    "tarflow": lambda model: {},
-}
-"""For each way of the package, the arguments of `FlowModule` that differ from its defaults."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is trained, and for how long: one group of measurements.
-
-    Attributes:
-        model: The flow.
-        batch_size: Number of images in a step.
-        dtype: Precision in which transformers compute.
-        repeats: Number of blocks of steps of each mode.
-        steps: Number of steps in a block that count.
-        warmup: Number of steps before them that do not.
-    """
-
-    model: Model
-    batch_size: int
-    dtype: torch.dtype
-    repeats: int
-    steps: int
-    warmup: int = 2
-
-    def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"T = {self.model.length}, batch {self.batch_size}, {dtype}"
-
 
 Run = TrainingBaseline | PackageTraining
 
@@ -142,6 +64,7 @@ def measure_what_fits(
                 raise
             notes.append(f"{case}: memory ran out, so the batch was halved")
             case = replace(case, batch_size=case.batch_size // 2)
+        gc.collect()  # what the error still held
         torch.cuda.empty_cache()
 
 
@@ -149,7 +72,8 @@ def make_runs(
     flow: TarFlow, case: Case, modes: list[str], device: torch.device
 ) -> Mapping[str, Run]:
     """The baseline, and the package's ways, each with a copy of the flow."""
-    data = case.model.images(8 * case.batch_size)
+    # More than a block takes: the end of an epoch is no part of a step.
+    data = case.model.images((case.warmup + case.steps + 1) * case.batch_size)
     runs: dict[str, Run] = {
         "baseline": TrainingBaseline(flow, data, case.batch_size, case.dtype, device)
     }
