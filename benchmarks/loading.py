@@ -1,9 +1,9 @@
 """The share of a training step that waits for images: from memory, and from a folder of JPEGs.
 
-A real fit of a flow with the case's transformers, in the package's fastest mode, through the data module with as many workers as
-`conf/data` gives it: Lightning's own profiler tells how long the training process waited for each
-batch. On a GPU a wait may be hidden behind a step that is still running: the share is an upper
-bound there. Files were just written, so that the system has them in memory.
+A real fit of a flow with the case's transformers, in the package's fastest mode, through the data
+module with as many workers as `conf/data` gives it: Lightning's own profiler tells how long the
+training process waited for each batch. On a GPU a wait may be hidden behind a step that is still
+running: the share is an upper bound there. Files were just written, so that they are in memory.
 """
 
 import statistics

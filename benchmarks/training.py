@@ -6,13 +6,14 @@
 
 Every mode trains a flow of the same fresh weights, in one process, in blocks of steps that take
 turns. On a CPU the flow is 256 wide, with 4 transforms of 4 layers over 64 patches; on a GPU it is
-that of ImageNet 64: 768 wide, 8 of 8 layers over 1,024 patches, in bfloat16, with the largest batch
-up to 32 that all modes fit into memory with.
+that of ImageNet 64: 768 wide, 8 transforms of 8 layers over 1,024 patches, in bfloat16. The batch
+is 32, and halved where a mode runs out of memory.
 
-The baseline is in training_baseline.py; how the package trains in trainer.py; the peak of memory
-in memory.py; the share of a step that waits for data in loading.py. Model FLOP utilization (MFU) is
-what the model needs to compute (training_measuring.py) in that time, of the best rate of matrix
-products that roofline.py measures on the machine in the same precision.
+The baseline is in training_baseline.py; how the package trains in trainer.py; its modes in
+training_cases.py; the peak of memory in memory.py; the share of a step that waits for data in
+loading.py. Model FLOP utilization (MFU) is what the model needs to compute
+(training_measuring.py), in the time of a step, of the best rate of matrix products that the
+machine was measured to reach in the same precision.
 """
 
 import argparse

@@ -86,8 +86,8 @@ def make_runs(
 
 def image_data(data: ArrayDataset) -> ImageData:
     """What the package's data module takes."""
-    shape = tuple(data.images.shape[1:])
-    return ImageData("noise", data, None, data, 256, NUM_CLASSES, shape)
+    channels, height, width = data.images.shape[1:]
+    return ImageData("noise", data, None, data, 256, NUM_CLASSES, (channels, height, width))
 
 
 def summarize(
