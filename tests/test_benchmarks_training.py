@@ -259,8 +259,9 @@ def test_the_picture_is_small(tmp_path):
 
 
 def test_a_quick_run_from_end_to_end(tmp_path):
-    results = training.main(["--quick", "--device", "cpu", "--output", str(tmp_path)])
-    assert [each.mode for each in results.measurements] == ["baseline", *MODES]
+    arguments = ["--quick", "--device", "cpu", "--mode", "tarflow", "--output", str(tmp_path)]
+    results = training.main(arguments)
+    assert [each.mode for each in results.measurements] == ["baseline", "tarflow"]
     weights = sum(4 * p.numel() for p in training.QUICK.make().parameters())
     for each in results.measurements:
         assert len(each.seconds) == 2
@@ -270,5 +271,5 @@ def test_a_quick_run_from_end_to_end(tmp_path):
     assert [each.source for each in results.loading] == ["digits", "64 px JPEGs"]
     assert all(0 < each.share < 1 for each in results.loading)
     [written] = tmp_path.glob("training-*.json")
-    assert len(json.loads(written.read_text())["measurements"]) == 1 + len(MODES)
+    assert len(json.loads(written.read_text())["measurements"]) == 2
     assert (tmp_path / "training.png").is_file()
