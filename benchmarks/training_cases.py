@@ -59,6 +59,8 @@ class Model:
 
 MODES: dict[str, Callable[[Model], dict[str, Any]]] = {
     "tarflow": lambda model: {},
+    "compiled": lambda model: {"compile": True},
+    "checkpointed": lambda model: {"checkpointed_layers": model.num_layers},
 }
 """For each way of the package, the arguments of `FlowModule` that differ from its defaults."""
 

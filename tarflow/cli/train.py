@@ -23,6 +23,10 @@ tell = rank_zero_only(print)
 
 def train(config: DictConfig) -> None:
     """Fit a flow and leave a run folder."""
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("tarflow").setLevel(
+        logging.INFO if rank_zero_only.rank == 0 else logging.WARNING
+    )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6 on torch 2.15
     for harmless in (".*does not have many workers", ".*smaller than the logging interval"):

@@ -16,9 +16,16 @@ from tarflow.base import DiagonalNormal
 from tarflow.context import Context
 from tarflow.data.shares import BatchShares
 from tarflow.errors import ConfigurationError, NonFiniteError, TarflowError
+from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.noise import UniformDequantization
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.tar_flow import TarFlow
+from tarflow.training.acceleration import (
+    compile_blocks,
+    multiplied_in,
+    recompute,
+    use_attention,
+)
 from tarflow.training.sharding import clip, shard
 
 ADVICE = (
@@ -51,6 +58,10 @@ class FlowModule(lightning.LightningModule):
         class_dropout: Probability of dropping an example's label.
         max_grad_norm: Largest norm of all gradients together; larger ones are scaled down to it.
         max_skipped_steps: Number of steps of a run that may be skipped; one more stops it.
+        attention: How the transformers attend.
+        compile: Whether their layers run compiled, after some minutes at the start.
+        checkpointed_layers: Number of layers of each transformer whose inside is computed again
+            for gradients instead of kept.
     """
 
     def __init__(
@@ -61,6 +72,9 @@ class FlowModule(lightning.LightningModule):
         class_dropout: float = 0.1,
         max_grad_norm: float = 1.0,
         max_skipped_steps: int = 20,
+        attention: AttentionKernel = AutoAttention(),
+        compile: bool = False,
+        checkpointed_layers: int = 0,
     ):
         super().__init__()
         if flow.noise is None:
@@ -74,6 +88,9 @@ class FlowModule(lightning.LightningModule):
         self.class_dropout = class_dropout
         self.max_grad_norm = max_grad_norm
         self.max_skipped_steps = max_skipped_steps
+        self.attention = attention
+        self.compiled = compile
+        self.checkpointed_layers = checkpointed_layers
         self.seed = torch.initial_seed()
         self.skipped_steps = 0
         self._step: list[Part] = []
@@ -83,7 +100,13 @@ class FlowModule(lightning.LightningModule):
         torch.manual_seed(stream_seed(self.seed, f"batch/{self.global_rank}", self._number))
 
     def configure_model(self) -> None:
-        """Divide the weights between processes, where the strategy wants that."""
+        """Choose how to compute, and divide the weights where the strategy wants that."""
+        trainer, weights = self.trainer, self.flow.base.anchor.dtype
+        dtype = multiplied_in(str(trainer.precision), weights)
+        use_attention(self.flow, self.attention, trainer.strategy.root_device, dtype)
+        recompute(self.flow, self.checkpointed_layers)
+        if self.compiled:
+            compile_blocks(self.flow)
         shard(self.flow, self._device_mesh)
 
     def configure_optimizers(self):
