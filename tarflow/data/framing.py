@@ -1,5 +1,6 @@
 """Pictures of any kind and size, brought to bytes of one shape."""
 
+from collections.abc import Callable
 from typing import BinaryIO
 
 from jaxtyping import UInt8
@@ -35,11 +36,11 @@ class Framing:
         if image_size is not None:
             steps += [transforms.Resize(image_size, antialias=True)]
             steps += [transforms.CenterCrop(image_size)]
-        self.transform = transforms.Compose([*steps, transforms.PILToTensor()])
+        self.transform: Callable[[Image.Image], Tensor] = transforms.Compose(
+            [*steps, transforms.PILToTensor()]
+        )
 
-    def __call__(
-        self, file: str | BinaryIO, name: str
-    ) -> UInt8[Tensor, "channels height width"]:
+    def __call__(self, file: str | BinaryIO, name: str) -> UInt8[Tensor, "channels height width"]:
         """Decode a file.
 
         Args:

@@ -25,14 +25,14 @@ class ImageFiles(Dataset):
 
     Args:
         samples: Path and label of each image.
-        image_size: Height and width to bring images to.
+        image_size: Height and width to bring images to; None leaves them as they are.
         num_channels: 1 converts images to grey, 3 to colour.
 
     Raises:
         DataError: The size or number of channels is out of range.
     """
 
-    def __init__(self, samples: Samples, image_size: int, num_channels: int = 3):
+    def __init__(self, samples: Samples, image_size: int | None, num_channels: int = 3):
         self.samples = samples
         self.framing = Framing(image_size, num_channels)
 

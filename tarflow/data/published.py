@@ -3,30 +3,19 @@
 Every function checks numbers of images and their shape, and names the version in `ImageData.name`.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch.utils.data import Dataset
-
-from tarflow.data import editions
+from tarflow.data import editions, published_files
 from tarflow.data.editions import Edition
-from tarflow.data.folder import read_classes
-from tarflow.data.image_files import ImageFiles, Samples
-from tarflow.data.images import UNLABELLED, ArrayDataset, ImageData
-from tarflow.data.npz_batches import NpzBatches
+from tarflow.data.images import ImageData
 from tarflow.data.prepared import META, read_prepared
 from tarflow.data.training_part import with_training_part
 from tarflow.errors import DataError
 
-CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
-CIFAR10_ROW = 1 + 3 * 32 * 32
-"""Bytes of an image: its label, then red, green and blue."""
-
-NUM_FFHQ_TRAIN = sum(editions.FFHQ.counts["train"])
+Reader = Callable[[Edition, Path], ImageData]
 
 
 def cifar10(
@@ -46,13 +35,8 @@ def cifar10(
     Raises:
         DataError: Files are missing, damaged or incomplete.
     """
-    edition, folder = editions.CIFAR10, _folder(root, editions.CIFAR10)
-    data = _prepared(edition, folder, 32)
-    if data is None:
-        train = [path for path in sorted(folder.glob("data_batch_*.bin"))]
-        parts = {"train": _read_cifar10(train), "test": _read_cifar10([folder / "test_batch.bin"])}
-        data = _data(edition, parts, 32, tuple(CIFAR10_CLASSES), "as published")
-    return _checked(edition, data, check_counts, validation_fraction, horizontal_flip)
+    data = _read(editions.CIFAR10, root, 32, published_files.read_cifar10, check_counts)
+    return with_training_part(data, validation_fraction, horizontal_flip)
 
 
 def imagenet(
@@ -77,11 +61,10 @@ def imagenet(
     Raises:
         DataError: Folders are missing or incomplete.
     """
-    edition, folder = editions.IMAGENET, _folder(root, editions.IMAGENET)
-    data = _prepared(edition, folder, image_size)
-    if data is None:
-        data = _class_folders(edition, folder, {"train": "train", "test": "val"}, image_size)
-    return _checked(edition, data, check_counts, validation_fraction, horizontal_flip)
+    names = {"train": "train", "test": "val"}
+    read = partial(published_files.read_class_folders, names=names, image_size=image_size)
+    data = _read(editions.IMAGENET, root, image_size, read, check_counts)
+    return with_training_part(data, validation_fraction, horizontal_flip)
 
 
 def imagenet64(
@@ -93,9 +76,9 @@ def imagenet64(
 ) -> ImageData:
     """ImageNet as published at 64 x 64 pixels, of which there are two versions.
 
-    `old` (van den Oord et al. 2016) has no labels, and is what likelihoods up to 2021 and TarFlow's
-    2.99 bits/dim are of. `new` (Chrabaszcz et al. 2017) is what the ImageNet site has given out
-    since; it is smoother: one model has 3.69 bits/dim on one and 3.43 on the other.
+    `old` (van den Oord et al. 2016) has no labels; TarFlow's 2.99 bits/dim are of it. `new`
+    (Chrabaszcz et al. 2017) is what the ImageNet site has given out since 2021; it is smoother:
+    one model reaches 3.69 bits/dim on one and 3.43 on the other.
 
     Args:
         root: The folder of the files, or a prepared one.
@@ -107,13 +90,10 @@ def imagenet64(
     Raises:
         DataError: The version is unknown, or files are missing, damaged or incomplete.
     """
+    readers = {"old": published_files.read_downsampled, "new": published_files.read_npz_batches}
     edition = _edition(editions.IMAGENET64, version)
-    folder = _folder(root, edition)
-    data = _prepared(edition, folder, 64)
-    if data is None:
-        read = _read_npz if version == "new" else _read_old
-        data = _data(edition, read(edition, folder), 64, (), "as published")
-    return _checked(edition, data, check_counts, validation_fraction, horizontal_flip)
+    data = _read(edition, root, 64, readers[version], check_counts)
+    return with_training_part(data, validation_fraction, horizontal_flip)
 
 
 def afhq(
@@ -138,12 +118,10 @@ def afhq(
         DataError: The version is unknown, or folders are missing or incomplete.
     """
     edition = _edition(editions.AFHQ, version)
-    folder = _folder(root, edition)
-    data = _prepared(edition, folder, image_size)
-    if data is None:
-        parts = {"train": "train", "test": "val" if version == "v1" else "test"}
-        data = _class_folders(edition, folder, parts, image_size)
-    return _checked(edition, data, check_counts, validation_fraction, horizontal_flip)
+    names = {"train": "train", "test": "val" if version == "v1" else "test"}
+    read = partial(published_files.read_class_folders, names=names, image_size=image_size)
+    data = _read(edition, root, image_size, read, check_counts)
+    return with_training_part(data, validation_fraction, horizontal_flip)
 
 
 def ffhq(
@@ -163,18 +141,11 @@ def ffhq(
         horizontal_flip: Whether to mirror training images at random; no others are.
 
     Raises:
-        DataError: Files are missing.
+        DataError: Files are missing, or have no numbers for names.
     """
-    edition, folder = editions.FFHQ, _folder(root, editions.FFHQ)
-    data = _prepared(edition, folder, image_size)
-    if data is None:
-        samples = _list_images(edition, folder)
-        # The split goes by the number in a file's name, so that a subset keeps it.
-        train = [sample for sample in samples if int(Path(sample[0]).stem) < NUM_FFHQ_TRAIN]
-        chosen = {"train": train, "test": [sample for sample in samples if sample not in train]}
-        parts = {part: ImageFiles(images, image_size) for part, images in chosen.items()}
-        data = _data(edition, parts, image_size, (), f"{image_size} x {image_size}")
-    return _checked(edition, data, check_counts, validation_fraction, horizontal_flip)
+    read = partial(published_files.read_ffhq, image_size=image_size)
+    data = _read(editions.FFHQ, root, image_size, read, check_counts)
+    return with_training_part(data, validation_fraction, horizontal_flip)
 
 
 def _edition(versions: Mapping[str, Edition], version: str) -> Edition:
@@ -184,124 +155,33 @@ def _edition(versions: Mapping[str, Edition], version: str) -> Edition:
     return versions[version]
 
 
-def _folder(root: str | Path, edition: Edition) -> Path:
-    """The folder, if there is one."""
+def _read(
+    edition: Edition, root: str | Path, image_size: int, read: Reader, check_counts: bool
+) -> ImageData:
+    """Read a folder, as published or prepared, and check what is in it."""
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}. {edition.help}")
-    return folder
-
-
-def _prepared(edition: Edition, folder: Path, image_size: int) -> ImageData | None:
-    """Read a prepared folder, if it is one."""
-    if not (folder / META).exists():
-        return None
-    data = read_prepared(folder)
-    if not data.name.startswith(edition.name) or data.image_shape[1:] != (image_size, image_size):
+    prepared = (folder / META).exists()
+    data = read_prepared(folder) if prepared else read(edition, folder)
+    if not data.name.startswith(edition.name) or data.image_shape != (3, image_size, image_size):
         raise DataError(
             f"{folder} holds {data.name}, of shape {data.image_shape}; wanted is {edition.name} at"
             f" {image_size} x {image_size}: give another data.data.root. {edition.help}"
         )
+    _check(edition, data, check_counts)
     return data
 
 
-def _data(
-    edition: Edition,
-    parts: Mapping[str, Dataset],
-    image_size: int,
-    class_names: tuple[str, ...],
-    how: str,
-) -> ImageData:
-    """Put parts together."""
-    return ImageData(
-        name=f"{edition.name}, {how}, split as published",
-        train=parts["train"],
-        validation=None,
-        test=parts["test"],
-        levels=256,
-        num_classes=edition.num_classes,
-        image_shape=(3, image_size, image_size),
-        class_names=class_names,
-    )
-
-
-def _checked(
-    edition: Edition,
-    data: ImageData,
-    check_counts: bool,
-    validation_fraction: float,
-    horizontal_flip: bool,
-) -> ImageData:
-    """Check numbers and shape, then set images aside and mirror."""
+def _check(edition: Edition, data: ImageData, check_counts: bool) -> None:
+    """Check numbers of images, and the shape of the first."""
     parts: dict[str, Any] = {"train": data.train, "test": data.test}
     for part, dataset in parts.items():
-        if check_counts and not (part == "train" and data.validation is not None):
+        set_aside = part == "train" and data.validation is not None
+        if check_counts and not set_aside:
             edition.check(part, dataset.labels)
         if not len(dataset):
             raise DataError(f"there are no {part} images. {edition.help}")
         shape = tuple(dataset[0][0].shape)
         if shape != data.image_shape:
             raise DataError(f"images are of shape {shape}, not {data.image_shape}. {edition.help}")
-    return with_training_part(data, validation_fraction, horizontal_flip)
-
-
-def _class_folders(
-    edition: Edition, folder: Path, names: Mapping[str, str], image_size: int
-) -> ImageData:
-    """Read a folder for each part, with a folder for each class."""
-    read = {part: read_classes(folder / name, edition.help) for part, name in names.items()}
-    classes, _ = read["train"]
-    if len(classes) != edition.num_classes or read["test"][0] != classes:
-        found = ", ".join(f"{len(found)} in {names[part]}" for part, (found, _) in read.items())
-        raise DataError(
-            f"{folder} has other classes than it should, or they differ: {found}. {edition.help}"
-        )
-    parts = {part: ImageFiles(samples, image_size) for part, (_, samples) in read.items()}
-    how = f"{image_size} x {image_size} (shorter side resized with antialiasing, centre kept)"
-    return _data(edition, parts, image_size, tuple(classes), how)
-
-
-def _list_images(edition: Edition, folder: Path) -> Samples:
-    """Paths of all PNG files in order, without labels."""
-    paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
-    if not paths:
-        raise DataError(f"there is no .png file in {folder}. {edition.help}")
-    return [(str(path), UNLABELLED) for path in paths]
-
-
-def _read_old(edition: Edition, folder: Path) -> dict[str, ImageFiles]:
-    """Read the old version of ImageNet 64."""
-    names = {"train": "train_64x64", "test": "valid_64x64"}
-    return {
-        part: ImageFiles(_list_images(edition, folder / name), 64) for part, name in names.items()
-    }
-
-
-def _read_npz(edition: Edition, folder: Path) -> dict[str, NpzBatches]:
-    """Read the new version of ImageNet 64."""
-    found = {"train": list(folder.glob("train_data_batch_*.npz")), "test": [folder / "val_data.npz"]}
-    for part, paths in found.items():
-        if not paths or not all(path.is_file() for path in paths):
-            raise DataError(f"{folder} lacks files of the {part} part. {edition.help}")
-        paths.sort(key=lambda path: (len(path.name), path.name))  # 10 comes after 9
-    return {part: NpzBatches(paths, 64) for part, paths in found.items()}
-
-
-def _read_cifar10(paths: list[Path]) -> ArrayDataset:
-    """Read files of rows: a label, then an image, channel by channel."""
-    edition = editions.CIFAR10
-    if not paths or not all(path.is_file() for path in paths):
-        raise DataError(f"there is no {paths[0] if paths else 'data_batch_1.bin'}. {edition.help}")
-    content = []
-    for path in paths:
-        rows = np.fromfile(path, np.uint8)
-        if len(rows) % CIFAR10_ROW or not len(rows):
-            raise DataError(
-                f"{path} has {len(rows)} bytes, not a multiple of {CIFAR10_ROW}. {edition.help}"
-            )
-        content.append(rows.reshape(-1, CIFAR10_ROW))
-    table = np.concatenate(content)
-    if table[:, 0].max() >= edition.num_classes:
-        raise DataError(f"{paths[0].parent} has the label {table[:, 0].max()}. {edition.help}")
-    images = torch.from_numpy(table[:, 1:].reshape(-1, 3, 32, 32))
-    return ArrayDataset(images, torch.from_numpy(table[:, 0].astype(np.int64)))

@@ -8,6 +8,7 @@ needed to read or write them. The extra `webdataset` is for streaming the same s
 and a test reads what is written here with it.
 """
 
+import contextlib
 import io
 import os
 import tarfile
@@ -86,10 +87,8 @@ class Index:
         index = cls.of(shards)
         content = io.BytesIO()
         np.savez(content, state=state, **index.__dict__)
-        try:
+        with contextlib.suppress(OSError):  # storage that is for reading only
             write_atomically(path, content.getvalue())
-        except OSError:  # storage that is for reading only
-            pass
         return index
 
 
@@ -192,9 +191,7 @@ def tar_shards(
     return with_training_part(data, validation_fraction, horizontal_flip)
 
 
-def read_part(
-    folder: Path, pattern: str, image_size: int | None, num_channels: int
-) -> TarImages:
+def read_part(folder: Path, pattern: str, image_size: int | None, num_channels: int) -> TarImages:
     """Read the shards whose names match a pattern.
 
     Raises:

@@ -28,7 +28,7 @@ from tarflow.errors import DataError
 BATCH = 256
 """Images that are read at a time."""
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+ImageBatches = Iterable[tuple[Tensor, Tensor]]
 
 
 class Format(ABC):
@@ -42,7 +42,12 @@ class Format(ABC):
 
     @abstractmethod
     def write(
-        self, folder: Path, part: str, count: int, shape: tuple[int, int, int], batches: Batches
+        self,
+        folder: Path,
+        part: str,
+        count: int,
+        shape: tuple[int, int, int],
+        batches: ImageBatches,
     ) -> None:
         """Write a part.
 
@@ -90,9 +95,9 @@ class Shards(Format):
             raise DataError(f"images_per_shard {self.images_per_shard} must be at least 1")
 
     def write(self, folder, part, count, shape, batches):
-        if shape[0] not in MODES.keys():
+        if shape[0] not in MODES:
             raise DataError(f"shards hold images of 1 or 3 channels, not {shape[0]}: use arrays")
-        examples = ((x, int(y)) for pixels, labels in batches for x, y in zip(pixels, labels))
+        examples = ((x, int(y)) for batch in batches for x, y in zip(*batch, strict=True))
         for shard, start in enumerate(range(0, count, self.images_per_shard)):
             path = folder / f"{part}-{shard:06d}.tar"
             with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
