@@ -10,7 +10,7 @@ from tarflow.data.preparation import Arrays, Shards, prepare
 from tarflow.data.prepared import memory_mapped
 from tarflow.data.published import afhq, cifar10, ffhq, imagenet, imagenet64
 from tarflow.data.random_images import random_images
-from tarflow.data.tar_shards import tar_shards
+from tarflow.data.shard_files import tar_shards
 
 if TYPE_CHECKING:
     from tarflow.data.datamodule import ImageDataModule

@@ -16,6 +16,9 @@ import numpy as np
 
 from tarflow.errors import DataError
 
+MAX_LISTED = 5
+"""Numbers of more classes than these are not listed one by one."""
+
 
 @dataclass(frozen=True)
 class Edition:
@@ -55,10 +58,10 @@ class Edition:
             found = tuple(np.bincount(np.asarray(labels) + 1, minlength=len(expected) + 1)[1:])
         if tuple(map(int, found)) == expected and len(labels) == sum(expected):
             return
-        by_class = "" if len(expected) == 1 or len(expected) > 10 else (
-            f" (by class {', '.join(map(str, found))}, where {', '.join(map(str, expected))} are"
-            " expected)"
-        )  # fmt: skip
+        by_class = ""
+        if 1 < len(expected) <= MAX_LISTED:
+            listed = (", ".join(map(str, counts)) for counts in (found, expected))
+            by_class = " (by class {}, where {} are expected)".format(*listed)
         raise DataError(
             f"there are {len(labels):,} {part} images{by_class}, but {self.name} has"
             f" {sum(expected):,}: complete them, or pass check_counts=false to use a subset."

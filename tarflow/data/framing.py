@@ -1,7 +1,7 @@
 """Pictures of any kind and size, brought to bytes of one shape."""
 
+import io
 from collections.abc import Callable
-from typing import BinaryIO
 
 from jaxtyping import UInt8
 from PIL import Image
@@ -40,7 +40,9 @@ class Framing:
             [*steps, transforms.PILToTensor()]
         )
 
-    def __call__(self, file: str | BinaryIO, name: str) -> UInt8[Tensor, "channels height width"]:
+    def __call__(
+        self, file: str | io.BytesIO, name: str
+    ) -> UInt8[Tensor, "channels height width"]:
         """Decode a file.
 
         Args:
@@ -52,7 +54,7 @@ class Framing:
         """
         return self.transform(self.decode(file, name))
 
-    def decode(self, file: str | BinaryIO, name: str) -> Image.Image:
+    def decode(self, file: str | io.BytesIO, name: str) -> Image.Image:
         """Decode a file into pixels of the wanted mode, at their own size.
 
         Raises:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tarflow.data.framing import MODES
 from tarflow.data.images import UNLABELLED, ImageData
 from tarflow.data.prepared import Description, Digest
-from tarflow.data.tar_shards import read_part
+from tarflow.data.shard_files import read_part
 from tarflow.data.training_part import Mirrored
 from tarflow.errors import DataError
 

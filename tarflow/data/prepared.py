@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tarflow.data.images import ImageData
-from tarflow.data.tar_shards import read_part
+from tarflow.data.shard_files import read_part
 from tarflow.data.training_part import with_training_part
 from tarflow.errors import DataError
 from tarflow.files import write_atomically
