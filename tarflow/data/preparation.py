@@ -109,7 +109,10 @@ class Shards(Format):
 
 
 def prepare(
-    data: ImageData, output: str | Path, format: Format = Arrays(), num_workers: int = 0
+    data: ImageData,
+    output: str | Path,
+    format: Format = Arrays(),
+    num_workers: int | None = 0,
 ) -> Description:
     """Write a data set into a folder, which appears when it is complete.
 
@@ -120,7 +123,7 @@ def prepare(
         data: The data set; training images are written as they are, not mirrored.
         output: The folder to make.
         format: How images are kept.
-        num_workers: Number of processes that read and decode images.
+        num_workers: Number of processes that read and decode images; None takes one for each core.
 
     Raises:
         DataError: The folder exists, an image cannot be read, or differs from the others in shape.
@@ -132,6 +135,8 @@ def prepare(
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
+        if num_workers is None:
+            num_workers = len(os.sched_getaffinity(0))
         description = _write(data, new, format, num_workers)
         os.rename(new, folder)
     finally:
