@@ -136,12 +136,19 @@ def prepare(
     new.mkdir(parents=True)
     try:
         if num_workers is None:
-            num_workers = len(os.sched_getaffinity(0))
+            num_workers = _num_cores()
         description = _write(data, new, format, num_workers)
         os.rename(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return description
+
+
+def _num_cores() -> int:
+    """The cores that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _write(data: ImageData, folder: Path, format: Format, num_workers: int) -> Description:
