@@ -1,11 +1,10 @@
 """Published data sets: which versions there are, what belongs in them and how they are laid out.
 
 Numbers of images: CIFAR-10 from its site (cs.toronto.edu/~kriz/cifar.html); ImageNet and its
-box-downsampled version from arXiv 1409.0575 and 1707.08819 (TensorFlow's catalogue
-`imagenet_resized` has the same); the older downsampled version (arXiv 1601.06759) from
-TensorFlow's catalogue `downsampled_imagenet`; AFHQ from the folders of the two releases (16,130
-and 15,803 images in all; arXiv 1912.01865 and 2106.12423); FFHQ, and its split, from
-github.com/NVlabs/ffhq-dataset.
+box-downsampled version from arXiv 1409.0575 and 1707.08819 (TensorFlow's catalogue has the same
+for `imagenet_resized`); the older downsampled version (arXiv 1601.06759) from that catalogue's
+`downsampled_imagenet`; AFHQ from its two releases, 16,130 images and, with some 2 % removed,
+15,803 (arXiv 1912.01865, 2106.12423); FFHQ, and its split, from github.com/NVlabs/ffhq-dataset.
 """
 
 from collections.abc import Mapping
