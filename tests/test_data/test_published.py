@@ -1,13 +1,17 @@
 """Published data sets: small ones in the real formats, and everything that is refused."""
 
 import pickle
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Subset
 
 from tarflow.data import afhq, cifar10, editions, ffhq, imagenet, imagenet64, prepare
+from tarflow.data.prepared import Description
 from tarflow.data.training_part import Mirrored
 from tarflow.errors import DataError
 
@@ -249,3 +253,27 @@ def test_sizes_of_a_prepared_data_set_are_told_apart(tmp_path):
         afhq(tmp_path / "prepared", 32, **SUBSET)
     with pytest.raises(DataError, match=r"holds AFHQ v2, .*wanted is AFHQ v1"):
         afhq(tmp_path / "prepared", 16, "v1", **SUBSET)
+
+
+def test_a_data_set_of_full_size_is_not_read_into_memory(tmp_path):
+    """Files with holes in place of 15.7 GB of pixels: they take no room, and neither do we."""
+    edition = editions.IMAGENET64["old"]
+    counts = {part: sum(numbers) for part, numbers in edition.counts.items()}
+    for part, count in counts.items():
+        path = tmp_path / f"{part}_images.npy"
+        np.lib.format.open_memmap(path, "w+", np.uint8, (count, 3, 64, 64))[-1] = 7
+        np.save(tmp_path / f"{part}_labels.npy", np.full(count, -1))
+    Description("arrays", edition.name, 256, 0, (3, 64, 64), (), counts, {}).write(tmp_path)
+    before = resident()
+    data = imagenet64(tmp_path, "old", validation_fraction=0.01, horizontal_flip=True)
+    assert len(data.train) + len(data.validation) == 1_281_149
+    batches = DataLoader(Subset(data.train, range(0, 1_000_000, 50_000)), 10, num_workers=1)
+    assert sum(int(images.sum()) for images, _ in batches) == 0
+    assert int(imagenet64(tmp_path, "old").train[1_281_148][0].sum()) == 7 * 3 * 64 * 64
+    assert len(pickle.dumps(imagenet64(tmp_path, "old").train)) < 11_000_000
+    assert resident() - before < 300_000_000
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
