@@ -67,6 +67,7 @@ def test_a_killed_preparation_leaves_no_data_set():
     deadline = time.monotonic() + 120
     while not list(Path(".out.new").glob("train-*1.tar")) and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert "another process prepares" in error_of("prepare", *SMALL)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert len(list(Path(".out.new").glob("train-*.tar"))) >= 2

@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,10 +24,14 @@ from tarflow.data.images import UNLABELLED, ImageData
 from tarflow.data.prepared import Description, Digest
 from tarflow.data.shard_files import read_part
 from tarflow.data.training_part import Mirrored
-from tarflow.errors import DataError
+from tarflow.errors import ConfigurationError, DataError
+from tarflow.processes import Process
 
 BATCH = 256
 """Images that are read at a time."""
+
+LOCK = ".lock"
+"""The file by which `Process.claim` keeps others out."""
 
 ImageBatches = Iterable[tuple[Tensor, Tensor]]
 
@@ -126,22 +131,37 @@ def prepare(
         num_workers: Number of processes that read and decode images; None takes one for each core.
 
     Raises:
-        DataError: The folder exists, an image cannot be read, or differs from the others in shape.
+        DataError: The folder exists or another process is making it, or an image cannot be read
+            or differs from the others in shape.
     """
     folder = Path(output).expanduser().absolute()
     if folder.exists():
         raise DataError(f"{folder} exists already: choose another output, or remove it")
     new = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        if num_workers is None:
-            num_workers = _num_cores()
-        description = _write(data, new, format, num_workers)
-        os.rename(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True, exist_ok=True)
+    with _alone(new):
+        try:
+            for path in new.iterdir():  # what a killed preparation left
+                if path.name != LOCK:
+                    path.unlink()
+            cores = _num_cores() if num_workers is None else num_workers
+            description = _write(data, new, format, cores)
+            os.rename(new, folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    (folder / LOCK).unlink(missing_ok=True)
     return description
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other preparations out of a folder: two in one would make a mixture of both."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Process().claim(folder))
+        except ConfigurationError as error:
+            raise DataError(f"another process prepares {folder}: wait for it") from error
+        yield
 
 
 def _num_cores() -> int:

@@ -144,7 +144,8 @@ def test_what_a_kill_left_is_refused_and_replaced(tmp_path, data, monkeypatch):
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match=r"there is no .*meta.json: expected is a folder"):
         memory_mapped(tmp_path / ".out.new")
-    (tmp_path / ".out.new" / "train-000009.tar").write_bytes(b"rest")
+    for name in ("train-000009.tar", ".train-_.tar.index.npz"):
+        (tmp_path / ".out.new" / name).write_bytes(b"rest")
     prepare(data, tmp_path / "out", Shards())
     assert_same(memory_mapped(tmp_path / "out").train, data.train)
     assert not (tmp_path / ".out.new").exists()
