@@ -11,7 +11,9 @@ and a test reads what is written here with it.
 import contextlib
 import io
 import os
+import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ from tarflow.files import write_atomically
 
 IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "ppm")
 MAX_OPEN = 64
+EDGE = 65_536
 LAYOUT = (
     "expected are WebDataset shards such as ROOT/train-000000.tar and ROOT/test-000000.tar, with"
     " NAME.png (or .jpg, ...) and perhaps NAME.cls, the number of its class, for each image. To"
@@ -76,8 +79,8 @@ class Index:
         Raises:
             DataError: As `of` does.
         """
-        path = folder / f".{pattern.replace('*', '_')}.index.npz"
-        state = np.array([(s.stat().st_size, s.stat().st_mtime_ns) for s in shards], np.int64)
+        path = folder / f".{re.sub('[^.a-zA-Z0-9-]', '_', pattern)}.index.npz"
+        state = np.array([_fingerprint(shard) for shard in shards], np.int64)
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 if np.array_equal(arrays["state"], state):
@@ -204,6 +207,15 @@ def read_part(folder: Path, pattern: str, image_size: int | None, num_channels: 
     if not len(index.label):
         raise DataError(f"there is no image in {folder / pattern}: {LAYOUT}")
     return TarImages(shards, index, Framing(image_size, num_channels))
+
+
+def _fingerprint(path: Path) -> tuple[int, int]:
+    """Size of a file and checksum of its ends; unlike its date, copying does not change it."""
+    with path.open("rb") as file:
+        checksum = zlib.crc32(file.read(EDGE))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - EDGE))
+        return size, zlib.crc32(file.read(EDGE), checksum)
 
 
 def _read_headers(path: Path) -> Iterator[tuple[int, int, int]]:
