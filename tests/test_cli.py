@@ -65,9 +65,12 @@ def trained(tmp_path_factory) -> Path:
 def test_every_experiment_takes_two_steps_and_leaves_a_pretrained_model(experiment):
     settings = ["trainer.max_steps=2", "trainer.log_every_n_steps=1", *TINY]
     settings.append("callbacks.sample_grid.every_n_steps=2")
+    if not experiment.startswith("digits"):  # others want data that is not at hand
+        settings += ["data=random", "data.data.num_train=40", "data.data.image_size=16"]
     tarflow("train", f"experiment={experiment}", *settings)
     run = Path("outputs") / experiment / "seed_0"
-    assert TarFlow.from_pretrained(run / "pretrained").noise.levels == 17
+    levels = 17 if experiment.startswith("digits") else 256
+    assert TarFlow.from_pretrained(run / "pretrained").noise.levels == levels
     with Image.open(run / "grids" / "step_0000002.png") as picture:
         assert picture.width >= 400
     metrics = (run / "logs" / "version_0" / "metrics.csv").read_text()

@@ -12,10 +12,11 @@ usage: tarflow COMMAND [key=value ...]
   sample    checkpoint=DIR num_samples=100         draw samples (label=3 guidance=1.5 seed=0 ...)
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
   convert   weights.pth DIR [image_size=32]        read a published checkpoint
+  prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
 
-COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert")
+COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert", "prepare")
 
 
 def main() -> None:

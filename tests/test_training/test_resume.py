@@ -9,6 +9,7 @@ import torch
 from tarflow import TarFlow, UniformDequantization
 from tarflow.data import ImageData, ImageDataModule
 from tarflow.data.image_files import ImageFiles
+from tarflow.data.training_part import Mirrored
 from tarflow.training import FlowModule, LastCheckpoint, WeightAveraging, muon, warmup_cosine
 
 BATCHES_OF_AN_EPOCH = 3
@@ -31,8 +32,9 @@ def run(folder, first, last, every_n_steps=1, num_workers=0, device_batch_size=N
     """Train from the checkpoint at one step to another; all that is left, and the losses."""
     lightning.seed_everything(5, verbose=False)
     paths = sorted(folder.glob("*.png"))
-    files = ImageFiles([(str(path), index % 3) for index, path in enumerate(paths)], 4, 1, True)
-    data = ImageData("files", files, None, files, levels=256, num_classes=3, image_shape=(1, 4, 4))
+    files = ImageFiles([(str(path), index % 3) for index, path in enumerate(paths)], 4, 1)
+    train = Mirrored(files)
+    data = ImageData("files", train, None, files, levels=256, num_classes=3, image_shape=(1, 4, 4))
     datamodule = ImageDataModule(data, 4, None, device_batch_size, num_workers)
     flow = TarFlow(4, 2, 1, 2, 1, 16, 8, dropout=0.2, num_classes=3, noise=UniformDequantization())
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
