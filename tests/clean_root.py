@@ -1,7 +1,7 @@
 """Builds the image of a Dockerfile without Docker: its steps, in order, in roots of their own.
 
-A root is a folder with nothing but a distribution, made by debootstrap. What stands in for Docker is
-`chroot` in a mount namespace, so that nothing stays mounted, whatever happens.
+A root is a folder with nothing but a distribution, made by debootstrap. What stands in for Docker
+is `chroot` in a mount namespace, so that nothing stays mounted, whatever happens.
 """
 
 import os
@@ -14,18 +14,17 @@ from pathlib import Path
 
 from tests.dockerfile import Dockerfile, Stage, assignments
 
-NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt")
-"""Files by which this machine finds and trusts what steps download."""
+TRUSTED = "/etc/trusted-by-the-host.crt"
+"""Where a root has this machine's certificates; apt rewrites the distribution's own file."""
 
-REACH = (
-    "PIP_CERT",
-    "PIP_INDEX_URL",
-    "PIP_EXTRA_INDEX_URL",
-    "SSL_CERT_FILE",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-)
+NETWORK = {
+    "/etc/resolv.conf": "/etc/resolv.conf",
+    "/etc/hosts": "/etc/hosts",
+    "/etc/ssl/certs/ca-certificates.crt": TRUSTED,
+}
+"""Files by which this machine finds and trusts what steps download, and where they go."""
+
+REACH = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "http_proxy", "https_proxy", "no_proxy")
 """Variables that Docker too would be given to reach a package index."""
 
 READ_ONLY = """
@@ -84,6 +83,7 @@ class Root:
     def build_step(self, command: str) -> None:
         """Do a `RUN`."""
         reach = {name: os.environ[name] for name in REACH if name in os.environ}
+        reach |= {"PIP_CERT": TRUSTED, "SSL_CERT_FILE": TRUSTED}
         done = self.run(["/bin/sh", "-c", command], environment=reach | self.arguments)
         assert done.returncode == 0, f"{command}\n{done.stdout[-5000:]}"
 
@@ -95,10 +95,8 @@ class Root:
 def debootstrap(path: Path, suite: str) -> Path:
     """Make the smallest root of a Debian release."""
     subprocess.run(["debootstrap", "--variant=minbase", suite, str(path)], check=True)
-    for name in NETWORK:
-        target = path / name.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(name, target)
+    for name, place in NETWORK.items():
+        shutil.copyfile(name, path / place.lstrip("/"))
     return path
 
 

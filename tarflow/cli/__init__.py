@@ -11,10 +11,14 @@ usage: tarflow COMMAND [key=value ...]
   sample    checkpoint=DIR num_samples=100         draw samples (label=3 guidance=1.5 seed=0 ...)
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
   convert   weights.pth DIR [image_size=32]        read a published checkpoint
+  doctor    [quick=true]                           tell whether this machine can train, how fast
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
 
-COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert")
+COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert", "doctor")
+
+PLAIN = ("convert", "doctor")
+"""Commands that read their arguments themselves."""
 
 
 def main() -> None:
@@ -31,7 +35,7 @@ def run_command(name: str) -> None:
     """Run a command on the arguments of this program."""
     # What one command needs, the others do not wait for.
     task = getattr(importlib.import_module(f"tarflow.cli.{name}"), name)
-    if name == "convert":
+    if name in PLAIN:
         task()
         return
     from tarflow.cli.command import run
