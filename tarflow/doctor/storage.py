@@ -35,7 +35,7 @@ def check_folder(name: str, path: Path, worst: State, needs: str = "") -> Findin
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(4096))
     except OSError as error:
-        text = f"{path}: {there} cannot be written to as uid {os.getuid()}: {error.strerror}"
+        text = f"{path}: {there} cannot be written to as uid {os.geteuid()}: {error.strerror}"
         return Finding("folders", name, worst, text)
     free = shutil.disk_usage(there).free / GIB
     scarce = f"; less than {ENOUGH:g} GiB. {needs}".rstrip(". ") if free < ENOUGH else ""
@@ -72,7 +72,7 @@ def _check_cache() -> Finding:
         name = f"torchinductor_{getpass.getuser()}"
         folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(tempfile.gettempdir(), name)
     except (KeyError, OSError):  # KeyError: Python 3.12 and earlier
-        text = f"uid {os.getuid()} has no name: set USER, or TORCHINDUCTOR_CACHE_DIR"
+        text = f"uid {os.geteuid()} has no name: set USER, or TORCHINDUCTOR_CACHE_DIR"
         return Finding("folders", "compiled code", State.WARNING, text)
     return check_folder("compiled code", Path(folder), State.WARNING)
 
