@@ -60,10 +60,11 @@ RUN pip install --constraint image.txt ".[tensorboard,wandb]" && pip check
 FROM ${RUNTIME_IMAGE} AS runtime
 ARG PYTHON_VERSION
 # A C compiler and Python's headers, with which Triton and inductor build what torch.compile asks for.
+# The libraries of InfiniBand, without which NCCL silently takes TCP between nodes.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        ca-certificates g++ "libpython${PYTHON_VERSION}-dev" "python${PYTHON_VERSION}" \
+        ca-certificates g++ ibverbs-providers libibverbs1 "libpython${PYTHON_VERSION}-dev" "python${PYTHON_VERSION}" \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/venv /opt/venv
 COPY scripts /opt/tarflow/scripts
