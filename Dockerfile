@@ -38,8 +38,8 @@ RUN grep --invert-match --extended-regexp '^(torch|torchvision|triton|(cuda|nvid
     && echo "torchvision==${TORCHVISION_VERSION}" >> image.txt \
     && pip install --constraint image.txt torch torchvision
 
-# Compiled here, against this torch and for these GPUs: 8.0 A100, 9.0 H100, 10.0 B200. A job of the
-# compiler takes up to 8 GiB for each of its threads.
+# Compiled here, against this torch and for these GPUs: 8.0 A100, 9.0 H100, 10.0 B200. Each job of the
+# compiler takes some 5 GiB for each of its threads, and each of 72 kernels minutes for each GPU.
 ARG FLASH_ATTN_VERSION=2.8.3.post2
 ARG FLASH_ATTN_CUDA_ARCHS="80;90;100"
 ARG MAX_JOBS=4
