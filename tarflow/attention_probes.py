@@ -149,7 +149,7 @@ def _compare(attend: Attention, device: torch.device, dtype: torch.dtype) -> Non
     """
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(SHAPE, generator=generator).to(dtype) for _ in range(4)]
-    found = _differentiate(attend, [x.to(device) for x in inputs])
+    found = _differentiate(attend, [x.to(device, copy=True) for x in inputs])
     right = _differentiate(_plain, [x.double() for x in inputs])
     for name, a, b in zip(("values", "gradients"), found, right, strict=True):
         error = float((a.double().cpu() - b).abs().max() / b.abs().max())

@@ -62,7 +62,8 @@ def find_unusable(folder: Path = Path("/dev")) -> list[Finding]:
 def _describe(device: torch.device) -> str:
     """What a device is."""
     if device.type == "cpu":
-        cores = len(os.sched_getaffinity(0))
+        known = hasattr(os, "sched_getaffinity")  # on Linux
+        cores = len(os.sched_getaffinity(0)) if known else os.cpu_count()
         capability = torch.backends.cpu.get_cpu_capability()
         return f"{cores} cores, {torch.get_num_threads()} threads, {capability}"
     if device.type != "cuda":
