@@ -126,6 +126,20 @@ def test_the_batch_files_are_where_the_image_has_them():
     assert any(fnmatch.fnmatch("scripts/train.py", f"{source}/*") for source in scripts)
 
 
+STUB = r'''
+import ctypes
+ctypes.CDLL("libibverbs.so.1")  # NCCL looks for it in the same way
+from triton.runtime.build import compile_module_from_src
+source = """
+#include <Python.h>
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "stub"};
+PyMODINIT_FUNC PyInit_stub(void) { return PyModule_Create(&module); }
+"""
+print(compile_module_from_src(src=source, name="stub"))
+'''
+"""What Triton does before it launches a kernel, as far as it needs no GPU."""
+
+
 @pytest.fixture(scope="module")
 def image(tmp_path_factory) -> Iterator[Root]:
     """The runtime stage, without flash-attn, which needs CUDA's compiler."""
@@ -161,6 +175,14 @@ def test_the_script_for_torchrun_runs_in_a_clean_root(image):
     command = ["torchrun", "--nproc-per-node=1", "/opt/tarflow/scripts/train.py", *TWO_STEPS]
     training = image.run([*command, "run_dir=/data/torchrun"], ANYONE)
     assert training.returncode == 0, training.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("read_only", [False, True])
+def test_triton_compiles_and_infiniband_loads_for_anyone(image, read_only):
+    done = image.run(["python", "-c", STUB], ANYONE, read_only)
+    assert done.returncode == 0, done.stdout
+    assert "<module 'stub' from '/tmp/" in done.stdout
 
 
 @pytest.mark.slow
