@@ -13,10 +13,14 @@ usage: tarflow COMMAND [key=value ...]
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
   convert   weights.pth DIR [image_size=32]        read a published checkpoint
   prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
+  doctor    [quick=true]                           tell whether this machine can train, how fast
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
 
-COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert", "prepare")
+COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert", "prepare", "doctor")
+
+PLAIN = ("convert", "doctor")
+"""Commands that read their arguments themselves."""
 
 
 def main() -> None:
@@ -31,7 +35,7 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
     """Run a command on its arguments."""
     # What one command needs, the others do not wait for.
     task = getattr(importlib.import_module(f"tarflow.cli.{name}"), name)
-    if name == "convert":
+    if name in PLAIN:
         task(arguments)
         return
     from tarflow.cli.command import run

@@ -203,7 +203,6 @@ def _widening_pays(dtype: torch.dtype) -> bool:
     return rates[0] < rates[1]
 
 
-@cache
 def _of_package(name: str) -> Callable[..., Tensor]:
     """A function of the package flash_attn, which few machines have."""
     return getattr(import_module("flash_attn"), name)

@@ -1,6 +1,7 @@
 """The state of training on disk, and what makes a run stop before its end."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -124,11 +125,14 @@ def callbacks_of(trainer: lightning.Trainer) -> list[Callback]:
 
 
 def requeue() -> None:
-    """Put this job of Slurm back into the queue; nothing outside of Slurm."""
+    """Put this job of Slurm back into the queue; nothing outside of Slurm.
+
+    In a container there is no `scontrol`: the batch script requeues by the exit code.
+    """
     job = os.environ.get("SLURM_ARRAY_JOB_ID")
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     name = f"{job}_{task}" if job else os.environ.get("SLURM_JOB_ID")
-    if name is None:
+    if name is None or shutil.which("scontrol") is None:
         return
     state = _scontrol("show", "job", name)
     if "JobState=CANCELLED" not in state:

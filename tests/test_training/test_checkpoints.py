@@ -75,8 +75,10 @@ def test_a_job_that_was_cancelled_is_not_requeued(tmp_path, monkeypatch):
     assert (tmp_path / "asked").read_text().splitlines() == ["show job 17_4"]
 
 
-def test_a_job_that_cannot_be_requeued_is_told_of(monkeypatch):
-    monkeypatch.setenv("PATH", "")
+def test_a_job_that_cannot_be_requeued_is_told_of(tmp_path, monkeypatch):
+    folder = fake_scontrol(tmp_path, "RUNNING")
+    (folder / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     with pytest.raises(CheckpointError, match="state of training is written, but `scontrol show"):
         requeue()
