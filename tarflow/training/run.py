@@ -104,7 +104,7 @@ class Run:
                 f"{self.checkpoint} cannot be read ({error}): it is kept as it is; move it away or"
                 " choose another run_dir"
             ) from error
-        missing = [key for key in NEEDED if key not in content]
+        missing = [key for key in NEEDED if not isinstance(content, dict) or key not in content]
         if missing:
             raise CheckpointError(
                 f"{self.checkpoint} holds no {', '.join(missing)}, so it was not written by this"
@@ -126,7 +126,13 @@ class Run:
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
         """Refuse to mix two configurations in one run."""
-        before = _flatten(json.loads(self.config.read_text()))
+        try:
+            before = _flatten(json.loads(self.config.read_text()))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.config} cannot be read ({error}), so nobody knows what {self.checkpoint} is"
+                " of: bring it back, or choose another run_dir"
+            ) from error
         now = _flatten(json.loads(json.dumps(config)))
         changed = [
             f"{key}: {before.get(key)} -> {now.get(key)}"
