@@ -130,8 +130,8 @@ class Run:
             before = _flatten(json.loads(self.config.read_text()))
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"{self.config} cannot be read ({error}), so nobody knows what {self.checkpoint} is"
-                " of: bring it back, or choose another run_dir"
+                f"{self.config} cannot be read ({error}), which tells what {self.checkpoint}"
+                " is of: bring it back, or choose another run_dir"
             ) from error
         now = _flatten(json.loads(json.dumps(config)))
         changed = [
