@@ -8,6 +8,7 @@ from tarflow.training.callbacks import (
     StepProgressBar,
 )
 from tarflow.training.module import DivergenceError, FlowModule
+from tarflow.training.monitoring import Throughput, TransformStatistics
 from tarflow.training.optimizers import MuonAdamW, adamw, muon, warmup_cosine
 from tarflow.training.run import Run
 
@@ -20,6 +21,8 @@ __all__ = [
     "Run",
     "SampleGrid",
     "StepProgressBar",
+    "Throughput",
+    "TransformStatistics",
     "WeightAveraging",
     "adamw",
     "muon",
