@@ -17,11 +17,12 @@ import torch
 
 from tarflow.autoregressive import AutoregressiveTransform
 from tarflow.flow import Flow
-from tarflow.machine import LARGEST, matrix_rate
+from tarflow.machine import matrix_rate
 from tarflow.nn.transformer import CausalTransformer
 
-LARGEST_ON_CPU = 1024
-"""Side of the largest matrices on a CPU: a tenth of a second at most, and larger gain nothing."""
+ON_CPU = {"largest": 1024, "enough": 0.01}
+"""Limits of measuring a CPU: larger matrices gain nothing, and some CPUs take a thousand times as long
+to multiply bfloat16."""
 
 
 def autoregressive_transforms(flow: Flow) -> list[AutoregressiveTransform]:
@@ -57,10 +58,10 @@ def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
         device: The device.
         dtype: The precision.
     """
-    largest = LARGEST_ON_CPU if device.type == "cpu" else LARGEST
+    limits = ON_CPU if device.type == "cpu" else {}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         rates = [
-            matrix_rate(device, each, largest)
+            matrix_rate(device, each, **limits)
             for each in {dtype, torch.promote_types(dtype, torch.float32)}
         ]
     if device.type == "cuda":
