@@ -1,7 +1,7 @@
 """Times ways to sample against each other, and holds what they return to float64."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -179,13 +179,19 @@ def interleave(
     Whatever else slows the machine down for a while then slows all of them.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for repetition in range(repeats):
-        for name in list(runs) if repetition % 2 == 0 else reversed(list(runs)):
-            tell(f"repetition {repetition + 1} of {repeats}, {name}")
-            begin = now(device)
-            runs[name]()
-            times[name].append(now(device) - begin)
+    for name in turns(list(runs), repeats, tell):
+        begin = now(device)
+        runs[name]()
+        times[name].append(now(device) - begin)
     return times
+
+
+def turns(names: Sequence[str], repeats: int, tell: Tell = lambda text: None) -> Iterator[str]:
+    """All names in every repetition; the order turns round from one to the next."""
+    for repetition in range(repeats):
+        for name in names if repetition % 2 == 0 else reversed(names):
+            tell(f"repetition {repetition + 1} of {repeats}, {name}")
+            yield name
 
 
 @torch.no_grad()

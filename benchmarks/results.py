@@ -8,7 +8,7 @@ import re
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from rich.table import Table
@@ -21,8 +21,31 @@ FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16"
 """What a processor may have that decides how fast it multiplies."""
 
 
+class Timed:
+    """One way to do something in one case, timed again and again; data classes add the fields."""
+
+    mode: str
+    batch_size: int
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a batch."""
+        return statistics.median(self.seconds)
+
+    @property
+    def images_per_second(self) -> float:
+        """At the median."""
+        return self.batch_size / self.median
+
+    @property
+    def case(self) -> tuple[int, int, str]:
+        """What is the same for all modes that are compared: length, batch size, precision."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Timed):
     """One way to sample, in one case.
 
     Attributes:
@@ -56,28 +79,20 @@ class Measurement:
     windows: list[int]
 
     @property
-    def median(self) -> float:
-        """Median seconds of a batch."""
-        return statistics.median(self.seconds)
-
-    @property
-    def images_per_second(self) -> float:
-        """At the median."""
-        return self.batch_size / self.median
-
-    @property
     def roofline(self) -> float:
         """The share of its time that the machine would need at best."""
         return self.floor_seconds / self.median
 
     @property
     def case(self) -> tuple[int, int, str]:
-        """What is the same for all modes that are compared."""
         return self.length, self.batch_size, self.dtype
 
 
+M = TypeVar("M", bound=Timed)
+
+
 @dataclass
-class Results:
+class Report(Generic[M]):
     """All measurements of a run.
 
     Attributes:
@@ -87,9 +102,16 @@ class Results:
         notes: What was left out, and why.
     """
 
+    prefix: ClassVar[str]
+    """What names of files begin with."""
+    title: ClassVar[str]
+    """What was done."""
+    columns: ClassVar[tuple[str, ...]]
+    """Names of what `cells` tells."""
+
     environment: dict[str, Any]
     machine: Machine
-    measurements: list[Measurement] = field(default_factory=list)
+    measurements: list[M] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -97,7 +119,7 @@ class Results:
         """The device's name, fit for a file's."""
         return re.sub(r"[^a-z0-9]+", "-", self.environment["hardware"].lower()).strip("-")
 
-    def beside(self, measurement: Measurement, mode: str) -> Measurement:
+    def beside(self, measurement: M, mode: str) -> M:
         """What another mode did in the same case."""
         [other] = (
             each
@@ -106,9 +128,58 @@ class Results:
         )
         return other
 
-    def ratio(self, measurement: Measurement) -> float:
+    def ratio(self, measurement: M) -> float:
         """How many times as fast as the baseline of the same case, by medians."""
         return self.beside(measurement, "baseline").median / measurement.median
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, and the derived numbers with it."""
+        rows = [
+            asdict(each) | self.derived(each)  # pyright: ignore[reportArgumentType]
+            for each in self.measurements
+        ]
+        content = {"environment": self.environment, "machine": asdict(self.machine)}
+        return content | {"notes": self.notes, "measurements": rows}
+
+    def derived(self, each: M) -> dict[str, float]:
+        """Numbers that follow from a measurement and those beside it."""
+        raise NotImplementedError
+
+    def write(self, directory: Path) -> Path:
+        """Write a file that is named after the device."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{self.prefix}-{self.slug}.json"
+        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        return path
+
+    def table(self) -> Table:
+        """A row for each measurement."""
+        table = Table(title=f"{self.title} on {self.environment['hardware']}")
+        for name in ("T", "batch", "precision", "mode"):
+            table.add_column(name, no_wrap=True)
+        for name in self.columns:
+            table.add_column(name, justify="right", no_wrap=True)
+        previous = None
+        for each in self.measurements:
+            if previous not in (None, each.case):
+                table.add_section()
+            case = ("", "", "") if each.case == previous else map(str, each.case)
+            table.add_row(*case, each.mode, *self.cells(each))
+            previous = each.case
+        return table
+
+    def cells(self, each: M) -> list[str]:
+        """What a row of the table tells about a measurement."""
+        raise NotImplementedError
+
+
+@dataclass
+class Results(Report[Measurement]):
+    """How fast samples were drawn."""
+
+    prefix = "sampling"
+    title = "guided samples"
+    columns = ("images/s", "ratio", "roofline", "RMS", "maximum", "passes", "windows")
 
     def break_even(self, measurement: Measurement) -> float:
         """Number of samples from which a mode takes less than sequential decoding in all.
@@ -134,50 +205,16 @@ class Results:
                 )
         return lines
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, and the derived numbers with it."""
-        rows = [
-            asdict(each)
-            | {
-                "median_seconds": each.median,
-                "images_per_second": each.images_per_second,
-                "ratio_to_baseline": self.ratio(each),
-                "roofline_fraction": each.roofline,
-            }
-            for each in self.measurements
-        ]
-        content = {"environment": self.environment, "machine": asdict(self.machine)}
-        return content | {"notes": self.notes, "measurements": rows}
+    def derived(self, each: Measurement) -> dict[str, float]:
+        return {
+            "median_seconds": each.median,
+            "images_per_second": each.images_per_second,
+            "ratio_to_baseline": self.ratio(each),
+            "roofline_fraction": each.roofline,
+        }
 
-    def write(self, directory: Path) -> Path:
-        """Write a file that is named after the device."""
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"sampling-{self.slug}.json"
-        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-        return path
-
-    def table(self) -> Table:
-        """A row for each measurement."""
-        table = Table(title=f"guided samples on {self.environment['hardware']}")
-        left = ("T", "batch", "precision", "mode")
-        for name in left:
-            table.add_column(name, no_wrap=True)
-        right = ("images/s", "ratio", "roofline", "RMS", "maximum", "passes", "windows")
-        for name in right:
-            table.add_column(name, justify="right", no_wrap=True)
-        previous = None
-        for each in self.measurements:
-            if previous not in (None, each.case):
-                table.add_section()
-            table.add_row(*self._cells(each, first=each.case != previous))
-            previous = each.case
-        return table
-
-    def _cells(self, each: Measurement, first: bool) -> list[str]:
-        """A row; the first of a case tells the case."""
+    def cells(self, each: Measurement) -> list[str]:
         return [
-            *(map(str, each.case) if first else ("", "", "")),
-            each.mode,
             f"{each.images_per_second:.3g}",
             f"{self.ratio(each):.2f} x",
             f"{100 * each.roofline:.0f} %",

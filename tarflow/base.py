@@ -65,6 +65,6 @@ class DiagonalNormal(StandardNormal):
         return super().sample(num_samples, source) * self.variance.sqrt()
 
     @torch.no_grad()
-    def update(self, z: Float[Tensor, "batch length patch_dim"]) -> None:
-        """Move the variance towards the second moment of a training batch."""
-        self.variance.lerp_(z.square().mean(dim=0).to(self.variance.dtype), self.rate)
+    def update(self, moment: Float[Tensor, "length patch_dim"]) -> None:
+        """Move the variance towards the second moment of z in a training batch."""
+        self.variance.lerp_(moment.to(self.variance.dtype), self.rate)

@@ -94,7 +94,23 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: Path 
     Raises:
         CheckpointError: A key is missing, unknown or of the wrong shape; names it.
     """
-    expected = module.state_dict()
+    check_weights(module.state_dict(), weights, origin)
+    module.load_state_dict(weights)
+
+
+def check_weights(
+    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], origin: Path | str
+) -> None:
+    """Check that a state dict has every key and shape of another.
+
+    Args:
+        expected: A state dict of the model.
+        weights: What is to be loaded into the model.
+        origin: Where it came from, for messages.
+
+    Raises:
+        CheckpointError: A key is missing, unknown or of the wrong shape; names it.
+    """
     for key, tensor in expected.items():
         if key not in weights:
             raise CheckpointError(f"{origin}: the key {key!r} is missing")
@@ -106,7 +122,6 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: Path 
     unknown = sorted(weights.keys() - expected.keys())
     if unknown:
         raise CheckpointError(f"{origin}: the model has no {unknown[0]!r}")
-    module.load_state_dict(weights)
 
 
 def _kinds() -> dict[str, type]:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tarflow.errors import ContextError
+from tarflow.randomness import RandomSource, uniform
 
 NULL_CLASS = -1
 """The label that stands for "no class": what a dropped label becomes."""
@@ -75,13 +76,11 @@ class Context:
             divisor = torch.cat([own.to(examples.dtype), temperature * examples.new_ones(batch)])
         return Context(torch.cat([label, null_label]), divisor)
 
-    def drop_label(
-        self, probability: float, generator: torch.Generator | None = None
-    ) -> "Context":
+    def drop_label(self, probability: float, source: RandomSource = None) -> "Context":
         """Replace each label by `NULL_CLASS` with the given probability, as training does."""
         if self.label is None or probability == 0:
             return self
-        draw = torch.rand(self.label.shape, generator=generator, device=self.label.device)
+        draw = uniform(self.label.shape, source, torch.float32, self.label.device, "label")
         return replace(self, label=self.label.masked_fill(draw < probability, NULL_CLASS))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Context":

@@ -67,8 +67,41 @@ class ExampleStreams(ExampleSeeds):
         return self.started[purpose]
 
 
-RandomSource = torch.Generator | ExampleSeeds | None
-"""Where draws come from: a generator, one stream per example, or torch's global generator."""
+@dataclass(frozen=True)
+class Share:
+    """Rows of a batch that several draw parts of: what a row gets does not depend on the parts.
+
+    Everyone draws the whole batch, on its own device, and keeps its rows: at the size of training
+    batches that takes less time than to start a stream for every row.
+
+    Attributes:
+        seed: The seed of the batch; draws for different purposes are independent.
+        start: The first of the rows.
+        total: Number of rows of the whole batch.
+
+    Example:
+        >>> whole = normal((4, 2), Share(0, 0, 4), torch.float32, "cpu")
+        >>> torch.equal(normal((2, 2), Share(0, 2, 4), torch.float32, "cpu"), whole[2:])
+        True
+    """
+
+    seed: int
+    start: int
+    total: int
+
+    def draw(
+        self, function, purpose: str, shape: Sequence[int], device: torch.device | str
+    ) -> Tensor:
+        """The rows of this share."""
+        seed = stream_seed(self.seed, f"{function.__name__}/{purpose}", 0)
+        generator = torch.Generator(device).manual_seed(seed)
+        whole = function((self.total, *shape[1:]), generator=generator, device=device)
+        return whole[self.start : self.start + shape[0]]
+
+
+RandomSource = torch.Generator | ExampleSeeds | Share | None
+"""Where draws come from: a generator, one stream per example, a share of a batch's draws, or
+torch's global generator."""
 
 
 def normal(
@@ -107,6 +140,8 @@ def _draw(function, purpose, shape, source, dtype, device) -> Tensor:
             for generator in source.generators(f"{function.__name__}/{purpose}")
         ]
         return torch.stack(rows).to(device, dtype)
+    if isinstance(source, Share):
+        return source.draw(function, purpose, shape, device).to(dtype)
     where = device if source is None else source.device
     return function(tuple(shape), generator=source, dtype=drawn_dtype, device=where).to(
         device, dtype

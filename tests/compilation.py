@@ -6,6 +6,7 @@ import torch
 
 from tarflow import ExampleSeeds, GaussianGuidance, Jacobi, LinearGuidance, Networks
 from tarflow.nn.compiled import CompiledNetwork
+from tarflow.training.acceleration import compile_blocks, recompute
 
 from .models import tiny_flow
 from .registry import REGISTRY
@@ -35,6 +36,22 @@ def compare_flow_in_place() -> None:
     torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-4, atol=1e-4)
     assert list(flow.state_dict()) == keys
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def compare_blocks_in_place() -> None:
+    """Compile the blocks of a flow, one of them recomputed: one graph for each kind of block."""
+    flow = tiny_flow(num_transforms=3, num_layers=3, num_classes=3).train()
+    keys, expected, gradients = list(flow.state_dict()), *log_prob_and_gradients(flow)
+    for layers, graphs in ((0, 1), (1, 2)):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        recompute(flow, layers)
+        compile_blocks(flow, "aot_eager")
+        log_prob, compiled_gradients = log_prob_and_gradients(flow)
+        torch.testing.assert_close(log_prob, expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-4, atol=1e-4)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert list(flow.state_dict()) == keys
 
 
 def log_prob_and_gradients(flow):
@@ -96,5 +113,6 @@ def compare_buckets() -> None:
 if __name__ == "__main__":
     compare_transforms()
     compare_flow_in_place()
+    compare_blocks_in_place()
     compare_steps_by_inductor()
     compare_buckets()

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 USAGE = """\
 usage: tarflow COMMAND [key=value ...]
@@ -11,10 +12,15 @@ usage: tarflow COMMAND [key=value ...]
   sample    checkpoint=DIR num_samples=100         draw samples (label=3 guidance=1.5 seed=0 ...)
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
   convert   weights.pth DIR [image_size=32]        read a published checkpoint
+  prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
+  doctor    [quick=true]                           tell whether this machine can train, how fast
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
 
-COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert")
+COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert", "prepare", "doctor")
+
+PLAIN = ("convert", "doctor")
+"""Commands that read their arguments themselves."""
 
 
 def main() -> None:
@@ -22,18 +28,16 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         asked_for_help = len(sys.argv) == 2 and sys.argv[1] in ("-h", "--help", "help")
         sys.exit(print(USAGE) if asked_for_help else USAGE)
-    command = sys.argv.pop(1)
-    sys.argv[0] = f"tarflow {command}"
-    run_command(command)
+    run_command(sys.argv[1], sys.argv[2:])
 
 
-def run_command(name: str) -> None:
-    """Run a command on the arguments of this program."""
+def run_command(name: str, arguments: Sequence[str]) -> None:
+    """Run a command on its arguments."""
     # What one command needs, the others do not wait for.
     task = getattr(importlib.import_module(f"tarflow.cli.{name}"), name)
-    if name == "convert":
-        task()
+    if name in PLAIN:
+        task(arguments)
         return
     from tarflow.cli.command import run
 
-    run(name, task)
+    run(name, task, arguments)

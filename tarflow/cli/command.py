@@ -1,7 +1,8 @@
 """How a command finds its configuration, runs, and tells of errors."""
 
+import errno
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,18 +17,30 @@ from tarflow.errors import TarflowError
 instantiate = partial(hydra.utils.instantiate, _convert_="all")
 
 PACKAGED = Path(__file__).parents[1] / "conf"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, a user's share or a file that is full."""
+
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 """The configuration: inside an installed wheel, or beside the package in a checkout."""
 
 
-def run(name: str, task: Callable[[DictConfig], None]) -> None:
+def run(name: str, task: Callable[[DictConfig], None], arguments: Sequence[str]) -> None:
     """Compose a command's configuration from its arguments and run it."""
+    given = sys.argv
 
     def task_told_plainly(config: DictConfig) -> None:
+        # Lightning starts other processes of a run with the arguments that started this one.
+        sys.argv = given
         with told_plainly():
             task(config)
 
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task_told_plainly)()
+    try:
+        sys.argv = [f"tarflow {name}", *arguments]  # what Hydra reads
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(
+            task_told_plainly
+        )()
+    finally:
+        sys.argv = given
 
 
 @contextmanager
@@ -37,6 +50,10 @@ def told_plainly() -> Iterator[None]:
         yield
     except TarflowError as error:
         sys.exit(f"tarflow: {error}")
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        sys.exit(f"tarflow: {error}: make room, and give the same command again")
     except MissingMandatoryValue as error:
         sys.exit(f"tarflow: {error.full_key} is needed: give {error.full_key}=...")
     except InstantiationException as error:

@@ -1,7 +1,7 @@
 """`tarflow convert`: reads a published checkpoint."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,20 @@ from tarflow.errors import CheckpointError
 from tarflow.published import read_published
 
 
-def convert() -> None:
+def convert(arguments: Sequence[str]) -> None:
     """Turn a published checkpoint into a pretrained folder."""
-    parser = argparse.ArgumentParser(description=read_published.__doc__, add_help=True)
+    parser = argparse.ArgumentParser("tarflow convert", description=read_published.__doc__)
     parser.add_argument("weights", help="the published file: a plain state dict")
     parser.add_argument("directory", help="the pretrained folder to write")
     parser.add_argument("options", nargs="*", help="image_size=32 or 32x64, noise_std=0.05")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     with told_plainly():
-        flow = read_published(arguments.weights, **_read_options(arguments.options))
-        if (Path(arguments.directory) / "config.json").exists():
-            raise CheckpointError(f"{arguments.directory} holds a model already: choose another")
-        flow.save_pretrained(arguments.directory)
+        flow = read_published(options.weights, **_read_options(options.options))
+        if (Path(options.directory) / "config.json").exists():
+            raise CheckpointError(f"{options.directory} holds a model already: choose another")
+        flow.save_pretrained(options.directory)
     num_parameters = sum(parameter.numel() for parameter in flow.parameters())
-    print(f"{arguments.directory}: {num_parameters:,} parameters, {flow.config}")
+    print(f"{options.directory}: {num_parameters:,} parameters, {flow.config}")
 
 
 def _read_options(options: list[str]) -> dict[str, Any]:

@@ -1,51 +1,79 @@
 """`tarflow train`: fits a flow."""
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from tarflow.cli.command import instantiate
 from tarflow.data import ImageData
 from tarflow.tar_flow import TarFlow
+from tarflow.training import Preemption, Run
+from tarflow.training.checkpoints import callbacks_of
+from tarflow.training.launch import launched
+
+tell = rank_zero_only(print)
+"""Several processes speak with one voice."""
 
 
 def train(config: DictConfig) -> None:
     """Fit a flow and leave a run folder."""
-    import lightning
-
-    from tarflow.training import Run
-
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("tarflow").setLevel(
+        logging.INFO if rank_zero_only.rank == 0 else logging.WARNING
+    )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6 on torch 2.15
     for harmless in (".*does not have many workers", ".*smaller than the logging interval"):
         warnings.filterwarnings("ignore", harmless)
     run = Run(Path(config.run_dir))
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    checkpoint = run.start(plain, config.resume)
-    if run.step() >= config.trainer.max_steps:
-        print(
-            f"{run.directory} is trained already: {run.step()} steps. Its model: {run.pretrained}"
-        )
+    checkpoint = run.start(plain, config.resume, leads=rank_zero_only.rank == 0)
+    done = run.step()
+    if done >= config.trainer.max_steps:
+        tell(f"{run.directory} is trained already: {done} steps. Its model: {run.pretrained}")
         return
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
     flow = _make_flow(config, datamodule.data)
+    run.check(flow)
     module = instantiate(config.module, flow=flow)
-    trainer = instantiate(
+    trainer = _make_trainer(config)
+    num_parameters = sum(parameter.numel() for parameter in flow.parameters())
+    num_images = len(datamodule.data.train)
+    tell(f"{config.name}: {num_parameters:,} parameters, {num_images:,} training images")
+    if checkpoint:
+        tell(f"going on from {checkpoint} at step {done}")
+    trainer.fit(module, datamodule, ckpt_path=checkpoint)
+    _leave_if_told(trainer)
+    tell(f"the trained model is in {run.pretrained}")
+
+
+def _leave_if_told(trainer: lightning.Trainer) -> None:
+    """End the program where a signal ended the run, so that nobody takes it for a finished one."""
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, Preemption) and callback.received:
+            told, step = callback.received, trainer.global_step
+            tell(
+                f"{told.name} stopped the run at step {step}: the same command goes on from there"
+            )
+            sys.exit(128 + told)
+
+
+def _make_trainer(config: DictConfig) -> lightning.Trainer:
+    """Make the trainer, for as many processes as a launcher started."""
+    found = launched() if config.trainer.devices == "auto" else {}
+    return instantiate(
         config.trainer,
         logger=[instantiate(logger) for logger in (config.logger or {}).values()],
         callbacks=[instantiate(callback) for callback in config.callbacks.values()],
+        **found,
     )
-    num_parameters = sum(parameter.numel() for parameter in flow.parameters())
-    num_images = len(datamodule.data.train)
-    print(f"{config.name}: {num_parameters:,} parameters, {num_images:,} training images")
-    if checkpoint:
-        print(f"going on from {checkpoint} at step {run.step()}")
-    trainer.fit(module, datamodule, ckpt_path=checkpoint)
-    print(f"the trained model is in {run.pretrained}")
 
 
 def _make_flow(config: DictConfig, data: ImageData) -> TarFlow:

@@ -6,11 +6,34 @@ from tarflow.data.arrays import arrays
 from tarflow.data.digits import digits
 from tarflow.data.folder import image_folder
 from tarflow.data.images import ArrayDataset, ImageData
+from tarflow.data.preparation import Arrays, Shards, prepare
+from tarflow.data.prepared import memory_mapped
+from tarflow.data.published import afhq, cifar10, ffhq, imagenet, imagenet64
+from tarflow.data.random_images import random_images
+from tarflow.data.shard_files import tar_shards
 
 if TYPE_CHECKING:
     from tarflow.data.datamodule import ImageDataModule
 
-__all__ = ["ArrayDataset", "ImageData", "ImageDataModule", "arrays", "digits", "image_folder"]
+__all__ = [
+    "ArrayDataset",
+    "Arrays",
+    "ImageData",
+    "ImageDataModule",
+    "Shards",
+    "afhq",
+    "arrays",
+    "cifar10",
+    "digits",
+    "ffhq",
+    "image_folder",
+    "imagenet",
+    "imagenet64",
+    "memory_mapped",
+    "prepare",
+    "random_images",
+    "tar_shards",
+]
 
 
 def __getattr__(name: str):

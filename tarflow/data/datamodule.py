@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from tarflow.data.batches import Batches, Drawn
+from tarflow.data.batches import Batches, Drawn, EvaluationBatches, Numbered
 from tarflow.data.images import ImageData
+from tarflow.data.shares import BatchShares
 from tarflow.errors import DataError
 
 
@@ -29,16 +30,25 @@ class ImageDataModule(LightningDataModule):
     `lightning.seed_everything` before). A resumed run goes on with the batch after the last one
     that its checkpoint knows, in mid-epoch too.
 
+    Batch sizes count the images of all processes together: the share of each, and the number of
+    steps that accumulate gradients, follow from them, so that a run means the same on any number
+    of devices.
+
+    Evaluation batches hold the images' indices too, `PADDING` for one that does not count.
+
     Args:
         data: The data set.
-        batch_size: Number of images in a training batch.
+        batch_size: Number of images in a training batch, over all processes.
         eval_batch_size: Number of images in another batch; by default, the same.
-        num_workers: Number of processes that read images; 0 reads them in the training process,
-            which is fastest for images in memory.
+        device_batch_size: Number of images that a device takes at once in training; more steps
+            make up for it by accumulating gradients. By default, its whole share.
+        num_workers: Number of processes that read images, for each device; 0 reads them in the
+            training process, which is fastest for images in memory.
         drop_last: Whether to leave out the last training batch of an epoch if it is not full.
 
     Raises:
-        DataError: A batch is empty, or larger than the training set and always left out.
+        DataError: A batch is empty, or larger than the training set and always left out, or
+            cannot be divided.
     """
 
     def __init__(
@@ -46,6 +56,7 @@ class ImageDataModule(LightningDataModule):
         data: ImageData,
         batch_size: int,
         eval_batch_size: int | None = None,
+        device_batch_size: int | None = None,
         num_workers: int = 0,
         drop_last: bool = True,
     ):
@@ -53,6 +64,7 @@ class ImageDataModule(LightningDataModule):
         self.data = data
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.device_batch_size = device_batch_size
         self.num_workers = num_workers
         self.drop_last = drop_last
         self._check_sizes()
@@ -60,11 +72,14 @@ class ImageDataModule(LightningDataModule):
         self.batches = Batches(num_train, batch_size, torch.initial_seed(), drop_last)
 
     def setup(self, stage: str) -> None:
-        """Turn validation off where no images were set aside for it.
+        """Share the batches out, and turn validation off where no images were set aside for it.
 
         Raises:
-            DataError: Validation alone is asked for, and there are no images for it.
+            DataError: Batches cannot be divided between the processes; or validation alone is
+                asked for, and there are no images for it.
         """
+        if stage == "fit" and self.trainer is not None:
+            self._share_out(self.trainer)
         if self.data.validation is not None:
             return
         if stage == "validate":
@@ -74,19 +89,14 @@ class ImageDataModule(LightningDataModule):
             self.trainer.limit_val_batches = 0
 
     def train_dataloader(self) -> DataLoader:
-        if self.trainer is not None:
-            self.batches.rank = self.trainer.global_rank
-            self.batches.world_size = self.trainer.world_size
         return self._loader(Drawn(self.data.train), ResumedLoader, batch_sampler=self.batches)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Batches to choose by; none where no images were set aside."""
-        if self.data.validation is None:
-            return []
-        return self._loader(self.data.validation, batch_size=self.eval_batch_size)
+        return [] if self.data.validation is None else self._evaluation(self.data.validation)
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader(self.data.test, batch_size=self.eval_batch_size)
+        return self._evaluation(self.data.test)
 
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint keeps: how many batches are done, in this order."""
@@ -96,10 +106,42 @@ class ImageDataModule(LightningDataModule):
         done = progress.processed
         if done >= trainer.num_training_batches:
             done = len(self.batches)
-        return {"done": self.batches.epoch * len(self.batches) + done}
+        done += self.batches.epoch * len(self.batches)
+        return {"done": done, "parts": self.batches.shares.parts}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        parts = self.batches.shares.parts
+        if state_dict["parts"] != parts:
+            raise DataError(
+                f"the checkpoint accumulated gradients over {state_dict['parts']} steps, and this"
+                f" run would over {parts}: choose device_batch_size and the number of devices so"
+                " that they are as many"
+            )
         self.batches.first = state_dict["done"]
+
+    def _share_out(self, trainer: Trainer) -> None:
+        """Divide training batches by processes and steps, and tell the trainer of the steps."""
+        rank, world_size = trainer.global_rank, trainer.world_size
+        shares = BatchShares.divide(self.batch_size, self.device_batch_size, rank, world_size)
+        if shares.rows < self.batch_size and not self.drop_last:
+            raise DataError(
+                "drop_last=False leaves a smaller batch, which cannot be divided between processes"
+                " or steps: leave it out, or train in one process without device_batch_size"
+            )
+        if trainer.accumulate_grad_batches not in (1, shares.parts):
+            raise DataError(
+                f"accumulate_grad_batches {trainer.accumulate_grad_batches}: leave it out, since"
+                f" it follows from batch_size and device_batch_size (and is {shares.parts})"
+            )
+        trainer.accumulate_grad_batches = shares.parts
+        self.batches.shares = shares
+
+    def _evaluation(self, dataset: Dataset) -> DataLoader:
+        """This process's share of a part, in its order."""
+        number: Any = dataset
+        place = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = EvaluationBatches(len(number), self.eval_batch_size, *place)
+        return self._loader(Numbered(dataset), batch_sampler=batches)
 
     def _loader(self, dataset: Dataset, kind: type = DataLoader, **options) -> DataLoader:
         """Batch a part of the data."""

@@ -7,6 +7,7 @@ import numpy as np
 from tarflow.data.image_files import ImageFiles, Samples
 from tarflow.data.images import ImageData
 from tarflow.data.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
+from tarflow.data.training_part import Mirrored
 from tarflow.errors import DataError
 
 LAYOUT = (
@@ -50,16 +51,12 @@ def image_folder(
         ImageFiles(samples, image_size, num_channels).verify()
     labels = np.array([label for _, label in given["train"]])
     parts = complete_parts(given, labels, _select, test_fraction, validation_fraction)
-    evaluated = {
-        name: ImageFiles(part, image_size, num_channels)
-        for name, part in parts.items()
-        if name != "train"
-    }
+    read = {name: ImageFiles(part, image_size, num_channels) for name, part in parts.items()}
     return ImageData(
         name=f"{folder.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
-        train=ImageFiles(parts["train"], image_size, num_channels, horizontal_flip),
-        validation=evaluated.get("val"),
-        test=evaluated["test"],
+        train=Mirrored(read["train"]) if horizontal_flip else read["train"],
+        validation=read.get("val"),
+        test=read["test"],
         levels=256,
         num_classes=len(classes),
         image_shape=(num_channels, image_size, image_size),
@@ -79,7 +76,7 @@ def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:
     train = folder / "train"
     # a folder "train" that holds images, not folders, is a class: railways have one
     if not train.is_dir() or not any(path.is_dir() for path in train.iterdir()):
-        classes, samples = _read_classes(folder)
+        classes, samples = read_classes(folder)
         return classes, {"train": samples}
     if not (folder / "test").is_dir():
         raise DataError(
@@ -87,7 +84,7 @@ def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:
             f" {train} to have them taken out of it; {LAYOUT}"
         )
     names = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
-    read = {name: _read_classes(folder / name) for name in names}
+    read = {name: read_classes(folder / name) for name in names}
     classes = read["train"][0]
     for name, (found, _) in read.items():
         if found != classes:
@@ -99,12 +96,20 @@ def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:
     return classes, {name: samples for name, (_, samples) in read.items()}
 
 
-def _read_classes(folder: Path) -> tuple[list[str], Samples]:
-    """List the classes and the files of a folder."""
+def read_classes(folder: Path, layout: str = LAYOUT) -> tuple[list[str], Samples]:
+    """List the classes and the files of a folder with a subfolder for each class.
+
+    Args:
+        folder: The folder.
+        layout: What messages say is expected.
+
+    Raises:
+        DataError: There is no folder, no class in it, or no image in a class.
+    """
     from torchvision.datasets import ImageFolder
 
     try:
         found = ImageFolder(str(folder))
     except FileNotFoundError as error:
-        raise DataError(f"{error} In {folder}: {LAYOUT}") from error
+        raise DataError(f"{error} In {folder}: {layout}") from error
     return found.classes, found.samples

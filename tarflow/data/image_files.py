@@ -1,23 +1,20 @@
 """Images decoded from files as they are needed."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
-from jaxtyping import UInt8
-from PIL import Image
+import numpy as np
+from jaxtyping import Int64, UInt8
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tarflow.data.framing import Framing
 from tarflow.errors import DataError
 
 Samples = list[tuple[str, int]]
 """Path and label of each image."""
-
-MODES = {1: "L", 3: "RGB"}
-"""Pillow's name for pixels of so many channels."""
 
 CHUNK = 64
 NUM_REPORTED = 5
@@ -28,42 +25,28 @@ class ImageFiles(Dataset):
 
     Args:
         samples: Path and label of each image.
-        image_size: Height and width to bring images to.
+        image_size: Height and width to bring images to; None leaves them as they are.
         num_channels: 1 converts images to grey, 3 to colour.
-        horizontal_flip: Whether to mirror half of the images, drawn anew at each reading.
 
     Raises:
         DataError: The size or number of channels is out of range.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        image_size: int,
-        num_channels: int = 3,
-        horizontal_flip: bool = False,
-    ):
-        from torchvision import transforms
-
-        if image_size < 1:
-            raise DataError(f"image_size {image_size} must be at least 1 pixel")
-        if num_channels not in MODES:
-            raise DataError(f"num_channels {num_channels}: choose 1 for grey or 3 for colour")
+    def __init__(self, samples: Samples, image_size: int | None, num_channels: int = 3):
         self.samples = samples
-        self.mode = MODES[num_channels]
-        steps = [transforms.Resize(image_size, antialias=True), transforms.CenterCrop(image_size)]
-        if horizontal_flip:
-            steps.append(transforms.RandomHorizontalFlip())
-        self.transform: Callable[[Image.Image], Tensor] = transforms.Compose(
-            [*steps, transforms.PILToTensor()]
-        )
+        self.framing = Framing(image_size, num_channels)
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " num"]:
+        """The label of each image."""
+        return np.array([label for _, label in self.samples], np.int64)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "channels height width"], int]:
         path, label = self.samples[index]
-        return self.transform(self._decode(path)), label
+        return self.framing(path, path), label
 
     def verify(self) -> None:
         """Decode every file once, with a progress bar.
@@ -89,19 +72,7 @@ class ImageFiles(Dataset):
         faults = []
         for path, _ in self.samples[start : start + CHUNK]:
             try:
-                self._decode(path)
+                self.framing.decode(path, path)
             except DataError as error:
                 faults.append(str(error))
         return faults
-
-    def _decode(self, path: str) -> Image.Image:
-        """Decode a file into pixels of the wanted mode."""
-        try:
-            with Image.open(path) as image:
-                # Pillow clips such pixels to 255 instead of scaling them
-                if image.mode.startswith(("I", "F")):
-                    raise DataError(f"mode {image.mode} has more than 8 bits: convert it to 8")
-                return image.convert(self.mode)
-        # decoders raise anything: OSError, SyntaxError, struct.error, zlib.error
-        except Exception as error:
-            raise DataError(f"{path} ({error})") from error

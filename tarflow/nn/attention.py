@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tarflow.errors import ConfigurationError
+from tarflow.nn.kernels import AttentionKernel, TorchAttention
 
 MANY_HEADS = 32
 """Examples times heads from which one query is attended to by two matrix products on CPUs."""
@@ -176,6 +177,9 @@ class CausalSelfAttention(nn.Module):
         head_dim: Width of one head.
         dropout: Probability of dropping an attention weight in training.
         layer: Index of this layer in a cache.
+
+    Attributes:
+        kernel: Computes attention over whole sequences.
     """
 
     def __init__(self, model_dim: int, head_dim: int, dropout: float = 0.0, layer: int = 0):
@@ -187,6 +191,7 @@ class CausalSelfAttention(nn.Module):
         self.head_dim = head_dim
         self.dropout = dropout
         self.layer = layer
+        self.kernel: AttentionKernel = TorchAttention()
         self.qkv = nn.Linear(model_dim, 3 * model_dim)
         self.proj = nn.Linear(model_dim, model_dim)
 
@@ -199,7 +204,11 @@ class CausalSelfAttention(nn.Module):
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind()
         if window.temperature is not None:
             q = q / window.temperature.to(q.dtype)[:, None, None, None]
-        attended = window.attend(self.layer, q, k, v, self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        if window.cache is None:
+            attended = self.kernel(q, k, v, dropout)
+        else:
+            attended = window.attend(self.layer, q, k, v, dropout)
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 

@@ -1,25 +1,24 @@
 """Training with Lightning."""
 
 from tarflow.training.averaging import WeightAveraging
-from tarflow.training.callbacks import (
-    LastCheckpoint,
-    PretrainedExport,
-    SampleGrid,
-    StepProgressBar,
-)
+from tarflow.training.callbacks import PretrainedExport, SampleGrid, StepProgressBar
+from tarflow.training.checkpoints import LastCheckpoint, Preemption
 from tarflow.training.module import DivergenceError, FlowModule
 from tarflow.training.monitoring import Throughput, TransformStatistics
 from tarflow.training.optimizers import MuonAdamW, adamw, muon, warmup_cosine
 from tarflow.training.run import Run
+from tarflow.training.sharding import ShardedStrategy
 
 __all__ = [
     "DivergenceError",
     "FlowModule",
     "LastCheckpoint",
     "MuonAdamW",
+    "Preemption",
     "PretrainedExport",
     "Run",
     "SampleGrid",
+    "ShardedStrategy",
     "StepProgressBar",
     "Throughput",
     "TransformStatistics",

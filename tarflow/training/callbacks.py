@@ -1,6 +1,5 @@
-"""What a training run keeps and shows: checkpoint, pretrained model, sample grids, a bar."""
+"""What a training run shows: pretrained models, sample grids, a bar."""
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from tqdm import tqdm
 
+from tarflow.checkpoint import save
 from tarflow.denoising import denoise
 from tarflow.errors import NonFiniteError
 from tarflow.flow import Flow
@@ -17,49 +17,26 @@ from tarflow.guidance import Guidance
 from tarflow.noise import GaussianNoise, Noise
 from tarflow.pictures import grid
 from tarflow.randomness import ExampleSeeds
-from tarflow.training.averaging import averaged_module
-
-
-class LastCheckpoint(Callback):
-    """Keeps the newest state of training in one file, which is replaced whole.
-
-    Lightning's own writer copies across file systems where the temporary folder is on another one,
-    and a kill during the copy would leave half a file.
-
-    Args:
-        path: The file.
-        every_n_steps: Steps between two writes; the last step is always written.
-    """
-
-    def __init__(self, path: Path | str, every_n_steps: int = 1000):
-        self.path = Path(path)
-        self.every_n_steps = every_n_steps
-        self._saved_step = 0
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        step = trainer.global_step
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps
-        if due and step > self._saved_step:
-            self._saved_step = step
-            new = self.path.with_name(f".{self.path.name}.new")
-            trainer.save_checkpoint(new)
-            if trainer.is_global_zero:
-                os.replace(new, self.path)
+from tarflow.tar_flow import TarFlow
+from tarflow.training.averaging import averages
 
 
 class PretrainedExport(Callback):
     """Writes the averaged model as a pretrained folder whenever a checkpoint is written.
 
     Args:
-        directory: The folder.
+        directory: The folder of the first average; those of others have their decay in the name.
     """
 
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
 
-    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
-        if trainer.is_global_zero:
-            averaged_module(trainer, pl_module).flow.save_pretrained(self.directory)
+    def on_save_checkpoint(self, trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        flow = pl_module.flow
+        for index, (decay, weights) in enumerate(averages(trainer, flow)):
+            name = self.directory.name + (f"_{decay}" if index else "")
+            if trainer.is_global_zero:
+                save(self.directory.with_name(name), flow.config, weights)
 
 
 class SampleGrid(Callback):
@@ -83,22 +60,24 @@ class SampleGrid(Callback):
         self.every_n_steps = every_n_steps
         self.num_samples = num_samples
         self.guidance = guidance
+        self._step = 0
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer, pl_module: Any, outputs, batch, batch_idx) -> None:
         step = trainer.global_step
         path = self.directory / f"step_{step:07d}.png"
-        if step % self.every_n_steps or path.exists() or not trainer.is_global_zero:
+        if step % self.every_n_steps or step == self._step or path.exists():
             return
-        module = averaged_module(trainer, pl_module)
-        flow, was_training = module.flow, module.flow.training
+        self._step = step
+        _, weights = next(averages(trainer, pl_module.flow))
+        if not trainer.is_global_zero:
+            return
+        flow = _rebuild(pl_module.flow, weights, pl_module.device)
         try:
-            picture = grid(self._draw(flow.eval(), module.noise), module.noise.levels)
+            picture = grid(self._draw(flow, pl_module.noise), pl_module.noise.levels)
         except NonFiniteError as error:
             # A young flow may have no finite samples, and still learn to.
             warnings.warn(f"no sample grid at step {step}: {error}", stacklevel=2)
             return
-        finally:
-            flow.train(was_training)
         self.directory.mkdir(parents=True, exist_ok=True)
         picture.save(path)
         for logger in trainer.loggers:
@@ -115,6 +94,15 @@ class SampleGrid(Callback):
         if isinstance(noise, GaussianNoise):
             x = denoise(flow, x, label)
         return noise.to_pixels(x)
+
+
+def _rebuild(flow: TarFlow, weights: dict[str, torch.Tensor], device: torch.device) -> TarFlow:
+    """A flow of its own: sampling calls parts of it, which the training's may have divided."""
+    with torch.device("meta"):  # no time for numbers that are replaced
+        copy = TarFlow(**flow.config)
+    copy = copy.to_empty(device=device)
+    copy.load_state_dict(weights)
+    return copy.eval()
 
 
 def _show(logger, picture, step: int) -> None:

@@ -1,6 +1,9 @@
 """The Lightning module that fits a flow by maximum likelihood."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import lightning
 import torch
@@ -11,10 +14,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tarflow.base import DiagonalNormal
 from tarflow.context import Context
+from tarflow.data.shares import BatchShares
 from tarflow.errors import ConfigurationError, NonFiniteError, TarflowError
+from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.noise import UniformDequantization
-from tarflow.randomness import stream_seed
+from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.tar_flow import TarFlow
+from tarflow.training.acceleration import (
+    compile_blocks,
+    multiplied_in,
+    recompute,
+    use_attention,
+)
+from tarflow.training.sharding import clip, shard
 
 ADVICE = (
     "Try a lower learning rate, a longer warm-up, a lower max_grad_norm, a bounded scale"
@@ -27,14 +39,17 @@ Batch = Sequence[Shaped[Tensor, "batch ..."]]
 
 
 class DivergenceError(TarflowError):
-    """Training produced a value that is not finite."""
+    """Training produces values that are not finite, again and again."""
 
 
 class FlowModule(lightning.LightningModule):
     """Fits a flow to noisy data; batches are integer pixels and labels.
 
     All that is random in a step follows from the seed of torch when this is built and from the
-    number of batches before it, so that a resumed run repeats what it would have done.
+    number of batches before it, so that a resumed run repeats what it would have done. Noise and
+    dropped labels belong to the row of the batch, so that any number of processes draws the same.
+
+    A step whose loss or gradient is not finite in any process changes nothing in all of them.
 
     Args:
         flow: The flow; `flow.noise` turns pixels into noisy data.
@@ -42,6 +57,11 @@ class FlowModule(lightning.LightningModule):
         schedule: Makes the learning-rate schedule, stepped every batch.
         class_dropout: Probability of dropping an example's label.
         max_grad_norm: Largest norm of all gradients together; larger ones are scaled down to it.
+        max_skipped_steps: Number of steps of a run that may be skipped; one more stops it.
+        attention: How the transformers attend.
+        compile: Whether their layers run compiled, after some minutes at the start.
+        checkpointed_layers: Number of layers of each transformer whose inside is computed again
+            for gradients instead of kept.
     """
 
     def __init__(
@@ -51,6 +71,10 @@ class FlowModule(lightning.LightningModule):
         schedule: Callable[[Optimizer], LRScheduler],
         class_dropout: float = 0.1,
         max_grad_norm: float = 1.0,
+        max_skipped_steps: int = 20,
+        attention: AttentionKernel = AutoAttention(),
+        compile: bool = False,
+        checkpointed_layers: int = 0,
     ):
         super().__init__()
         if flow.noise is None:
@@ -63,12 +87,27 @@ class FlowModule(lightning.LightningModule):
         self.make_schedule = schedule
         self.class_dropout = class_dropout
         self.max_grad_norm = max_grad_norm
+        self.max_skipped_steps = max_skipped_steps
+        self.attention = attention
+        self.compiled = compile
+        self.checkpointed_layers = checkpointed_layers
         self.seed = torch.initial_seed()
+        self.skipped_steps = 0
+        self._step: list[Part] = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Noise, dropped labels and dropout of a batch are the same after a resume as without one.
-        done = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        torch.manual_seed(stream_seed(self.seed, f"batch/{self.global_rank}", done))
+        # Dropout is the same after a resume as without one, and another one in every process.
+        torch.manual_seed(stream_seed(self.seed, f"batch/{self.global_rank}", self._number))
+
+    def configure_model(self) -> None:
+        """Choose how to compute, and divide the weights where the strategy wants that."""
+        trainer, weights = self.trainer, self.flow.base.anchor.dtype
+        dtype = multiplied_in(str(trainer.precision), weights)
+        use_attention(self.flow, self.attention, trainer.strategy.root_device, dtype)
+        recompute(self.flow, self.checkpointed_layers)
+        if self.compiled:
+            compile_blocks(self.flow)
+        shard(self.flow, self._device_mesh)
 
     def configure_optimizers(self):
         optimizer = self.make_optimizer(self.flow.named_parameters())
@@ -80,47 +119,103 @@ class FlowModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         pixels, label = batch
-        x = self.noise(pixels)
-        context = self._context(label).drop_label(self.class_dropout)
+        source = self._share(len(pixels))
+        x = self.noise(pixels, source)
+        context = self._context(label).drop_label(self.class_dropout, source)
         z, log_det = self.flow(x, context)
         log_prob = self.flow.base.log_prob(z) + log_det
         loss = -log_prob.mean() / self.flow.num_dims
-        self._check(loss, x, context)
+        self._step.append(Part(loss.detach(), x, context))
         if isinstance(self.flow.base, DiagonalNormal):
-            self.flow.base.update(z)
-        self.log("train/nats_per_dim", loss, prog_bar=True)
+            self.flow.base.update(self._mean(z.detach().square().mean(dim=0)))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        pixels, label = batch
-        # The same noise every time, so that the curve shows the model and not the draw.
-        generator = torch.Generator(self.device).manual_seed(batch_idx)
-        log_prob = self.flow.log_prob(self.noise(pixels, generator), self._context(label))
-        nats = -log_prob / self.flow.num_dims
-        self.log("val/nats_per_dim", nats.mean(), batch_size=len(pixels), sync_dist=True)
+        pixels, label, index = batch
+        # Each image has the same noise every time: the curve shows the model and not the draw.
+        noisy = self.noise(pixels, ExampleSeeds(0, index.clamp(min=0).tolist()))
+        log_prob = self.flow.log_prob(noisy, self._context(label))
+        self._log_mean("val/nats_per_dim", -log_prob / self.flow.num_dims, index >= 0)
         if isinstance(self.noise, UniformDequantization):
-            bits = self.noise.bits_per_dim(log_prob, self.flow.num_dims).mean()
-            self.log("val/bits_per_dim", bits, True, batch_size=len(pixels), sync_dist=True)
+            bits = self.noise.bits_per_dim(log_prob, self.flow.num_dims)
+            self._log_mean("val/bits_per_dim", bits, index >= 0, prog_bar=True)
 
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ) -> None:
-        norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.max_grad_norm)
-        if not norm.isfinite():
-            raise DivergenceError(
-                f"the gradient is not finite at step {self.global_step}. {ADVICE}"
-            )
+        norm = clip(self.flow.parameters(), self.max_grad_norm)
+        step, self._step = self._step, []
+        # Both are the same in all processes, and so is what follows from them.
+        loss = self._mean(torch.stack([part.loss for part in step]).mean())
+        self.log("train/nats_per_dim", loss, prog_bar=True)
         self.log("train/grad_norm", norm)
+        self.log("train/skipped_steps", float(self.skipped_steps))
+        if not (loss.isfinite() & norm.isfinite()):
+            self._skip(step)
+            return
+        clipped = (norm > self.max_grad_norm).float()
+        self.log("train/clipped_fraction", clipped, on_step=False, on_epoch=True, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = self.skipped_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps = checkpoint["skipped_steps"]
+
+    @property
+    def _number(self) -> int:
+        """Number of batches, or of parts of them, that this process has read before."""
+        return self.trainer.fit_loop.epoch_loop.total_batch_idx
+
+    def _share(self, rows: int) -> Share:
+        """Which of a batch's draws are those of the rows at hand."""
+        trainer = self.trainer
+        parts, world_size = trainer.accumulate_grad_batches, trainer.world_size
+        shares = BatchShares(rows * world_size * parts, trainer.global_rank, world_size, parts)
+        number, start = shares.locate(self._number)
+        return Share(stream_seed(self.seed, "batch", number), start, shares.batch_size)
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes."""
+        return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="mean"))
+
+    def _log_mean(self, name: str, values: Tensor, counted: Tensor, **options) -> None:
+        """Log the mean of what counts, over all batches and processes."""
+        count = int(counted.sum())
+        mean = values[counted].sum() / max(count, 1)
+        self.log(name, mean, batch_size=count, sync_dist=True, **options)
 
     def _context(self, label: Tensor) -> Context:
         """The labels, where the flow knows classes."""
         return Context(label=label if self.flow.num_classes else None)
 
-    def _check(self, loss: Tensor, x: Tensor, context: Context) -> None:
-        """Stop at a loss that is not finite, and say where it came from."""
-        try:
-            self.flow.check_finite(loss, x, context)
-        except NonFiniteError as error:
+    def _skip(self, step: "list[Part]") -> None:
+        """Leave weights and moments as they are, and stop where that happens too often."""
+        self.skipped_steps += 1
+        for parameter in self.flow.parameters():
+            parameter.grad = None  # optimizers pass over these
+        message = f"the step after {self.global_step} is not finite ({self._explain(step)})"
+        if self.skipped_steps > self.max_skipped_steps:
             raise DivergenceError(
-                f"the loss is not finite at step {self.global_step}: {error}. {ADVICE}"
-            ) from error
+                f"{message}, and {self.skipped_steps - 1} others of this run were skipped, as many"
+                f" as max_skipped_steps allows. {ADVICE}"
+            )
+        warnings.warn(f"{message}: skipped, {self.skipped_steps} in all", stacklevel=2)
+
+    def _explain(self, step: "list[Part]") -> str:
+        """Where the first value that is not finite came from."""
+        for part in step:
+            try:
+                self.flow.check_finite(part.loss, part.x, part.context)
+            except NonFiniteError as error:
+                return f"loss: {error}"
+        return "a gradient, or the loss of another process"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one pass of a step was about, until the step is known to be sound."""
+
+    loss: Tensor
+    x: Tensor
+    context: Context

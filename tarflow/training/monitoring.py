@@ -1,20 +1,20 @@
 """What a training run tells of itself: its speed, its memory, and how each transform fares."""
 
 import sys
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from tarflow.autoregressive import AutoregressiveTransform
+from tarflow.flow import Flow
 from tarflow.machine import now
+from tarflow.training.acceleration import multiplied_in
 from tarflow.training.callbacks import SampleGrid
+from tarflow.training.checkpoints import callbacks_of
 from tarflow.training.module import FlowModule
-from tarflow.training.operations import (
-    autoregressive_transforms,
-    peak_rate,
-    training_operations,
-)
+from tarflow.training.operations import peak_rate, training_operations
 
 GIB = 2**30
 
@@ -22,12 +22,12 @@ GIB = 2**30
 class Throughput(Callback):
     """Logs images and tokens per second, their share of the machine's peak, and memory.
 
-    The rates are those of all processes together since the last time they were logged. Reading data
-    counts. Validation, checkpoints and sample grids do not, if this comes before the callbacks that
-    make them; of a batch after which one is made, the wait for the next batch is left out too.
+    The rates are those of all processes together since they were last logged. Reading data counts.
+    Validation, checkpoints and sample grids do not, if this comes before the callbacks that make
+    them; of a batch after which one is made, the wait for the next batch is left out too.
 
-    The model FLOP utilization is the operations of `training_operations` per second, divided by the
-    `peak_rate` of the devices for the precision that the transformer computes in.
+    The model FLOP utilization is the operations per second of `training_operations`, divided by
+    the `peak_rate` of the devices in the precision in which the transformers multiply.
     """
 
     def __init__(self):
@@ -38,7 +38,8 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         self._operations = training_operations(pl_module.flow)
-        self._peak = peak_rate(pl_module.device, multiplied_in(trainer.precision))
+        dtype = multiplied_in(trainer.precision, pl_module.flow.base.anchor.dtype)
+        self._peak = peak_rate(pl_module.device, dtype)
         self._images, self._clock = 0, Clock()
         peak_memory(pl_module.device)
 
@@ -78,8 +79,8 @@ class TransformStatistics(Callback):
     """Logs what each autoregressive transform does to the batch, in the steps that are logged.
 
     That is the mean square of the z that it gives out and its mean log-determinant per dimension;
-    transforms are counted from the data. With gradient accumulation the batch is the last one before
-    the step, and with several processes that of the first.
+    transforms are counted from the data. The batch is the part of it that the first process took
+    last, where gradients are accumulated or several processes share it.
     """
 
     def __init__(self):
@@ -139,10 +140,9 @@ class Clock:
             self._since = None
 
 
-def multiplied_in(precision: str) -> torch.dtype:
-    """What a transformer's numbers are multiplied in, by the name of a trainer's precision."""
-    names = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
-    return names.get(precision.split("-")[0], torch.float32)
+def autoregressive_transforms(flow: Flow) -> list[AutoregressiveTransform]:
+    """The transforms of a flow that have a transformer, that nearest the data first."""
+    return [part for part in flow.transform if isinstance(part, AutoregressiveTransform)]
 
 
 def peak_memory(device: torch.device) -> int:
@@ -168,5 +168,5 @@ def _is_logged(trainer) -> bool:
 
 def _draws(trainer) -> bool:
     """Whether a sample grid is drawn after this batch."""
-    grids = [each for each in trainer.callbacks if isinstance(each, SampleGrid)]
-    return any(trainer.global_step % grid.every_n_steps == 0 for grid in cast(list, grids))
+    grids = [each for each in callbacks_of(trainer) if isinstance(each, SampleGrid)]
+    return any(trainer.global_step % grid.every_n_steps == 0 for grid in grids)

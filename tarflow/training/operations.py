@@ -1,8 +1,7 @@
 r"""How much a training step computes, and how fast the device could at best.
 
-The transformer of one transform has P weights (the entries of its matrices), L layers, width C, and
-reads T - 1 positions of an example, the first predicting the second and so on. Its matrix products
-take
+The transformer of one transform has P weights (the entries of its matrices), L layers and width C,
+and reads T - 1 positions of an example, each of which predicts the next. Its products take
 
     operations = 2 P (T - 1) + 4 L C sum_{i=1..T-1} i       matrices; logits and weighted sums
 
@@ -12,28 +11,23 @@ does what is computed a second time to save memory.
 """
 
 import functools
+from typing import Any
 
 import torch
 
-from tarflow.autoregressive import AutoregressiveTransform
 from tarflow.flow import Flow
 from tarflow.machine import matrix_rate
 from tarflow.nn.transformer import CausalTransformer
+from tarflow.training.acceleration import networks
 
-ON_CPU = {"largest": 1024, "enough": 0.01}
-"""Limits of measuring a CPU: larger matrices gain nothing, and some CPUs take a thousand times as long
-to multiply bfloat16."""
-
-
-def autoregressive_transforms(flow: Flow) -> list[AutoregressiveTransform]:
-    """The transforms of a flow that have a transformer, that nearest the data first."""
-    return [part for part in flow.modules() if isinstance(part, AutoregressiveTransform)]
+ON_CPU: dict[str, Any] = {"largest": 1024, "enough": 0.01}
+"""Limits of measuring a CPU: larger matrices gain nothing, and some CPUs multiply bfloat16 a
+hundred times more slowly than float32."""
 
 
 def training_operations(flow: Flow) -> int:
     """Operations of one training step for each example of its batch, as defined above."""
-    networks = [transform.network for transform in autoregressive_transforms(flow)]
-    return 3 * sum(_forward_operations(network) for network in networks)
+    return 3 * sum(_forward_operations(network) for network in networks(flow))
 
 
 def _forward_operations(network: CausalTransformer) -> int:
@@ -42,9 +36,7 @@ def _forward_operations(network: CausalTransformer) -> int:
     matrices = sum(weight.numel() for weight in network.parameters() if weight.ndim == 2)
     num_weights = matrices - network.position_embedding.numel()
     attended = positions * (positions + 1) // 2
-    return (
-        2 * num_weights * positions + 4 * len(network.blocks) * network.model_dim * attended
-    )
+    return 2 * num_weights * positions + 4 * len(network.blocks) * network.model_dim * attended
 
 
 @functools.cache

@@ -8,11 +8,16 @@ from typing import Any
 
 import torch
 
+from tarflow.checkpoint import check_weights
 from tarflow.errors import CheckpointError
 from tarflow.files import write_atomically
+from tarflow.tar_flow import TarFlow
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "resume", "run_dir")
 """Sections of a configuration that may differ when a run is resumed."""
+
+NEEDED = ("global_step", "state_dict", "optimizer_states", "loops")
+"""What a checkpoint of training holds at least."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,14 @@ class Run:
         """The configuration the run was started with."""
         return self.directory / "config.json"
 
-    def start(self, config: Mapping[str, Any], resume: str) -> Path | None:
+    def start(self, config: Mapping[str, Any], resume: str, leads: bool = True) -> Path | None:
         """Make the folder ready and find what to go on from.
 
         Args:
             config: The resolved configuration.
             resume: `auto` goes on from the folder's checkpoint if there is one; `never` refuses a
                 folder that has one.
+            leads: Whether this is the process, of several of a run, that writes to the folder.
 
         Returns:
             The checkpoint to go on from, or None for a fresh start.
@@ -56,9 +62,9 @@ class Run:
         """
         if resume not in ("auto", "never"):
             raise CheckpointError(f"resume={resume} is unknown: allowed are auto and never")
-        self.directory.mkdir(parents=True, exist_ok=True)
         if not self.checkpoint.exists():
-            write_atomically(self.config, json.dumps(config, indent=2) + "\n")
+            if leads:
+                self._keep(config)
             return None
         if resume == "never":
             raise CheckpointError(
@@ -74,14 +80,47 @@ class Run:
         Raises:
             CheckpointError: The checkpoint cannot be read.
         """
-        if not self.checkpoint.exists():
-            return 0
+        return self._read()["global_step"] if self.checkpoint.exists() else 0
+
+    def check(self, flow: TarFlow) -> None:
+        """Refuse a checkpoint of another model.
+
+        Raises:
+            CheckpointError: A weight is missing, unknown or of the wrong shape; names it.
+        """
+        if self.checkpoint.exists():
+            weights = {
+                name.removeprefix("flow."): value
+                for name, value in self._read()["state_dict"].items()
+            }
+            check_weights(flow.state_dict(), weights, self.checkpoint)
+
+    def _read(self) -> dict[str, Any]:
+        """What the checkpoint holds, mapped to memory."""
         try:
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            return content["global_step"]
-        except Exception as error:
+        except Exception as error:  # of pickle, zip and torch, of many kinds
             raise CheckpointError(
                 f"{self.checkpoint} cannot be read ({error}): it is kept as it is; move it away or"
+                " choose another run_dir"
+            ) from error
+        missing = [key for key in NEEDED if key not in content]
+        if missing:
+            raise CheckpointError(
+                f"{self.checkpoint} holds no {', '.join(missing)}, so it was not written by this"
+                " version of `tarflow train`: it is kept as it is; move it away or choose another"
+                " run_dir"
+            )
+        return content
+
+    def _keep(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration down."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config, json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"the run folder {self.directory} cannot be written to ({error}): make room, or"
                 " choose another run_dir"
             ) from error
 

@@ -28,7 +28,7 @@ class Recorder(lightning.LightningModule):
         self.seen = {"train": [], "val": [], "test": []}
 
     def _record(self, part, batch):
-        images, labels = batch
+        images, labels = batch[:2]
         assert images.dtype == torch.uint8
         assert labels.dtype == torch.int64
         self.seen[part].append(images[:, 0, 0, 0].tolist())
@@ -145,7 +145,7 @@ def test_worker_processes_read_the_same_images(path):
     alone = ImageDataModule(arrays(path), batch_size=5)
     loader = module.test_dataloader()
     assert loader.persistent_workers
-    for (images, labels), (expected, _) in zip(loader, alone.test_dataloader(), strict=True):
+    for (images, labels, _), (expected, *_) in zip(loader, alone.test_dataloader(), strict=True):
         assert (images == expected).all()
         assert (labels == -1).all()
 

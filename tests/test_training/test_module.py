@@ -1,12 +1,14 @@
 """Training lowers the loss, averages, stops at divergence, and keeps the flow's state precise."""
 
 import functools
+import itertools
 
 import lightning
 import pytest
 import torch
 
 from tarflow import (
+    CheckpointError,
     ConfigurationError,
     GaussianNoise,
     TarFlow,
@@ -17,11 +19,13 @@ from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.training import (
     DivergenceError,
     FlowModule,
+    PretrainedExport,
     SampleGrid,
     WeightAveraging,
     adamw,
     warmup_cosine,
 )
+from tarflow.training.averaging import averages
 
 
 def tiny_flow(**options) -> TarFlow:
@@ -55,7 +59,7 @@ def data() -> ImageDataModule:
     return ImageDataModule(made, batch_size=8)
 
 
-def fit(module, data, max_steps=10, **options) -> lightning.Trainer:
+def fit(module, data, max_steps=10, ckpt_path=None, **options) -> lightning.Trainer:
     trainer = lightning.Trainer(
         max_steps=max_steps,
         max_epochs=-1,
@@ -67,7 +71,7 @@ def fit(module, data, max_steps=10, **options) -> lightning.Trainer:
         num_sanity_val_steps=0,
         **options,
     )
-    trainer.fit(module, data)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -144,26 +148,61 @@ def test_gradients_are_clipped_to_the_norm(data):
     assert float(torch.stack(clipped).sum().sqrt()) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_transform_and_advice(data):
-    flow = tiny_flow()
-    module = tiny_module(flow)
-    weight = flow.transform[3].network.proj_out.bias
+def poison(flow, steps) -> lightning.Callback:
+    """Sets a bias to NaN before some steps, and back after them."""
+    bias = flow.transform[3].network.proj_out.bias
 
     class Poison(lightning.Callback):
         def on_train_batch_start(self, trainer, *_):
-            if trainer.global_step == 2:
-                weight.data.fill_(float("nan"))
+            self.kept = bias.detach().clone()
+            if trainer.global_step in steps:
+                bias.data.fill_(float("nan"))
 
-    message = r"loss is not finite at step 2: the output of transform 3 .* lower learning rate"
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step - 1 in steps:
+                bias.data.copy_(self.kept)
+
+    return Poison()
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(data, tmp_path):
+    flow, weights = tiny_flow(), []
+
+    class Record(lightning.Callback):
+        def on_train_batch_end(self, *_):
+            weights.append(flow.transform[1].network.proj_out.weight.detach().clone())
+
+    module = tiny_module(flow)
+    with pytest.warns(UserWarning, match=r"after 2 is not finite \(loss: the output of transf"):
+        trainer = fit(module, data, max_steps=5, callbacks=[poison(flow, (2,)), Record()])
+    changed = [not torch.equal(one, other) for one, other in itertools.pairwise(weights)]
+    assert changed == [True, False, True, True]
+    assert trainer.logged_metrics["train/skipped_steps"] == 1
+    moments = trainer.optimizers[0].state[flow.transform[1].network.proj_out.weight]
+    assert moments["step"] == 4
+    assert moments["exp_avg"].isfinite().all()
+    trainer.save_checkpoint(tmp_path / "skipped.ckpt")
+    resumed = tiny_module(tiny_flow())
+    fit(resumed, data, max_steps=6, ckpt_path=tmp_path / "skipped.ckpt")
+    assert resumed.skipped_steps == 1
+
+
+@pytest.mark.filterwarnings("ignore:the step after:UserWarning")
+def test_too_many_such_steps_stop_with_step_transform_and_advice(data):
+    flow = tiny_flow()
+    message = (
+        r"after 3 is not finite \(loss: the output of transform 3 .*, and 2 others of this run"
+        r" were skipped, as many as max_skipped_steps allows.* lower learning rate"
+    )
     with pytest.raises(DivergenceError, match=message):
-        fit(module, data, callbacks=[Poison()])
+        fit(tiny_module(flow, max_skipped_steps=2), data, callbacks=[poison(flow, (1, 2, 3))])
 
 
-def test_a_gradient_that_is_not_finite_stops(data):
+def test_a_gradient_that_is_not_finite_is_skipped_too(data):
     flow = tiny_flow()
     flow.transform[1].network.proj_out.weight.register_hook(lambda grad: grad * float("inf"))
-    with pytest.raises(DivergenceError, match="gradient is not finite at step 0"):
-        fit(tiny_module(flow), data)
+    with pytest.raises(DivergenceError, match=r"after 0 is not finite \(a gradient, or the loss"):
+        fit(tiny_module(flow, max_skipped_steps=0), data)
 
 
 def test_a_flow_without_noise_is_refused():
@@ -171,36 +210,88 @@ def test_a_flow_without_noise_is_refused():
         tiny_module(tiny_flow(noise=None))
 
 
-def test_average_follows_the_weights_with_a_warm_up_of_the_decay(data):
-    flow, history = tiny_flow(), []
-    averaging = WeightAveraging(decay=0.5)
+class Record(lightning.Callback):
+    """Notes a bias after every step."""
 
-    class Record(lightning.Callback):
-        def on_train_batch_end(self, *_):
-            history.append(flow.transform[1].network.proj_out.bias.detach().clone())
+    def __init__(self, flow):
+        self.bias, self.history = flow.transform[1].network.proj_out.bias, []
 
-    module = tiny_module(flow)
-    fit(module, data, max_steps=5, callbacks=[Record(), averaging], limit_val_batches=0)
-    expected = history[0]
-    for step, weights in enumerate(history[1:], start=1):
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * weights
-    averaged = averaging.average(module).flow.transform[1].network.proj_out.bias
-    torch.testing.assert_close(averaged, expected)
-    torch.testing.assert_close(flow.transform[1].network.proj_out.bias, expected)
+    def on_train_batch_end(self, *_):
+        self.history.append(self.bias.detach().clone())
 
 
-def test_average_keeps_buffers_of_the_model(data):
+def test_averages_follow_the_weights_with_a_warm_up_of_the_decay(data):
+    flow = tiny_flow()
+    record, averaging = Record(flow), WeightAveraging([0.5, 0.15])
+    trainer = fit(tiny_module(flow), data, 5, callbacks=[record, averaging], limit_val_batches=0)
+    assert torch.equal(flow.transform[1].network.proj_out.bias, record.history[-1])
+    for largest, state in averages(trainer, flow):
+        expected = record.history[0]
+        for step, weights in enumerate(record.history[1:], start=1):
+            decay = min(largest, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * weights
+        torch.testing.assert_close(state["transform.transforms.1.network.proj_out.bias"], expected)
+    assert torch.equal(flow.transform[1].network.proj_out.bias, record.history[-1])
+
+
+def test_validation_sees_the_first_average_and_training_goes_on_with_the_weights(data):
+    flow, seen = tiny_flow(), []
+    bias = flow.transform[1].network.proj_out.bias
+
+    class Look(lightning.Callback):
+        def on_validation_batch_start(self, *_):
+            seen.append(bias.detach().clone())
+
+    record, averaging = Record(flow), WeightAveraging([0.5, 0.9])
+    trainer = fit(tiny_module(flow), data, 3, callbacks=[record, averaging, Look()])
+    _, state = next(averages(trainer, flow))
+    assert torch.equal(seen[-1], state["transform.transforms.1.network.proj_out.bias"])
+    assert torch.equal(bias, record.history[-1])
+    assert not torch.equal(bias, seen[-1])
+
+
+def test_averages_keep_buffers_of_the_model(data):
     flow = tiny_flow(scale=UnitScale())
-    averaging = WeightAveraging(decay=0.99)
-    module = tiny_module(flow)
-    fit(module, data, max_steps=3, callbacks=[averaging], limit_val_batches=0)
-    assert torch.equal(averaging.average(module).flow.base.variance, flow.base.variance)
+    trainer = fit(
+        tiny_module(flow), data, 3, callbacks=[WeightAveraging([0.99])], limit_val_batches=0
+    )
+    [(_, state)] = averages(trainer, flow)
+    assert torch.equal(state["base.variance"], flow.base.variance)
 
 
-def test_a_decay_out_of_range_is_refused():
-    with pytest.raises(ConfigurationError, match=r"decay 1.5 must be in \[0, 1\)"):
-        WeightAveraging(1.5)
+def test_every_average_is_exported(data, tmp_path):
+    flow = tiny_flow()
+    keep = [WeightAveraging([0.5, 0.9]), PretrainedExport(tmp_path / "pretrained")]
+    trainer = fit(tiny_module(flow), data, 3, callbacks=keep, limit_val_batches=0)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    for name, (_, state) in zip(
+        ("pretrained", "pretrained_0.9"), averages(trainer, flow), strict=True
+    ):
+        exported = TarFlow.from_pretrained(tmp_path / name).state_dict()
+        assert all(torch.equal(value, exported[key]) for key, value in state.items())
+
+
+def test_averages_that_a_checkpoint_lacks_are_named(data, tmp_path):
+    flow = tiny_flow()
+    trainer = fit(tiny_module(flow), data, 2, callbacks=[WeightAveraging([0.5])])
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"decay \[0.5\], and none of \[0.9\]"):
+        fit(
+            tiny_module(tiny_flow()),
+            data,
+            4,
+            ckpt_path=tmp_path / "last.ckpt",
+            callbacks=[WeightAveraging([0.5, 0.9])],
+        )
+
+
+@pytest.mark.parametrize(
+    ("decays", "message"),
+    [([1.5], r"decay 1.5 must be in \[0, 1\)"), ([], "one or more"), ([0.9, 0.9], "different")],
+)
+def test_decays_out_of_range_are_refused(decays, message):
+    with pytest.raises(ConfigurationError, match=message):
+        WeightAveraging(decays)
 
 
 def test_gaussian_noise_reports_no_bits(data):

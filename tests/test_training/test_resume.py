@@ -9,6 +9,7 @@ import torch
 from tarflow import TarFlow, UniformDequantization
 from tarflow.data import ImageData, ImageDataModule
 from tarflow.data.image_files import ImageFiles
+from tarflow.data.training_part import Mirrored
 from tarflow.training import FlowModule, LastCheckpoint, WeightAveraging, muon, warmup_cosine
 
 BATCHES_OF_AN_EPOCH = 3
@@ -27,13 +28,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, first, last, every_n_steps=1, num_workers=0, **options) -> dict:
+def run(folder, first, last, every_n_steps=1, num_workers=0, device_batch_size=None, **options):
     """Train from the checkpoint at one step to another; all that is left, and the losses."""
     lightning.seed_everything(5, verbose=False)
     paths = sorted(folder.glob("*.png"))
-    files = ImageFiles([(str(path), index % 3) for index, path in enumerate(paths)], 4, 1, True)
-    data = ImageData("files", files, None, files, levels=256, num_classes=3, image_shape=(1, 4, 4))
-    datamodule = ImageDataModule(data, batch_size=4, num_workers=num_workers)
+    files = ImageFiles([(str(path), index % 3) for index, path in enumerate(paths)], 4, 1)
+    train = Mirrored(files)
+    data = ImageData("files", train, None, files, levels=256, num_classes=3, image_shape=(1, 4, 4))
+    datamodule = ImageDataModule(data, 4, None, device_batch_size, num_workers)
     flow = TarFlow(4, 2, 1, 2, 1, 16, 8, dropout=0.2, num_classes=3, noise=UniformDequantization())
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
     module = FlowModule(flow, functools.partial(muon, lr=3e-3), schedule, class_dropout=0.5)
@@ -52,7 +54,7 @@ def run(folder, first, last, every_n_steps=1, num_workers=0, **options) -> dict:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[WeightAveraging(0.9), LastCheckpoint(path, every_n_steps), Losses()],
+        callbacks=[WeightAveraging([0.9]), LastCheckpoint(path, every_n_steps), Losses()],
         **options,
     )
     trainer.fit(module, datamodule, ckpt_path=folder / f"{first}.ckpt" if first else None)
@@ -60,7 +62,7 @@ def run(folder, first, last, every_n_steps=1, num_workers=0, **options) -> dict:
     return {"losses": losses, **{name: state[name] for name in KEPT}}
 
 
-KEPT = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step")
+KEPT = ("state_dict", "averaging", "optimizer_states", "lr_schedulers", "global_step")
 
 
 def assert_same(found, expected):
@@ -108,9 +110,9 @@ def test_workers_change_nothing(folder):
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_accumulated_and_shortened_epochs_resume_too(folder, stop):
-    for options in ({"accumulate_grad_batches": 2}, {"limit_train_batches": 2}):
+    for options in ({"device_batch_size": 2}, {"limit_train_batches": 2}):
         straight = run(folder, 0, 5, **options)
         run(folder, 0, stop, **options)
         resumed = run(folder, stop, 5, **options)
         assert resumed["losses"] == straight["losses"][-len(resumed["losses"]) :]
-        assert_same(resumed["current_model_state"], straight["current_model_state"])
+        assert_same(resumed["averaging"], straight["averaging"])

@@ -1,0 +1,227 @@
+"""Ways to compute causal attention over whole sequences: a class for each library."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tarflow.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+SHORT = 128
+"""Number of positions up to which two matrix products beat torch's kernel on CPUs: forward and
+backward take 0.78 of its time at 64 positions and 32 examples, 1.03 at 256, 2.2 at 1,024."""
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+class AttentionKernel(ABC):
+    """Causal attention: each position attends to itself and to what came before.
+
+    A kernel is a frozen dataclass without state: it may be shared, compiled and copied.
+    """
+
+    @abstractmethod
+    def __call__(
+        self,
+        q: Float[Tensor, "batch heads length head_dim"],
+        k: Float[Tensor, "batch heads length head_dim"],
+        v: Float[Tensor, "batch heads length head_dim"],
+        dropout: float = 0.0,
+    ) -> Float[Tensor, "batch heads length head_dim"]:
+        """Attend over whole sequences of one length."""
+
+    def packed(
+        self,
+        q: Float[Tensor, "tokens heads head_dim"],
+        k: Float[Tensor, "tokens heads head_dim"],
+        v: Float[Tensor, "tokens heads head_dim"],
+        lengths: Sequence[int],
+        dropout: float = 0.0,
+    ) -> Float[Tensor, "tokens heads head_dim"]:
+        """Attend over sequences of several lengths that follow each other in one dimension."""
+        attended = []
+        for one in zip(*(each.split(list(lengths)) for each in (q, k, v)), strict=True):
+            query, key, value = (part.transpose(0, 1)[None] for part in one)
+            attended.append(self(query, key, value, dropout)[0].transpose(0, 1))
+        return torch.cat(attended)
+
+    def refusal(self, like: Tensor) -> str | None:
+        """Why it cannot compute on the device and dtype of a tensor; None if it can."""
+        return None
+
+    def serving(self, like: Float[Tensor, "batch heads length head_dim"]) -> "AttentionKernel":
+        """The kernel that computes for queries of this device, precision and shape.
+
+        Raises:
+            ConfigurationError: It cannot; says why.
+        """
+        refused = self.refusal(like)
+        if refused:
+            raise ConfigurationError(
+                f"{self} cannot serve: {refused}. Choose attention=auto, or mend that"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class TorchAttention(AttentionKernel):
+    """torch's own kernel: flash attention where the hardware and the precision allow it."""
+
+    def __call__(self, q, k, v, dropout=0.0):
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+
+
+@dataclass(frozen=True)
+class ProductAttention(AttentionKernel):
+    """Two matrix products and a softmax: the fastest on CPUs for short sequences.
+
+    Logits of all pairs are held in memory, with minus infinity as the start of the sum that makes
+    those of later positions.
+
+    Attributes:
+        dtype: Precision of the products; by default that of the inputs.
+    """
+
+    dtype: torch.dtype | None = None
+
+    def __call__(self, q, k, v, dropout=0.0):
+        batch, heads, length, head_dim = q.shape
+        dtype = self.dtype or q.dtype
+        rows = [each.to(dtype).reshape(-1, length, head_dim) for each in (q, k, v)]
+        start = torch.full((length, length), -torch.inf, dtype=dtype, device=q.device).triu(1)
+        with torch.autocast(q.device.type, enabled=False):
+            logits = torch.baddbmm(start, rows[0], rows[1].mT, alpha=head_dim**-0.5)
+            weights = F.dropout(logits.softmax(dim=-1), dropout)
+            attended = torch.bmm(weights, rows[2])
+        return attended.view(batch, heads, length, head_dim).to(q.dtype)
+
+
+@dataclass(frozen=True)
+class FlashAttention(AttentionKernel):
+    """The `flash_attn` package (an extra: `pip install tarflow[flash]`), on CUDA in 16 bits."""
+
+    def __call__(self, q, k, v, dropout=0.0):
+        swapped = (each.transpose(1, 2) for each in (q, k, v))
+        attend = _of_package("flash_attn_func")
+        return attend(*swapped, dropout_p=dropout, causal=True).transpose(1, 2)
+
+    def packed(self, q, k, v, lengths, dropout=0.0):
+        attend = _of_package("flash_attn_varlen_func")
+        ends = torch.tensor([0, *lengths], device=q.device).cumsum(0).to(torch.int32)
+        longest = max(lengths)
+        sizes = (ends, ends, longest, longest)
+        return attend(q, k, v, *sizes, dropout_p=dropout, causal=True)
+
+    def refusal(self, like):
+        try:  # an importable package may lack the symbols
+            for name in ("flash_attn_func", "flash_attn_varlen_func"):
+                _of_package(name)
+        except (ImportError, OSError, AttributeError) as error:
+            return f"the package flash_attn cannot be used: {error}"
+        return _refuse_all_but_cuda_halves(like)
+
+
+@dataclass(frozen=True)
+class TorchFlashAttention(AttentionKernel):
+    """Another version of flash attention within torch (2.13 and newer).
+
+    Attributes:
+        version: `FA3` (compute capability 9) or `FA4` (9 and 10), each from a package of its own.
+    """
+
+    version: str = "FA3"
+
+    def __post_init__(self):
+        if self.version not in ("FA3", "FA4"):
+            raise ConfigurationError(f"version {self.version!r}: torch knows FA3 and FA4")
+
+    def __call__(self, q, k, v, dropout=0.0):
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        _activate(self.version)
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+
+    def refusal(self, like):
+        refused = _refuse_all_but_cuda_halves(like)
+        if refused:
+            return refused
+        try:
+            _activate(self.version)
+        except Exception as error:  # of the package, of torch, or of the device
+            return f"torch cannot switch to {self.version}: {error}"
+        return None
+
+
+@dataclass(frozen=True)
+class AutoAttention(AttentionKernel):
+    """The fastest of what works here."""
+
+    def __call__(self, q, k, v, dropout=0.0):
+        return _fastest(q)(q, k, v, dropout)
+
+    def serving(self, like):
+        kernel = _fastest(like)
+        log.info("attention of %s on %s: %s", like.dtype, like.device.type, kernel)
+        return kernel
+
+
+def _fastest(like: Tensor) -> AttentionKernel:
+    """What is known to be fastest on a device."""
+    if like.device.type == "cpu":
+        if like.shape[-2] > SHORT:
+            return TorchAttention()
+        return ProductAttention(torch.float32 if _widening_pays(like.dtype) else None)
+    candidates = (TorchFlashAttention("FA4"), TorchFlashAttention("FA3"), FlashAttention())
+    if like.is_cuda and torch.cuda.get_device_capability(like.device) >= (9, 0):
+        for kernel in candidates:
+            if kernel.refusal(like) is None:
+                return kernel
+    # Before Hopper, torch's own flash kernel is the package's.
+    return TorchAttention()
+
+
+@cache
+def _widening_pays(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies 16 bits more slowly than 32, as one without AMX does."""
+    from tarflow.machine import matrix_rate
+
+    if dtype not in HALVES:
+        return False
+    state = torch.get_rng_state()  # nobody's draws depend on this
+    rates = [matrix_rate("cpu", each, largest=256) for each in (dtype, torch.float32)]
+    torch.set_rng_state(state)
+    return rates[0] < rates[1]
+
+
+def _of_package(name: str) -> Callable[..., Tensor]:
+    """A function of the package flash_attn, which few machines have."""
+    return getattr(import_module("flash_attn"), name)
+
+
+@cache
+def _activate(version: str) -> None:
+    """Switch torch's flash kernel, for the whole process."""
+    from torch.nn import attention
+
+    if not hasattr(attention, "activate_flash_attention_impl"):
+        raise ConfigurationError(f"torch {torch.__version__} has no such switch: 2.13 has")
+    attention.activate_flash_attention_impl(version)
+
+
+def _refuse_all_but_cuda_halves(like: Tensor) -> str | None:
+    """Why a flash kernel cannot read a tensor."""
+    if not like.is_cuda:
+        return f"it computes on CUDA devices, not on {like.device.type}"
+    if like.dtype not in HALVES:
+        return f"it computes in float16 and bfloat16, not in {like.dtype}: set trainer.precision"
+    return None

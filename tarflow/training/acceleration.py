@@ -1,0 +1,80 @@
+"""How the transformers of a flow compute while it trains."""
+
+import torch
+
+from tarflow.autoregressive import AutoregressiveTransform
+from tarflow.errors import ConfigurationError
+from tarflow.flow import Flow
+from tarflow.nn.kernels import AttentionKernel
+from tarflow.nn.transformer import Block, CausalTransformer
+
+PRECISIONS = {"bf16": torch.bfloat16, "16": torch.float16}
+"""What Lightning's mixed precisions multiply in, by the first part of their names."""
+
+
+def use_attention(
+    flow: Flow, kernel: AttentionKernel, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Let every transformer of a flow attend by a kernel, in place.
+
+    Args:
+        flow: The flow.
+        kernel: The kernel, or `AutoAttention()`.
+        device: Where the flow will compute.
+        dtype: Precision in which it will.
+
+    Raises:
+        ConfigurationError: The kernel cannot compute there; says why.
+    """
+    serving: dict[tuple[int, ...], AttentionKernel] = {}
+    for network in networks(flow):
+        # the last position predicts nothing
+        shape = (1, network.model_dim // network.head_dim, network.length - 1, network.head_dim)
+        if shape not in serving:
+            serving[shape] = kernel.serving(torch.empty(shape, device=device, dtype=dtype))
+        for block in blocks(network):
+            block.attention.kernel = serving[shape]
+
+
+def recompute(flow: Flow, num_layers: int) -> None:
+    """Let the first layers of every transformer keep nothing for gradients, in place.
+
+    Args:
+        flow: The flow.
+        num_layers: Number of layers of each transformer: 0 keeps all, the depth keeps the inputs
+            of layers alone.
+
+    Raises:
+        ConfigurationError: A transformer has fewer layers.
+    """
+    for network in networks(flow):
+        if not 0 <= num_layers <= len(network.blocks):
+            raise ConfigurationError(
+                f"checkpointed_layers {num_layers} must be in [0, {len(network.blocks)}], the"
+                " number of layers of a transformer"
+            )
+        for index, block in enumerate(blocks(network)):
+            block.recomputed = index < num_layers
+
+
+def compile_blocks(flow: Flow, backend: str = "inductor") -> None:
+    """Compile the blocks of a flow, in place: one graph serves them all, and names stay."""
+    for network in networks(flow):
+        for block in blocks(network):
+            block.compile(dynamic=False, backend=backend)
+
+
+def networks(flow: Flow) -> list[CausalTransformer]:
+    """The transformers of a flow, from the data to the noise."""
+    return [t.network for t in flow.transform if isinstance(t, AutoregressiveTransform)]
+
+
+def blocks(network: CausalTransformer) -> list[Block]:
+    """The layers of a transformer."""
+    return [block for block in network.blocks if isinstance(block, Block)]
+
+
+def multiplied_in(precision: str, weights: torch.dtype) -> torch.dtype:
+    """What products are computed in, by the name of Lightning's precision."""
+    kind, _, how = precision.partition("-")
+    return PRECISIONS.get(kind, weights) if how in ("mixed", "true") else weights

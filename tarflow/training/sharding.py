@@ -1,0 +1,66 @@
+"""Weights that are divided between processes (FSDP2)."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from tarflow.flow import Flow
+from tarflow.nn.transformer import Block
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Data parallel, with weights, gradients and moments divided between all processes.
+
+    Checkpoints are single files with whole tensors, so that any number of processes reads them.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(save_distributed_checkpoint=False, **options)
+
+    def setup_environment(self) -> None:
+        # Left alone, Lightning would divide matrices between the devices of a node.
+        self._data_parallel_size, self._tensor_parallel_size = self.world_size, 1
+        super().setup_environment()
+
+
+def shard(flow: Flow, mesh: DeviceMesh | None) -> None:
+    """Divide a flow's weights between the processes of a mesh, in place; each block apart.
+
+    Args:
+        flow: The flow.
+        mesh: Lightning's mesh of processes; None leaves the flow whole.
+    """
+    if mesh is None:
+        return
+    # One block's weights are gathered at a time, and the next ones' while it computes.
+    for module in flow.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh["data_parallel"])
+    fully_shard(flow, mesh=mesh["data_parallel"])
+
+
+def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients down to a norm of all of them together; returns the norm they had."""
+    return whole(nn.utils.clip_grad_norm_(parameters, max_norm))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which each process may hold a part; all have to ask for it."""
+    return cast(Tensor, tensor.full_tensor()) if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def whole_state(flow: Flow) -> dict[str, Tensor]:
+    """A flow's state dict with whole tensors, on the CPU; all processes have to ask for it."""
+    return {name: whole(value).to("cpu", copy=True) for name, value in flow.state_dict().items()}

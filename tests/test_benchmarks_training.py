@@ -1,0 +1,275 @@
+"""The benchmark of training compares the same loss, and counts and writes what it says."""
+
+import copy
+import functools
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+from rich.console import Console
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import training, training_measuring
+from benchmarks.loading import Loading, Source, sources
+from benchmarks.memory import peak_memory
+from benchmarks.results import describe_environment
+from benchmarks.roofline import Machine
+from benchmarks.training_baseline import NormalizedImages, TrainingBaseline
+from benchmarks.training_cases import MODES, Case, Model
+from benchmarks.training_measuring import image_data, make_runs, measure_what_fits, step_operations
+from benchmarks.training_plot import draw
+from benchmarks.training_results import TrainingMeasurement, TrainingResults
+from tarflow import GaussianNoise
+from tarflow.data import ImageDataModule
+from tarflow.training import FlowModule, adamw, warmup_cosine
+from tests.models import randomized, tiny_flow
+
+CPU = torch.device("cpu")
+TINY = Model(8, 2, num_transforms=2, num_layers=1, model_dim=64)
+
+
+def machine(float32: float = 4e9, bfloat16: float = 2e9) -> Machine:
+    return Machine({8: 4e9}, {"torch.float32": float32, "torch.bfloat16": bfloat16})
+
+
+def tiny_case(batch_size: int = 4, dtype: torch.dtype = torch.float32) -> Case:
+    return Case(TINY, batch_size, dtype, repeats=2, steps=1, warmup=1)
+
+
+def measurement(mode: str, seconds: list[float], **options) -> TrainingMeasurement:
+    found = {"patch_size": 4, "length": 64, "batch_size": 32, "dtype": "float32"}
+    found |= {"first_seconds": 3.0, "operations": 1e9, "operations_per_second": 4e9}
+    return TrainingMeasurement(mode=mode, seconds=seconds, **(found | options))
+
+
+def fake_results() -> TrainingResults:
+    """Two cases of three modes, the second in another precision."""
+    modes = (("baseline", 4.0, 2**30), ("tarflow", 2.0, 2**30), ("checkpointed", 3.0, 2**28))
+    rows = [
+        measurement(mode, [seconds, 9.0, 1.0], peak_bytes=peak, dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+        for mode, seconds, peak in modes
+    ]
+    environment = describe_environment(CPU) | {"hardware": "A Chip (R), 2 threads"}
+    waits = [Loading("digits", "tarflow", "float32", 32, 64, 0, 0.02, 2.0)]
+    return TrainingResults(environment, machine(), rows, ["a note"], waits)
+
+
+class Record(Callback):
+    """Notes the batch, the loss and the gradients of a step."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batch = batch
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.loss = loss.detach().clone()
+
+    def on_after_backward(self, trainer, pl_module):
+        self.gradients = [p.grad.clone() for p in pl_module.flow.parameters()]
+
+
+def test_the_baseline_has_the_loss_and_the_gradients_of_the_module():
+    flow = randomized(TINY.make())
+    flow.noise = GaussianNoise(256, 0.0)
+    data = TINY.images(4)
+    schedule = functools.partial(warmup_cosine, total_steps=9, warmup_steps=0)
+    module = FlowModule(copy.deepcopy(flow), adamw, schedule, class_dropout=0.0)
+    record, quiet = Record(), {"enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"logger": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(max_steps=1, accelerator="cpu", callbacks=[record], **quiet)
+    trainer.fit(module, ImageDataModule(image_data(data), batch_size=4))
+
+    baseline = TrainingBaseline(flow, data, 4, torch.float32, CPU)
+    pixels, label = record.batch
+    loss = baseline.loss(pixels.float() / 127.5 - 1, label)
+    loss.backward()
+    torch.testing.assert_close(loss, record.loss, rtol=0, atol=1e-6)
+    own = dict(baseline.flow.named_parameters())
+    assert own["transform.transforms.1.network.blocks.0.attention.qkv.weight"].grad.norm() > 1e-4
+    for name, expected in zip(own, record.gradients, strict=True):
+        torch.testing.assert_close(own[name].grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_the_baseline_has_the_density_of_the_flow(num_classes):
+    flow = tiny_flow(num_classes=num_classes, noise=GaussianNoise()).double()
+    x = torch.randn(4, 2, 4, 4, dtype=torch.float64)
+    label = torch.tensor([0, 2, -1, 1]) if num_classes else None
+    baseline = TrainingBaseline(flow, TINY.images(4), 4, torch.float64, CPU)
+    expected = -flow.log_prob(x, label).mean() / flow.num_dims
+    torch.testing.assert_close(baseline.loss(x, label), expected, rtol=0, atol=1e-12)
+
+
+def test_the_baseline_in_bfloat16_keeps_the_loss_in_float32():
+    flow = randomized(TINY.make())
+    x, label = torch.randn(4, 3, 8, 8), torch.arange(4)
+    exact, rounded = (
+        TrainingBaseline(flow, TINY.images(4), 4, dtype, CPU).loss(x, label)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs() < 0.1
+
+
+def test_the_baseline_learns_and_leaves_the_flow_as_it_was():
+    flow = TINY.make()
+    before = copy.deepcopy(flow.state_dict())
+    baseline = TrainingBaseline(flow, TINY.images(8), 4, torch.float32, CPU)
+    assert baseline.run(1, 2) > 0
+    assert not torch.equal(
+        baseline.flow.state_dict()["transform.transforms.1.network.proj_out.weight"],
+        before["transform.transforms.1.network.proj_out.weight"],
+    )
+    for name, value in flow.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_images_are_normalized_as_the_noise_does_it():
+    data = TINY.images(3)
+    x, label = NormalizedImages(data)[2]
+    expected = GaussianNoise(256, 0.0)(data.images)[2]
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
+    assert label == data.labels[2]
+
+
+def test_operations_are_those_that_torch_counts():
+    model = Model(8, 2, num_transforms=3, num_layers=2, model_dim=128)
+    flow, rows, length = model.make(), 2, 16
+    x, label = torch.randn(rows, 3, 8, 8), torch.arange(rows)
+    # Only plain products are counted in every version of torch.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        flow.log_prob(x, label).sum().backward()
+    predicted = rows * (length - 1)
+    # Attention needs half of the square and the diagonal: the other half is masked out.
+    masked = 3 * 3 * 4 * 2 * 128 * rows * sum(range(length - 1))
+    # The first transform's input needs no gradient.
+    data = 2 * predicted * 12 * 128
+    assert counter.get_total_flops() == step_operations(flow, rows) + masked - data
+
+
+def test_the_peak_counts_what_is_held_at_once_and_no_more():
+    held = torch.ones(1000)
+
+    def run():
+        for _ in range(3):
+            temporary = torch.ones(5000) + 1
+            del temporary
+
+    peak = peak_memory(run, CPU, [held])
+    assert 4 * 11000 <= peak < 4 * 11200
+
+
+def test_the_package_lets_go_of_what_a_block_needed():
+    run = make_runs(TINY.make(), tiny_case(), ["tarflow"], CPU)["tarflow"]
+    assert run.run(1, 2) > 0
+    assert run.run(1, 1) > 0
+    assert run.module._trainer is None
+    assert run.data.trainer is None
+    assert all(parameter.grad is None for parameter in run.module.parameters())
+
+
+def test_where_memory_runs_out_the_batch_is_halved(monkeypatch):
+    def measure(case, *others):
+        if case.batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [case.batch_size]
+
+    monkeypatch.setattr(training_measuring, "measure", measure)
+    found, notes = measure_what_fits(tiny_case(8), [], machine(), CPU)
+    assert found == [2]
+    assert [note.split(":")[0] for note in notes] == [
+        f"T = 16, batch {size}, float32" for size in (8, 4)
+    ]
+    monkeypatch.setattr(training_measuring, "measure", lambda *_: measure(tiny_case(8)))
+    with pytest.raises(torch.OutOfMemoryError):
+        measure_what_fits(tiny_case(1), [], machine(), CPU)
+
+
+def test_slow_precisions_are_left_out_and_named():
+    options = SimpleNamespace(
+        quick=False, device="cpu", dtype=["float32", "bfloat16"], batch=[32], repeats=7, steps=8
+    )
+    results = TrainingResults({}, machine(bfloat16=2e8))
+    [case] = training.make_cases(options, results)
+    assert str(case) == "T = 64, batch 32, float32"
+    assert "5.0 % of float32's rate" in results.notes[0]
+    options.dtype = ["bfloat16"]
+    assert len(training.make_cases(options, results)) == 1
+    options.dtype, options.device = ["float32", "bfloat16"], "cuda"
+    cases = training.make_cases(options, TrainingResults({}, machine()))
+    assert [str(case) for case in cases] == [
+        f"T = 1024, batch 32, {dtype}" for dtype in ("float32", "bfloat16")
+    ]
+
+
+def test_patches_are_as_small_as_the_length_allows():
+    with sources(64, 40) as found:
+        digits, photographs = found
+        assert (digits.patch_size, photographs.patch_size) == (1, 8)
+        assert replace(photographs, length=1024).patch_size == 2
+        assert isinstance(digits, Source)
+        pixels, label = photographs.data.train[0]
+        assert pixels.shape == (3, 64, 64)
+        assert label in (0, 1)
+
+
+def test_every_mode_is_one_of_the_module():
+    flow = TINY.make()
+    schedule = functools.partial(warmup_cosine, total_steps=9, warmup_steps=0)
+    for options in MODES.values():
+        FlowModule(copy.deepcopy(flow), adamw, schedule, **options(TINY))
+
+
+def test_results_are_written_and_shown(tmp_path):
+    results = fake_results()
+    path = results.write(tmp_path)
+    assert path.name == "training-a-chip-r-2-threads.json"
+    content = json.loads(path.read_text())
+    assert content["notes"] == ["a note"]
+    row = content["measurements"][2]
+    assert row["mode"] == "checkpointed"
+    assert row["steps_per_second"] == 1 / 3
+    assert row["images_per_second"] == pytest.approx(32 / 3)
+    assert row["ratio_to_baseline"] == pytest.approx(4 / 3)
+    assert row["memory_ratio_to_baseline"] == 0.25
+    assert row["model_flop_utilization"] == pytest.approx(1e9 / 3 / 4e9)
+    [wait] = content["data_loading_share"]
+    assert wait["share"] == 0.01
+    console = Console(width=120, record=True)
+    training.show(results, console)
+    text = console.export_text()
+    assert "1.33 x" in text
+    assert "256 MB" in text
+    assert "20.00 of 2000.0 ms wait for data (1.00 %)" in text
+    assert "…" not in text
+
+
+def test_the_picture_is_small(tmp_path):
+    path = tmp_path / "images" / "training.png"
+    draw(fake_results(), path)
+    assert path.stat().st_size < 300_000
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_quick_run_from_end_to_end(tmp_path):
+    arguments = ["--quick", "--device", "cpu", "--mode", "tarflow", "--output", str(tmp_path)]
+    results = training.main(arguments)
+    assert [each.mode for each in results.measurements] == ["baseline", "tarflow"]
+    weights = sum(4 * p.numel() for p in training.QUICK.make().parameters())
+    for each in results.measurements:
+        assert len(each.seconds) == 2
+        assert 0 < each.utilization < 1
+        # At least the weights, their gradients and the two moments.
+        assert each.peak_bytes > 4 * weights
+    assert [each.source for each in results.loading] == ["digits", "64 px JPEGs"]
+    assert all(0 < each.share < 1 for each in results.loading)
+    [written] = tmp_path.glob("training-*.json")
+    assert len(json.loads(written.read_text())["measurements"]) == 2
+    assert (tmp_path / "training.png").is_file()

@@ -1,0 +1,112 @@
+"""The published configurations: their models have the size that their headers tell."""
+
+import re
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from tarflow.cli.command import CONF
+from tarflow.cli.train import _make_flow
+from tarflow.data import editions, random_images
+
+EXPERIMENTS = {
+    "imagenet64_likelihood": editions.IMAGENET64["old"],
+    "imagenet64_unconditional": editions.IMAGENET64["old"],
+    "imagenet64_conditional": editions.IMAGENET,
+    "imagenet128": editions.IMAGENET,
+    "afhq256": editions.AFHQ["v2"],
+}
+EPOCHS = {
+    "imagenet64_likelihood": 100,
+    "imagenet64_unconditional": 200,
+    "imagenet64_conditional": 200,
+    "imagenet128": 320,
+    "afhq256": 4000,
+}
+
+
+def header(experiment: str) -> str:
+    lines = (Path(CONF) / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("#"))
+
+
+def compose(*overrides: str):
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+@pytest.fixture(params=EXPERIMENTS)
+def experiment(request) -> str:
+    return request.param
+
+
+def test_the_model_has_as_many_parameters_as_the_header_tells(experiment):
+    config = compose(f"experiment={experiment}")
+    # What the data determines, without reading any; the data's own numbers are its edition's.
+    size = config.data.data.get("image_size", 64)
+    classes = EXPERIMENTS[experiment].num_classes
+    data = random_images(num_train=1, num_test=1, image_size=size, num_classes=classes)
+    with torch.device("meta"):
+        flow = _make_flow(config, data)
+    assert flow.image_shape == (3, size, size)
+    assert flow.num_classes == classes
+    count = sum(parameter.numel() for parameter in flow.parameters())
+    assert f"# Parameters: {count:,}\n" in header(experiment) + "\n"
+
+
+def test_steps_are_the_published_epochs_and_warm_up_is_one(experiment):
+    config, edition = compose(f"experiment={experiment}"), EXPERIMENTS[experiment]
+    num_train = sum(edition.counts["train"])
+    batches = num_train // config.data.batch_size
+    assert config.schedule.warmup_steps == batches
+    assert config.trainer.max_steps == EPOCHS[experiment] * batches
+    text = header(experiment)
+    for number in (num_train, sum(edition.counts["test"]), EPOCHS[experiment], batches):
+        assert re.search(rf"\b{number:,}\b", text), number
+
+
+def test_the_header_tells_what_is_needed_to_run_it(experiment):
+    text = header(experiment)
+    for key in ("Data", "Hardware", "Train", "Expected", "Parameters"):
+        assert f"# {key}: " in text
+    assert f"experiment={experiment}" in text
+    assert f"outputs/{experiment}/seed_0" in text
+    assert EXPERIMENTS[experiment].name in text
+    config = compose(f"experiment={experiment}")
+    [command] = re.findall(r"tarflow prepare (.*)", text)
+    chosen = dict(word.split("=") for word in command.split())
+    assert chosen["output"] == config.data.data.root
+    prepared = compose(f"data={chosen['data']}").data
+    assert OmegaConf.to_container(prepared.data, resolve=True) == OmegaConf.to_container(
+        config.data.data, resolve=True
+    )
+
+
+def test_settings_are_the_published_ones(experiment):
+    config = compose(f"experiment={experiment}")
+    assert config.name == experiment
+    assert config.optimizer == {
+        "_target_": "tarflow.training.adamw",
+        "_partial_": True,
+        "lr": 1e-4,
+        "betas": [0.9, 0.95],
+        "weight_decay": 1e-4,
+    }
+    assert config.schedule.final_lr == 1e-6
+    assert config.module.max_grad_norm == 1.0
+    assert list(config.callbacks.averaging.decays) == [0.9999]
+    assert config.data.data.horizontal_flip
+    likelihood = experiment.endswith("likelihood")
+    assert config.trainer.precision == ("32-true" if likelihood else "bf16-mixed")
+
+
+def test_any_experiment_can_be_tried_with_random_bytes(experiment):
+    config = compose(f"experiment={experiment}", "data=random")
+    data = hydra.utils.instantiate(config.data.data)
+    assert len(data.train) == 10_000
+    assert config.data.batch_size in (256, 768)
