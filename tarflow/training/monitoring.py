@@ -36,17 +36,17 @@ class Throughput(Callback):
         self._images = 0
         self._clock = Clock()
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer, pl_module: Any) -> None:
         self._operations = training_operations(pl_module.flow)
         dtype = multiplied_in(trainer.precision, pl_module.flow.base.anchor.dtype)
         self._peak = peak_rate(pl_module.device, dtype)
         self._images, self._clock = 0, Clock()
         peak_memory(pl_module.device)
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+    def on_train_batch_start(self, trainer, pl_module: Any, batch, batch_idx) -> None:
         self._clock.start()
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer, pl_module: Any, outputs, batch, batch_idx) -> None:
         self._images += len(batch[0])
         if _is_logged(trainer):
             self._clock.stop(pl_module.device)
@@ -56,10 +56,10 @@ class Throughput(Callback):
         if _draws(trainer):
             self._clock.stop(pl_module.device)
 
-    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._clock.stop(pl_module.device)
 
-    def on_validation_start(self, trainer, pl_module) -> None:
+    def on_validation_start(self, trainer, pl_module: Any) -> None:
         self._clock.stop(pl_module.device)
 
     def _rates(self, trainer, module: FlowModule) -> dict[str, float]:
@@ -87,18 +87,18 @@ class TransformStatistics(Callback):
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._seen: dict[str, Tensor] = {}
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+    def on_train_batch_start(self, trainer, pl_module: Any, batch, batch_idx) -> None:
         if trainer._logger_connector.should_update_logs:
             for index, transform in enumerate(autoregressive_transforms(pl_module.flow)):
                 self._hooks.append(transform.register_forward_hook(self._look(index)))
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer, pl_module: Any, outputs, batch, batch_idx) -> None:
         self._unhook()
         if self._seen:
             pl_module.log_dict(self._seen)
             self._seen = {}
 
-    def on_exception(self, trainer, pl_module, exception) -> None:
+    def on_exception(self, trainer, pl_module: Any, exception) -> None:
         self._unhook()
 
     def _look(self, index: int):
