@@ -4,6 +4,7 @@ from tarflow.training.averaging import WeightAveraging
 from tarflow.training.callbacks import PretrainedExport, SampleGrid, StepProgressBar
 from tarflow.training.checkpoints import LastCheckpoint, Preemption
 from tarflow.training.module import DivergenceError, FlowModule
+from tarflow.training.monitoring import Throughput, TransformStatistics
 from tarflow.training.optimizers import MuonAdamW, adamw, muon, warmup_cosine
 from tarflow.training.run import Run
 from tarflow.training.sharding import ShardedStrategy
@@ -19,6 +20,8 @@ __all__ = [
     "SampleGrid",
     "ShardedStrategy",
     "StepProgressBar",
+    "Throughput",
+    "TransformStatistics",
     "WeightAveraging",
     "adamw",
     "muon",

@@ -1,0 +1,61 @@
+r"""How much a training step computes, and how fast the device could at best.
+
+The transformer of one transform has P weights (the entries of its matrices), L layers and width C,
+and reads T - 1 positions of an example, each of which predicts the next. Its products take
+
+    operations = 2 P (T - 1) + 4 L C sum_{i=1..T-1} i       matrices; logits and weighted sums
+
+forward - position i attends to i positions: causal attention counts as half of the square - and
+twice that backward, for the gradients of inputs and of weights. All else counts as nothing, and so
+does what is computed a second time to save memory.
+"""
+
+import functools
+from typing import Any
+
+import torch
+
+from tarflow.flow import Flow
+from tarflow.machine import matrix_rate
+from tarflow.nn.transformer import CausalTransformer
+from tarflow.training.acceleration import networks
+
+ON_CPU: dict[str, Any] = {"largest": 1024, "enough": 0.01}
+"""Limits of measuring a CPU: larger matrices gain nothing, and some CPUs multiply bfloat16 a
+hundred times more slowly than float32."""
+
+
+def training_operations(flow: Flow) -> int:
+    """Operations of one training step for each example of its batch, as defined above."""
+    return 3 * sum(_forward_operations(network) for network in networks(flow))
+
+
+def _forward_operations(network: CausalTransformer) -> int:
+    """Operations of one transformer for one example."""
+    positions = network.length - 1
+    matrices = sum(weight.numel() for weight in network.parameters() if weight.ndim == 2)
+    num_weights = matrices - network.position_embedding.numel()
+    attended = positions * (positions + 1) // 2
+    return 2 * num_weights * positions + 4 * len(network.blocks) * network.model_dim * attended
+
+
+@functools.cache
+def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of the device's matrix products at best; measured once in a process.
+
+    Where the device multiplies a lower precision more slowly than float32, that of float32, since
+    widening numbers costs little beside that. torch's random states stay as they are.
+
+    Args:
+        device: The device.
+        dtype: The precision.
+    """
+    limits = ON_CPU if device.type == "cpu" else {}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        rates = [
+            matrix_rate(device, each, **limits)
+            for each in {dtype, torch.promote_types(dtype, torch.float32)}
+        ]
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # or the matrices would be missing where memory is tight
+    return max(rates)
