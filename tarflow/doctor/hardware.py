@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tarflow.attention_probes import first_lines, probe_default, probe_kernels
+from tarflow.attention_probes import Probe, first_lines, probe_default, probe_kernels
 from tarflow.doctor.findings import Finding, State
 from tarflow.machine import copy_bandwidth, matrix_rate
 
@@ -79,23 +79,17 @@ def _describe(device: torch.device) -> str:
 def find_attention(device: torch.device, quick: bool) -> list[Finding]:
     """Tell which attention kernels work; only the one torch picks by itself is needed."""
     default = probe_default(device)
-    state = State.BROKEN if default.failure else State.GOOD
-    if any(phrase in default.failure for phrase in BUSY):
-        state = State.WARNING
-    needed = Finding("attention", default.name, state, default.failure or f"works on {device}")
-    others = [] if quick else probe_kernels(device)
-    return [
-        needed,
-        *(
-            Finding(
-                "attention",
-                probe.name,
-                State.NOTE if probe.failure else State.GOOD,
-                f"no: {probe.failure}" if probe.failure else "works",
-            )
-            for probe in others
-        ),
-    ]
+    if default.failure:
+        return [failed("attention", default.name, RuntimeError(default.failure))]
+    works = Finding("attention", default.name, State.GOOD, f"works on {device}")
+    return [works, *([] if quick else map(_describe_kernel, probe_kernels(device)))]
+
+
+def _describe_kernel(probe: Probe) -> Finding:
+    """Tell of a kernel that training can do without."""
+    if probe.failure:
+        return Finding("attention", probe.name, State.NOTE, f"no: {probe.failure}")
+    return Finding("attention", probe.name, State.GOOD, "works")
 
 
 def measure(device: torch.device) -> list[Finding]:
