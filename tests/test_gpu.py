@@ -1,10 +1,23 @@
 """What only a GPU can show; skipped without one."""
 
+import functools
+
+import lightning
 import pytest
 import torch
 
-from tarflow import ExampleSeeds, Jacobi, LinearGuidance, Networks, TarFlow, denoise
+from tarflow import (
+    ExampleSeeds,
+    Jacobi,
+    LinearGuidance,
+    Networks,
+    TarFlow,
+    UniformDequantization,
+    denoise,
+)
+from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.nn.attention import attend
+from tarflow.training import FlowModule, muon, warmup_cosine
 from tarflow.training.optimizers import orthogonalize
 from tests.models import randomized
 
@@ -49,6 +62,29 @@ def test_orthogonalization_in_bfloat16_is_near_that_in_float32():
     matrices = torch.randn(3, 32, 64)
     close = orthogonalize(matrices.cuda()).float().cpu()
     assert (close - orthogonalize(matrices)).abs().max() < 0.05
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize(
+    "options", [{}, {"checkpointed_layers": 2}, {"compile": True, "checkpointed_layers": 1}]
+)
+def test_training_in_bfloat16_keeps_weights_in_float32_and_lowers_the_loss(flow, options):
+    pixels = torch.randint(0, 4, (64, 1, 8, 8), dtype=torch.uint8)
+    part = ArrayDataset(pixels, torch.arange(64) % 3)
+    data = ImageData("made up", part, None, part, levels=17, num_classes=3, image_shape=(1, 8, 8))
+    flow.noise = UniformDequantization(17)
+    schedule = functools.partial(warmup_cosine, total_steps=20, warmup_steps=1)
+    module = FlowModule(flow, functools.partial(muon, lr=3e-3), schedule, **options)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(
+        max_steps=20, accelerator="gpu", devices=1, precision="bf16-mixed", **quiet
+    )
+    before = -flow.log_prob(flow.noise(pixels), part.labels).mean()
+    trainer.fit(module, ImageDataModule(data, batch_size=32))
+    flow = flow.cpu().eval()
+    assert all(parameter.dtype == torch.float32 for parameter in flow.parameters())
+    assert -flow.log_prob(flow.noise(pixels), part.labels).mean() < before
 
 
 # --- Decoding ---------------------------------------------------------------------------------
