@@ -186,7 +186,8 @@ def test_a_sharded_job_of_slurm_that_is_told_to_stop_is_requeued_and_goes_on(sha
 def test_a_sweep_is_launched_by_submitit():
     """On this machine; `submitit_slurm` submits the same to a cluster."""
     sweep = ["hydra/launcher=submitit_local", "name=lr_${optimizer.lr}", "trainer.max_steps=2"]
-    finish(start(*PYTHON, *TRAIN, "--multirun", *sweep, "optimizer.lr=0.001,0.002"))
+    command = ["tarflow", "train", "--multirun", *SETTINGS, *sweep]
+    finish(start(*PYTHON, *command, "optimizer.lr=0.001,0.002"))
     for rate in (0.001, 0.002):
         content = torch.load(f"outputs/lr_{rate}/seed_0/checkpoints/last.ckpt", weights_only=True)
         assert content["global_step"] == 2
