@@ -13,7 +13,7 @@ import gc
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -71,6 +71,7 @@ class PackageTraining:
         dtype: Precision in which transformers compute.
         device: Where to train.
         options: Further arguments of `FlowModule`: what sets one mode apart from another.
+        monitors: Kinds of callbacks that every fit has besides those it needs.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class PackageTraining:
         dtype: torch.dtype,
         device: torch.device,
         options: Mapping[str, Any],
+        monitors: Sequence[type[Callback]] = (),
     ):
+        self.monitors = monitors
         self.data, self.dtype, self.device = data, dtype, device
         schedule = functools.partial(warmup_cosine, total_steps=1_000_000, warmup_steps=0)
         optimizer = functools.partial(adamw, lr=LEARNING_RATE)
@@ -132,6 +135,12 @@ class PackageTraining:
             num_sanity_val_steps=0,
             default_root_dir=folder,
             logger=CSVLogger(folder),
-            callbacks=[WeightAveraging(), progress, LearningRateMonitor(), timer],
+            callbacks=[
+                WeightAveraging(),
+                *(monitor() for monitor in self.monitors),
+                progress,
+                LearningRateMonitor(),
+                timer,
+            ],
             profiler=profiler,
         )
