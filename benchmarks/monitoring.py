@@ -1,9 +1,9 @@
 """What monitoring costs: the share of a step that its callbacks take.
 
 `python benchmarks/monitoring.py` trains the flow of the digits' experiment, whose steps are short
-and logged every 10: more than monitoring weighs elsewhere. Lightning's profiler times every call;
-what a hook computes inside of a step, the statistics of transforms, is timed by itself. (Steps with
-and without, in turns, differ by the machine's own 20 %, which says nothing about 1 %.)
+and logged every 10: more than monitoring weighs elsewhere. Lightning's profiler times every call,
+and the hooks that compute statistics inside of a step are timed by themselves. Steps with and
+without, in turns, differ by the machine's own 20 %, which says nothing about 1 %.
 """
 
 import statistics
