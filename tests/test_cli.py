@@ -1,5 +1,6 @@
 """The commands, as a user runs them."""
 
+import hashlib
 import json
 import os
 import signal
@@ -73,9 +74,23 @@ def test_evaluate_writes_a_report(trained, tmp_path, capsys):
     tarflow("evaluate", f"checkpoint={trained}", "data=digits", f"output={tmp_path}/report")
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["count"] == 360
-    assert set(report["noisy_nats_per_dim"]) == {"mean", "standard_error"}
+    assert set(report["noisy_nats_per_dim"]) == {"mean", "standard_error", "interval_95"}
+    weights = (trained / "pretrained" / "model.safetensors").read_bytes()
+    assert report["checkpoint_sha256"] == hashlib.sha256(weights).hexdigest()
     assert len((tmp_path / "report" / "per_image.csv").read_text().splitlines()) == 361
     assert "360 test images" in capsys.readouterr().out
+
+
+def test_evaluate_compares_with_a_baseline(trained, tmp_path, capsys):
+    options = ["data=digits", f"baseline={trained}/pretrained", f"output={tmp_path}/report"]
+    tarflow("evaluate", f"checkpoint={trained}", *options)
+    report = json.loads((tmp_path / "report" / "comparison" / "report.json").read_text())
+    assert report["noisy_nats_per_dim_difference"]["mean"] == 0
+    assert report["baseline"] == f"{trained}/pretrained"
+    assert report["baseline_sha256"] == report["checkpoint_sha256"]
+    assert "image by image, on 360 images" in " ".join(capsys.readouterr().out.split())
+    message = error_of("evaluate", f"checkpoint={trained}", *options, "metrics=samples")
+    assert "baseline= compares likelihoods" in message
 
 
 def test_evaluate_samples_compares_guidance_and_denoising(trained, tmp_path):

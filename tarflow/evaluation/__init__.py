@@ -1,7 +1,14 @@
 """Evaluation: likelihoods and the quality of samples."""
 
+from tarflow.evaluation.comparison import compare_likelihoods
 from tarflow.evaluation.likelihood import LikelihoodMetrics
 from tarflow.evaluation.report import Report
 from tarflow.evaluation.samples import SampleMetrics, frechet_distance
 
-__all__ = ["LikelihoodMetrics", "Report", "SampleMetrics", "frechet_distance"]
+__all__ = [
+    "LikelihoodMetrics",
+    "Report",
+    "SampleMetrics",
+    "compare_likelihoods",
+    "frechet_distance",
+]

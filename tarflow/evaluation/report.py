@@ -14,7 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from tarflow.evaluation.provenance import sha256_of
 from tarflow.files import write_atomically
+
+NORMAL = 1.959963984540054
+"""Standard errors from the mean of a normal distribution to either end of its central 95 %."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,21 @@ class Report:
             table.add_row(*row)
         Console().print(table)
 
-    def write(self, directory: Path, checkpoint: Path) -> Path:
+    def write(self, directory: Path, checkpoint: Path, baseline: Path | None = None) -> Path:
         """Write `report.json`, and `per_image.csv` where there are values for images.
 
         Args:
             directory: Where to.
             checkpoint: The pretrained folder that was evaluated.
+            baseline: The one that it was compared with, if any.
 
         Returns:
             The path of the report.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        values = {"checkpoint": str(checkpoint), **self.values}
+        values = {**_identity("checkpoint", checkpoint), **self.values}
+        if baseline is not None:
+            values |= _identity("baseline", baseline)
         path = directory / "report.json"
         write_atomically(path, json.dumps(values, indent=2) + "\n")
         if self.per_image:
@@ -74,11 +81,23 @@ class Report:
         return text.getvalue()
 
 
-def mean_and_error(values: Tensor) -> dict[str, float]:
-    """Mean and standard error of independent values, summed in float64."""
+def _identity(role: str, pretrained: Path) -> dict[str, str]:
+    """Where weights were read, and what they were."""
+    weights = pretrained / "model.safetensors"
+    found = {f"{role}_sha256": sha256_of(weights)} if weights.is_file() else {}
+    return {role: str(pretrained)} | found
+
+
+def mean_and_error(values: Tensor) -> dict[str, Any]:
+    """Mean, standard error and 95 % interval of independent values, summed in float64.
+
+    The interval is that of the normal distribution, which means of many values have.
+    """
     values = values.double()
-    error = values.std() / math.sqrt(len(values)) if len(values) > 1 else torch.tensor(math.nan)
-    return {"mean": float(values.mean()), "standard_error": float(error)}
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    mean = float(values.mean())
+    interval = [mean - NORMAL * error, mean + NORMAL * error]
+    return {"mean": mean, "standard_error": error, "interval_95": interval}
 
 
 def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tarflow import (
+    ConfigurationError,
     DataError,
     ExampleSeeds,
     GaussianNoise,
@@ -19,6 +20,7 @@ from tarflow import (
 )
 from tarflow.data import ArrayDataset, ImageData
 from tarflow.evaluation import LikelihoodMetrics
+from tarflow.randomness import ExampleStreams
 
 from ..models import tiny_flow
 
@@ -67,6 +69,9 @@ def assert_summary(summary, values):
     assert summary["mean"] == pytest.approx(statistics.fmean(values), rel=1e-10)
     error = statistics.stdev(values) / math.sqrt(len(values))
     assert summary["standard_error"] == pytest.approx(error, rel=1e-8)
+    normal = statistics.NormalDist(statistics.fmean(values), error)
+    interval = [normal.inv_cdf(0.025), normal.inv_cdf(0.975)]
+    assert summary["interval_95"] == pytest.approx(interval, rel=1e-8)
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -104,9 +109,10 @@ def test_result_does_not_depend_on_the_batch_size(batch_size):
     report = LikelihoodMetrics(batch_size=batch_size)(flow, data)
     for key in ("log_prob_nats", "bits_per_dim"):
         assert report.per_image[key] == pytest.approx(expected.per_image[key], rel=1e-12)
-    assert report.values["bits_per_dim"] == pytest.approx(
-        expected.values["bits_per_dim"], rel=1e-10
-    )
+    for key in ("mean", "standard_error", "interval_95"):
+        found, wanted = (each.values["bits_per_dim"][key] for each in (report, expected))
+        assert found == pytest.approx(wanted, rel=1e-10)
+    assert report.values["content_sha256"] == expected.values["content_sha256"]
 
 
 def test_seed_changes_the_noise():
@@ -199,7 +205,7 @@ def test_written_report(tmp_path, noise, num_classes):
     path = LikelihoodMetrics(seed=4)(flow, data).write(tmp_path, tmp_path / "pretrained")
     values = json.loads(path.read_text())
     name = "bits_per_dim" if isinstance(noise, UniformDequantization) else "noisy_nats_per_dim"
-    assert values[name].keys() == {"mean", "standard_error"}
+    assert values[name].keys() == {"mean", "standard_error", "interval_95"}
     found = {key: values[key] for key in ("data", "split", "count", "noise", "dtype", "seed")}
     assert found == {
         "data": "fake data",
@@ -259,3 +265,78 @@ def test_density_that_is_not_finite():
         flow.transform[1].network.proj_out.bias.fill_(math.nan)
     with pytest.raises(NonFiniteError, match="transform 1 is not finite"):
         LikelihoodMetrics()(flow, fake_data())
+
+
+def test_images_without_a_finite_density_are_left_out_and_counted():
+    flow, data = small_flow(), fake_data()
+    whole = LikelihoodMetrics()(flow, data).per_image["log_prob_nats"]
+    with torch.no_grad():
+        flow.transform[1].label_embedding.weight[1] = math.nan
+    report = LikelihoodMetrics(batch_size=4)(flow, data)
+    fine = [label != 1 for _, label in data.test]
+    found = report.per_image["log_prob_nats"]
+    assert [math.isfinite(value) for value in found] == fine
+    kept = [value for value, good in zip(whole, fine, strict=True) if good]
+    assert [value for value in found if math.isfinite(value)] == pytest.approx(kept, rel=1e-10)
+    assert report.values["non_finite"] == fine.count(False) > 0
+    bits = [-value / (64 * math.log(2)) + math.log2(LEVELS / 2) for value in kept]
+    assert_summary(report.values["bits_per_dim"], bits)
+    assert ("images left out, not finite", str(fine.count(False)), "", "") in report.rows
+
+
+def test_bound_by_several_draws_is_the_mean_density():
+    flow, data = small_flow(), fake_data()
+    report = LikelihoodMetrics(importance_samples=3, batch_size=4)(flow, data)
+    headline = LikelihoodMetrics()(flow, data)
+    assert report.per_image["bits_per_dim"] == headline.per_image["bits_per_dim"]
+    assert "bits_per_dim_bound" not in headline.values
+    expected = []
+    for index, (image, label) in enumerate(data.test):
+        source = ExampleStreams(0, [index])
+        draws = [flow.noise(image[None], source, torch.float64) for _ in range(3)]
+        densities = [flow.log_prob(x, torch.tensor([label])).item() for x in draws]
+        mean = math.log(statistics.fmean(math.exp(value - max(densities)) for value in densities))
+        bits = -(mean + max(densities)) / (64 * math.log(2)) + math.log2(LEVELS / 2)
+        expected.append(bits)
+    assert report.per_image["bits_per_dim_bound"] == pytest.approx(expected, rel=1e-10)
+    assert_summary(report.values["bits_per_dim_bound"], expected)
+    assert report.values["bits_per_dim_bound"]["mean"] < report.values["bits_per_dim"]["mean"]
+
+
+def test_bits_of_noisy_data_are_refused():
+    flow, data = small_flow(noise=GaussianNoise(LEVELS, 0.2)), fake_data()
+    with pytest.raises(ConfigurationError, match=r"one of noisy data.* Leave unit=bits out"):
+        LikelihoodMetrics(unit="bits")(flow, data)
+    with pytest.raises(ConfigurationError, match="Leave importance_samples out"):
+        LikelihoodMetrics(importance_samples=2)(flow, data)
+
+
+def test_nats_of_dequantized_pixels():
+    flow, data = small_flow(), fake_data()
+    report = LikelihoodMetrics(unit="nats")(flow, data)
+    assert_summary(report.values["nats_per_dim"], [-v / 64 for v in one_by_one(flow, data.test)])
+
+
+@pytest.mark.parametrize("name", ["batch_size", "importance_samples"])
+def test_counts_below_one(name):
+    with pytest.raises(ConfigurationError, match=f"{name} 0 must be at least 1"):
+        LikelihoodMetrics(**{name: 0})
+
+
+def test_empty_part():
+    empty = ArrayDataset(torch.empty(0, 1, 8, 8, dtype=torch.uint8), torch.empty(0).long())
+    with pytest.raises(DataError, match="the test part of fake data is empty"):
+        LikelihoodMetrics()(small_flow(), fake_data(test=empty))
+
+
+def test_content_tells_images_and_labels():
+    data = fake_data()
+    pixels, labels = data.test.images, data.test.labels
+    changed = pixels.clone()
+    changed[3, 0, 2, 2] ^= 1
+    variants = [(pixels, labels), (changed, labels), (pixels, labels.flip(0))]
+    hashes = [
+        LikelihoodMetrics()(small_flow(), fake_data(test=ArrayDataset(*variant))).values
+        for variant in variants
+    ]
+    assert len({values["content_sha256"] for values in hashes}) == 3

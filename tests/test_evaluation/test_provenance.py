@@ -1,0 +1,61 @@
+"""Where numbers come from."""
+
+import hashlib
+import platform
+import subprocess
+
+import torch
+
+from tarflow.evaluation.provenance import ContentHash, git_revision, sha256_of, software
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_content_does_not_depend_on_batches():
+    pixels = torch.randint(0, 256, (7, 1, 2, 2), dtype=torch.uint8)
+    label = torch.arange(7)
+    hashes = []
+    for size in (1, 3, 7):
+        content = ContentHash()
+        for part in zip(pixels.split(size), label.split(size), strict=True):
+            content.add(*part)
+        hashes.append(str(content))
+    parts = (pixels.numpy().tobytes(), label.numpy().astype("int64").tobytes())
+    both = b"".join(hashlib.sha256(part).digest() for part in parts)
+    assert hashes == [hashlib.sha256(both).hexdigest()] * 3
+
+
+def test_hash_of_a_file(tmp_path):
+    (tmp_path / "weights").write_bytes(b"abc" * 1000)
+    assert sha256_of(tmp_path / "weights") == hashlib.sha256(b"abc" * 1000).hexdigest()
+
+
+def test_revision_of_a_checkout(tmp_path):
+    assert git_revision(tmp_path) is None
+    git(tmp_path, "init", "-q")
+    assert git_revision(tmp_path) is None  # no commit yet
+    (tmp_path / "file").write_text("1")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-qm", "one")
+    git(tmp_path, "tag", "v1")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert git_revision(tmp_path) == commit
+    (tmp_path / "file").write_text("2")
+    assert git_revision(tmp_path) == f"{commit}-dirty"
+
+
+def test_revision_without_git(tmp_path, monkeypatch):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setenv("PATH", "")
+    assert git_revision(tmp_path) is None
+
+
+def test_versions():
+    found = software()
+    assert found["torch"] == torch.__version__
+    assert found["python"] == platform.python_version()
+    assert found["tarflow"] is not None
