@@ -81,6 +81,21 @@ def test_evaluate_writes_a_report(trained, tmp_path, capsys):
     assert "360 test images" in capsys.readouterr().out
 
 
+def test_two_processes_evaluate_as_one(trained, tmp_path):
+    reports = {}
+    for world_size in (1, 2):
+        for rank in reversed(range(world_size)):
+            options = ["metrics.batch_size=50", f"rank={rank}", f"world_size={world_size}"]
+            folder = tmp_path / str(world_size)
+            tarflow("evaluate", f"checkpoint={trained}", *options, f"output={folder}")
+            assert (folder / "report.json").exists() == (rank == 0)
+        reports[world_size] = [
+            (folder / name).read_bytes() for name in ("report.json", "per_image.csv")
+        ]
+        assert sorted(path.name for path in folder.iterdir()) == ["per_image.csv", "report.json"]
+    assert reports[1] == reports[2]
+
+
 def test_evaluate_compares_with_a_baseline(trained, tmp_path, capsys):
     options = ["data=digits", f"baseline={trained}/pretrained", f"output={tmp_path}/report"]
     tarflow("evaluate", f"checkpoint={trained}", *options)

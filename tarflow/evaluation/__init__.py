@@ -4,8 +4,11 @@ from tarflow.evaluation.comparison import compare_likelihoods
 from tarflow.evaluation.likelihood import LikelihoodMetrics
 from tarflow.evaluation.report import Report
 from tarflow.evaluation.samples import SampleMetrics, frechet_distance
+from tarflow.evaluation.work import InMemory, Kept
 
 __all__ = [
+    "InMemory",
+    "Kept",
     "LikelihoodMetrics",
     "Report",
     "SampleMetrics",

@@ -1,49 +1,27 @@
 """Likelihood of a flow on a part of a data set."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError, DataError, NonFiniteError
-from tarflow.evaluation.provenance import ContentHash, software
+from tarflow.evaluation.provenance import content_of, digests, software
 from tarflow.evaluation.report import Report, mean_and_error
+from tarflow.evaluation.work import InMemory, Rows, Work
 from tarflow.noise import UniformDequantization
 from tarflow.randomness import ExampleSeeds, ExampleStreams
 from tarflow.tar_flow import TarFlow
 
-
-class Batch(NamedTuple):
-    """Images as the data set has them, their labels, and where their noise comes from."""
-
-    pixels: Tensor
-    label: Tensor
-    source: ExampleStreams
-
-
-class Found(NamedTuple):
-    """Values of all images in nats, their labels, and what is known of all of them.
-
-    Attributes:
-        log_prob: Log-density of each image with its first draw of noise; NaN if not finite.
-        bound: Logarithm of the mean density over all draws.
-        label: Label of each image.
-        deviation: Largest deviation of the first batch from its round trip.
-        content: Hash of images and labels.
-    """
-
-    log_prob: Tensor
-    bound: Tensor
-    label: Tensor
-    deviation: float
-    content: str
+ROUND_TRIPS = 32
+"""Number of images, the first ones, that are mapped to noise and back: that takes long."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +86,6 @@ class LikelihoodMetrics:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} {getattr(self, name)} must be at least 1")
 
-    @torch.no_grad()
     def __call__(self, flow: TarFlow, data: ImageData) -> Report:
         """Evaluate a flow.
 
@@ -117,13 +94,43 @@ class LikelihoodMetrics:
             ConfigurationError: A density of pixels was asked for, and the flow has none.
             NonFiniteError: No density is finite.
         """
+        rows = self.measure(flow, data, InMemory())
+        assert rows is not None
+        return self.report(flow, data, rows)
+
+    def measure(self, flow: TarFlow, data: ImageData, work: Work) -> Rows | None:
+        """The values of all images, in nats, for `report`; raises as a call does.
+
+        Args:
+            flow: The flow.
+            data: The data set.
+            work: Where they are kept, and who else computes them.
+        """
         check_fit(flow, data)
         self._check_unit(flow)
-        found = self._evaluate(flow.eval(), data)
-        if not found.log_prob.isfinite().any():
-            batch = next(self._batches(data))
-            flow.log_prob(*_inputs(flow, batch, batch.source))  # tells which transform it was
-        return self._report(flow, data, found)
+        part = self._part(data)
+        flow = flow.eval()
+        title = f"likelihood of the {self.split} part"
+        compute = partial(self._compute, flow, part)
+        rows = work.do(title, len(part), self.batch_size, compute)
+        if rows is not None and not np.isfinite(rows["log_prob"]).any():
+            pixels, label = _read(part, range(1))
+            with torch.no_grad():  # tells which transform it was
+                flow.log_prob(*_inputs(flow, pixels, label, ExampleSeeds(self.seed, [0])))
+        return rows
+
+    def settings(self, flow: TarFlow, data: ImageData) -> dict[str, Any]:
+        """All that the values of an image depend on, besides the weights."""
+        return {
+            "data": data.name,
+            "split": self.split,
+            "count": len(self._part(data)),
+            "noise": repr(flow.noise),
+            "dtype": str(next(flow.parameters()).dtype).removeprefix("torch."),
+            "seed": self.seed,
+            "importance_samples": self.importance_samples,
+            "software": software(),
+        }
 
     def _check_unit(self, flow: TarFlow) -> None:
         """Refuse what a flow without a density of pixels cannot tell."""
@@ -138,92 +145,109 @@ class LikelihoodMetrics:
         if self.importance_samples > 1:
             raise ConfigurationError(f"{reason}. Leave importance_samples out")
 
-    def _evaluate(self, flow: TarFlow, data: ImageData) -> Found:
-        """Go through the part once."""
-        log_probs, bounds, labels, deviation = [], [], [], None
-        content = ContentHash()
-        for batch in self._batches(data):
-            content.add(batch.pixels, batch.label)
-            draws = [_log_prob(flow, batch) for _ in range(self.importance_samples)]
-            log_probs.append(draws[0])
-            bounds.append(torch.stack(draws).logsumexp(dim=0) - math.log(len(draws)))
-            labels.append(batch.label)
-            if deviation is None:
-                deviation = self._round_trip(flow, batch)
-        if deviation is None:
-            raise DataError(f"the {self.split} part of {data.name} is empty")
-        log_prob, bound, label = (torch.cat(column) for column in (log_probs, bounds, labels))
-        return Found(log_prob, bound, label, deviation, str(content))
-
-    def _batches(self, data: ImageData) -> Iterator[Batch]:
-        """The part of the data in its order; every image has a stream of noise of its own."""
+    def _part(self, data: ImageData) -> Any:
+        """The part of the data."""
         part: Any = getattr(data, self.split)
         if part is None:
             raise DataError(f"{data.name} has no {self.split} part: set data.validation_fraction")
-        first = 0
-        loader = DataLoader(part, self.batch_size)
-        for pixels, label in track(loader, description=f"likelihood of the {self.split} part"):
-            indices = range(first, first + len(pixels))
-            yield Batch(pixels, label, ExampleStreams(self.seed, indices))
-            first += len(pixels)
+        if not len(part):
+            raise DataError(f"the {self.split} part of {data.name} is empty")
+        return part
 
-    def _round_trip(self, flow: TarFlow, batch: Batch) -> float:
-        """How far x -> z -> x leads from x; NaN where that is not finite."""
-        x, label = _inputs(flow, batch, ExampleSeeds(self.seed, batch.source.indices))
-        try:
-            z, _ = flow(x, label)
-            return float((flow.inverse(z, label) - x).abs().max())
-        except NonFiniteError:
-            return math.nan
-
-    def _report(self, flow: TarFlow, data: ImageData, found: Found) -> Report:
-        """Put the numbers in words and units."""
-        unit = Unit.of(flow, self.unit == "nats")
-        finite = found.log_prob.isfinite()
-        per_image = {"log_prob_nats": found.log_prob.tolist()}
-        if flow.num_classes:
-            per_image["label"] = found.label.tolist()
-        per_image[unit.name] = unit(found.log_prob).tolist()
-        values: dict = {
-            "data": data.name,
-            "split": self.split,
-            "count": len(finite),
-            "content_sha256": found.content,
-            "non_finite": int((~finite).sum()),
-            "noise": repr(flow.noise),
-            "dtype": str(next(flow.parameters()).dtype).removeprefix("torch."),
-            "seed": self.seed,
-            "largest_round_trip_deviation": found.deviation,
-            unit.name: mean_and_error(unit(found.log_prob[finite])),
-            "software": software(),
+    @torch.no_grad()
+    def _compute(self, flow: TarFlow, part: Dataset, indices: range) -> Rows:
+        """The values of some images; every image has a stream of noise of its own."""
+        pixels, label = _read(part, indices)
+        streams = ExampleStreams(self.seed, indices)
+        draws = [
+            _log_prob(flow, *_inputs(flow, pixels, label, streams))
+            for _ in range(self.importance_samples)
+        ]
+        few = range(indices.start, min(indices.stop, ROUND_TRIPS))
+        deviation = np.full(len(indices), math.nan)
+        if len(few):
+            source = ExampleSeeds(self.seed, few)
+            first = _inputs(flow, pixels[: len(few)], label[: len(few)], source)
+            deviation[: len(few)] = _round_trip(flow, *first)
+        return {
+            "log_prob": draws[0].numpy(),
+            "bound": (torch.stack(draws).logsumexp(dim=0) - math.log(len(draws))).numpy(),
+            "label": label.numpy(),
+            "deviation": deviation,
+            "digest": digests(pixels, label),
         }
-        rows = [_row(unit.words, values[unit.name])]
+
+    def report(self, flow: TarFlow, data: ImageData, rows: Rows) -> Report:
+        """Put the values of `measure` in words and units."""
+        unit = Unit.of(flow, self.unit == "nats")
+        log_prob, bound = (torch.from_numpy(rows[name]) for name in ("log_prob", "bound"))
+        finite = log_prob.isfinite()
+        per_image = {"log_prob_nats": log_prob.tolist()}
+        if flow.num_classes:
+            per_image["label"] = rows["label"].tolist()
+        per_image[unit.name] = unit(log_prob).tolist()
+        measured = rows["deviation"][:ROUND_TRIPS]
+        values: dict = {
+            **self.settings(flow, data),
+            "content_sha256": content_of(rows["digest"]),
+            "non_finite": int((~finite).sum()),
+            "largest_round_trip_deviation": float(measured.max()),
+            unit.name: mean_and_error(unit(log_prob[finite])),
+        }
+        return self._tabulated(data, unit, values, per_image, bound)
+
+    def _tabulated(
+        self, data: ImageData, unit: Unit, values: dict, per_image: dict, bound: Tensor
+    ) -> Report:
+        """Add the bound, if there is one, and a table."""
+        table = [_row(unit.words, values[unit.name])]
         if self.importance_samples > 1:
             name, draws = f"{unit.name}_bound", self.importance_samples
-            per_image[name] = unit(found.bound).tolist()
-            values["importance_samples"] = draws
-            values[name] = mean_and_error(unit(found.bound[found.bound.isfinite()]))
-            rows.append(_row(f"{unit.words}, bound by {draws} draws", values[name]))
-        rows.append(("largest deviation x -> z -> x", f"{found.deviation:.1e}", "", ""))
+            per_image[name] = unit(bound).tolist()
+            values[name] = mean_and_error(unit(bound[bound.isfinite()]))
+            table.append(_row(f"{unit.words}, bound by {draws} draws", values[name]))
+        table.append(
+            (
+                "largest deviation x -> z -> x",
+                f"{values['largest_round_trip_deviation']:.1e}",
+                "",
+                "",
+            )
+        )
         if values["non_finite"]:
-            rows.append(("images left out, not finite", str(values["non_finite"]), "", ""))
-        title = f"{len(finite)} {self.split} images of {data.name}"
+            table.append(("images left out, not finite", str(values["non_finite"]), "", ""))
+        title = f"{values['count']} {self.split} images of {data.name}"
         columns = ("", "mean", "standard error", "95 % interval")
-        return Report("likelihood", title, columns, rows, values, per_image)
+        return Report("likelihood", title, columns, table, values, per_image)
 
 
-def _inputs(flow: TarFlow, batch: Batch, source: ExampleSeeds) -> tuple[Tensor, Tensor | None]:
+def _read(part: Dataset, indices: range) -> tuple[Tensor, Tensor]:
+    """Images and labels of a part."""
+    [(pixels, label)] = DataLoader(Subset(part, indices), len(indices))
+    return pixels, label
+
+
+def _inputs(
+    flow: TarFlow, pixels: Tensor, label: Tensor, source: ExampleSeeds
+) -> tuple[Tensor, Tensor | None]:
     """Noisy images and labels, on the flow's device."""
     parameter = next(flow.parameters())
     assert flow.noise is not None
-    x = flow.noise(batch.pixels, source, torch.promote_types(parameter.dtype, torch.float32))
-    label = batch.label.to(parameter.device) if flow.num_classes else None
-    return x.to(parameter.device), label
+    x = flow.noise(pixels, source, torch.promote_types(parameter.dtype, torch.float32))
+    return x.to(parameter.device), label.to(parameter.device) if flow.num_classes else None
 
 
-def _log_prob(flow: TarFlow, batch: Batch) -> Float[Tensor, " batch"]:
-    """Log-densities of the images with the next draw of noise; NaN where they are not finite."""
-    x, label = _inputs(flow, batch, batch.source)
+def _round_trip(flow: TarFlow, x: Tensor, label: Tensor | None) -> float:
+    """How far x -> z -> x leads from x; NaN where that is not finite."""
+    try:
+        z, _ = flow(x, label)
+        return float((flow.inverse(z, label) - x).abs().max())
+    except NonFiniteError:
+        return math.nan
+
+
+def _log_prob(flow: TarFlow, x: Tensor, label: Tensor | None) -> Float[Tensor, " batch"]:
+    """Log-densities; NaN where they are not finite."""
     try:
         return flow.log_prob(x, label).cpu().double()
     except NonFiniteError:

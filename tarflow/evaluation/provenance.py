@@ -6,7 +6,9 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
@@ -14,20 +16,19 @@ CHUNK = 2**24
 """Bytes read at a time."""
 
 
-class ContentHash:
-    """SHA-256 of images and labels in their order, however they are divided into batches."""
+def digests(pixels: Tensor, label: Tensor) -> UInt8[np.ndarray, "batch 32"]:
+    """SHA-256 of every image and its label."""
+    rows = zip(pixels.numpy(force=True), label.tolist(), strict=True)
+    found = (
+        hashlib.sha256(image.tobytes() + index.to_bytes(8, "little", signed=True)).digest()
+        for image, index in rows
+    )
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
 
-    def __init__(self):
-        # One for each: in a single one, pixels and labels would take turns by batches.
-        self._pixels, self._labels = hashlib.sha256(), hashlib.sha256()
 
-    def add(self, pixels: Tensor, label: Tensor) -> None:
-        """Take a batch."""
-        self._pixels.update(pixels.numpy(force=True).tobytes())
-        self._labels.update(label.long().numpy(force=True).tobytes())
-
-    def __str__(self) -> str:
-        return hashlib.sha256(self._pixels.digest() + self._labels.digest()).hexdigest()
+def content_of(digests: UInt8[np.ndarray, "count 32"]) -> str:
+    """SHA-256 of all images and labels in their order."""
+    return hashlib.sha256(digests.tobytes()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
