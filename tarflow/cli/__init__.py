@@ -13,11 +13,12 @@ usage: tarflow COMMAND [key=value ...]
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
   convert   weights.pth DIR [image_size=32]        read a published checkpoint
   prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
+  ablate    [seconds=40]                            what each part of the method is worth
   doctor    [quick=true]                           tell whether this machine can train, how fast
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
 
-COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert", "prepare", "doctor")
+COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert", "prepare", "ablate", "doctor")
 
 PLAIN = ("convert", "doctor")
 """Commands that read their arguments themselves."""

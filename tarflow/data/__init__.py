@@ -6,6 +6,7 @@ from tarflow.data.arrays import arrays
 from tarflow.data.digits import digits
 from tarflow.data.folder import image_folder
 from tarflow.data.images import ArrayDataset, ImageData
+from tarflow.data.photographs import photographs
 from tarflow.data.preparation import Arrays, Shards, prepare
 from tarflow.data.prepared import memory_mapped
 from tarflow.data.published import afhq, cifar10, ffhq, imagenet, imagenet64
@@ -30,6 +31,7 @@ __all__ = [
     "imagenet",
     "imagenet64",
     "memory_mapped",
+    "photographs",
     "prepare",
     "random_images",
     "tar_shards",

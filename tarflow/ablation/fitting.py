@@ -1,0 +1,165 @@
+"""Fits a density for a time that is the same for all of them."""
+
+import copy
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tarflow.ablation.variants import Variant
+from tarflow.base import DiagonalNormal
+from tarflow.context import Context
+from tarflow.errors import NonFiniteError
+from tarflow.flow import Flow
+from tarflow.noise import Noise
+from tarflow.training import adamw, muon
+
+OPTIMIZERS = {"adamw": adamw, "muon": muon}
+DECAY = 0.998
+WARM_UP = 0.1
+"""Share of the time in which the learning rate rises; then it falls along a cosine."""
+LOOKS = 10
+"""How often the validation part is looked at; the best weights are kept."""
+CLASS_DROPOUT = 0.1
+
+
+@dataclass
+class Fit:
+    """A fitted density.
+
+    Attributes:
+        average: That of averaged weights which is best on the validation part.
+        raw: That of the last weights.
+        steps: Number of steps that were taken.
+        skipped: How many of these were not finite, and changed nothing.
+        curve: Validation loss of the averaged weights, in nats per dimension.
+    """
+
+    average: nn.Module
+    raw: nn.Module
+    steps: int = 0
+    skipped: int = 0
+    curve: list[float] = field(default_factory=list)
+
+
+def fit(
+    model: nn.Module,
+    variant: Variant,
+    noise: Noise,
+    train: tuple[Tensor, Tensor],
+    validation: tuple[Tensor, Tensor],
+    seconds: float,
+) -> Fit:
+    """Maximize the likelihood of noisy images.
+
+    The clock is the processor time of this process, which counts what a run computes and not
+    what runs beside it; looks at the validation part do not count.
+
+    Args:
+        model: A density.
+        variant: How to fit it.
+        noise: What is added to images.
+        train: Pixels and labels.
+        validation: Pixels and labels to choose weights by.
+        seconds: Processor time.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return Fit(model, model)
+    optimizer = OPTIMIZERS[variant.optimizer](model.named_parameters(), lr=variant.lr)
+    average, best = copy.deepcopy(model), (math.inf, copy.deepcopy(model.state_dict()))
+    result, used = Fit(average, model), 0.0
+    while used < seconds:
+        start = time.process_time()
+        for group in optimizer.param_groups:
+            group["lr"] = variant.lr * rate(used / seconds)
+        rows = torch.randint(len(train[0]), (variant.batch_size,))
+        result.skipped += not _step(
+            model, optimizer, noise, train[0][rows], train[1][rows], variant
+        )
+        _follow(average, model, result.steps)
+        result.steps += 1
+        used += time.process_time() - start
+        if used * LOOKS >= seconds * (len(result.curve) + 1):
+            loss = validation_loss(average, noise, *validation)
+            result.curve.append(loss)
+            if loss < best[0]:
+                best = (loss, copy.deepcopy(average.state_dict()))
+    average.load_state_dict(best[1])
+    average.eval()
+    model.eval()
+    return result
+
+
+def rate(progress: float) -> float:
+    """The learning rate after a share of the time, as a share of its peak."""
+    if progress < WARM_UP:
+        return max(progress / WARM_UP, 1e-3)
+    return max(0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))), 1e-3)
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    noise: Noise,
+    pixels: Tensor,
+    label: Tensor,
+    variant: Variant,
+) -> bool:
+    """Take a step; whether it was finite."""
+    model.train()
+    x = noise(pixels)
+    optimizer.zero_grad()
+    loss = _loss(model, x, label)
+    if not loss.isfinite():
+        return False
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), variant.max_grad_norm)
+    if not norm.isfinite():
+        return False
+    optimizer.step()
+    return True
+
+
+def _loss(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
+    """Negative log-likelihood, in nats per dimension."""
+    num_dims = x[0].numel()
+    if not isinstance(model, Flow):
+        return -model.log_prob(x).mean() / num_dims  # pyright: ignore
+    context = Context(label if model.num_classes else None).drop_label(CLASS_DROPOUT)
+    z, log_det = model(x, context)
+    if isinstance(model.base, DiagonalNormal):
+        model.base.update(z.detach().square().mean(dim=0))
+    return -(model.base.log_prob(z) + log_det).mean() / num_dims
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, step: int) -> None:
+    """Move averaged weights towards those of a model; buffers are taken over."""
+    decay = min(DECAY, (1 + step) / (10 + step))
+    ours, theirs = list(average.parameters()), list(model.parameters())
+    torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+    for buffer, value in zip(average.buffers(), model.buffers(), strict=True):
+        buffer.copy_(value)
+
+
+@torch.no_grad()
+def log_probs(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
+    """Log-densities; NaN where they are not finite."""
+    model.eval()
+    found = []
+    for rows in torch.arange(len(x)).split(256):
+        known = label[rows] if getattr(model, "num_classes", 0) else None
+        try:
+            found.append(model.log_prob(x[rows], known))  # pyright: ignore
+        except NonFiniteError:
+            found.append(torch.full((len(rows),), math.nan))
+    return torch.cat(found).double()
+
+
+def validation_loss(model: nn.Module, noise: Noise, pixels: Tensor, label: Tensor) -> float:
+    """Nats per dimension of images with one draw of their noise; infinite if any is not finite."""
+    x = noise(pixels, torch.Generator().manual_seed(1))
+    loss = float(-log_probs(model, x, label).mean()) / x[0].numel()
+    return loss if math.isfinite(loss) else math.inf

@@ -1,0 +1,211 @@
+"""All runs of a study: every variant on every data set with every seed, in processes."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from tarflow.ablation.fitting import fit
+from tarflow.ablation.judging import Judge, Loaded
+from tarflow.ablation.variants import VARIANTS
+from tarflow.data import digits, photographs
+from tarflow.errors import ConfigurationError, TarflowError
+from tarflow.evaluation.provenance import software
+from tarflow.files import write_atomically
+
+DATA = {"digits": lambda: digits(validation_fraction=0.1), "photographs": photographs}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A variant on a data set with a seed.
+
+    Attributes:
+        data: Name of the data set.
+        variant: Name of the variant.
+        seed: Of the weights, of all draws in training, and of the samples.
+        seconds: Processor time of training.
+        num_samples: Number of samples for each distance.
+    """
+
+    data: str
+    variant: str
+    seed: int
+    seconds: float
+    num_samples: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the result depends on."""
+        return {
+            "data": self.data,
+            "variant": self.variant,
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "num_samples": self.num_samples,
+            **VARIANTS[self.variant].settings,
+        }
+
+    @property
+    def name(self) -> str:
+        """In files."""
+        return f"{self.data}-{self.variant}-{self.seed}"
+
+    def do(self) -> dict[str, Any]:
+        """Fit and judge, with one thread: then what runs beside it changes least."""
+        torch.set_num_threads(1)
+        judge, variant = _judge(self.data, self.num_samples), VARIANTS[self.variant]
+        torch.manual_seed(self.seed)
+        loaded = judge.loaded
+        model: Any = variant.make(variant, loaded.data)
+        parts = (loaded.train, loaded.validation)
+        fitted = fit(model, variant, variant.noise(loaded.data), *parts, self.seconds)
+        return {
+            "settings": self.settings,
+            "data": loaded.data.name,
+            "software": software(),
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "steps": fitted.steps,
+            "skipped_steps": fitted.skipped,
+            "validation_nats_per_dim": fitted.curve,
+            **judge(fitted, variant, self.seed),
+            "real": judge.real,
+        }
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs, each of which leaves a file when it ends; only those without one are still to do.
+
+    Attributes:
+        directory: Where the files are.
+        runs: The runs.
+    """
+
+    directory: Path
+    runs: Sequence[Run]
+
+    @classmethod
+    def of(
+        cls,
+        directory: Path,
+        data: Sequence[str],
+        variants: Sequence[str],
+        seeds: Sequence[int],
+        seconds: float,
+        num_samples: int,
+    ) -> "Study":
+        """Every variant on every data set with every seed.
+
+        Raises:
+            ConfigurationError: One of them is unknown, or a number is not positive.
+        """
+        _check_known("datasets", data, list(DATA))
+        _check_known("variants", variants, list(VARIANTS))
+        if not seconds > 0 or num_samples < 2 or not seeds:
+            raise ConfigurationError(
+                f"seconds={seconds} must be positive, num_samples={num_samples} at least 2, and"
+                f" seeds={list(seeds)} must name one"
+            )
+        runs = [
+            Run(which, variant, seed, float(seconds), num_samples)
+            for seed in seeds  # so that a study that is cut short has all variants
+            for variant in variants
+            for which in data
+        ]
+        return cls(directory, runs)
+
+    def path(self, run: Run) -> Path:
+        """The file of a run."""
+        return self.directory / "runs" / f"{run.name}.json"
+
+    def do(self, workers: int) -> None:
+        """Do what is left, in processes of one thread each.
+
+        Raises:
+            ConfigurationError: A file is of other settings.
+            TarflowError: Runs failed; the others are done.
+        """
+        left = [run for run in self.runs if not self._is_done(run)]
+        (self.directory / "runs").mkdir(parents=True, exist_ok=True)
+        failed = []
+        with self._progress(len(left)) as progress:
+            task = progress.add_task(
+                "runs", total=len(self.runs), completed=len(self.runs) - len(left)
+            )
+            for run, future in _in_processes(left, workers):
+                error = future.exception()
+                if error is None:
+                    write_atomically(self.path(run), json.dumps(future.result(), indent=1) + "\n")
+                else:
+                    progress.console.print(f"{run.name} failed: {error!r}")
+                    failed.append(f"{run.name} ({error})")
+                progress.advance(task)
+        if failed:
+            raise TarflowError(
+                f"{len(failed)} of {len(self.runs)} runs failed: {'; '.join(failed)}. The same"
+                " command does them again"
+            )
+
+    def results(self) -> list[dict[str, Any]]:
+        """What the runs have left, without those to come."""
+        return [json.loads(self.path(run).read_text()) for run in self.runs if self._is_done(run)]
+
+    def _is_done(self, run: Run) -> bool:
+        """Whether a run has left its file."""
+        if not self.path(run).exists():
+            return False
+        found = json.loads(self.path(run).read_text())["settings"]
+        changed = sorted(key for key in run.settings if found.get(key) != run.settings[key])
+        if changed:
+            raise ConfigurationError(
+                f"{self.path(run)} is of other settings ({', '.join(changed)}): choose another"
+                " output=..., or move it away"
+            )
+        return True
+
+    def _progress(self, count: int) -> Progress:
+        """A bar of the runs."""
+        return Progress(
+            "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        )
+
+
+def _check_known(name: str, given: Sequence[str], allowed: list[str]) -> None:
+    """Refuse what is not known."""
+    unknown = [each for each in given if each not in allowed]
+    if unknown or not given:
+        raise ConfigurationError(f"{name}={list(given)}: choose among {', '.join(allowed)}")
+
+
+def _in_processes(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, Future]]:
+    """Do runs, each as soon as a process is free."""
+    # Set before torch is imported there: threads that wait for one another spin.
+    kept = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            futures = {pool.submit(run.do): run for run in runs}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if kept is not None:
+            os.environ["OMP_NUM_THREADS"] = kept
+
+
+@cache
+def _judge(data: str, num_samples: int) -> Judge:
+    """The judge of a data set, made once in each process."""
+    return Judge(Loaded.of(DATA[data]()), num_samples, classify=data == "digits")

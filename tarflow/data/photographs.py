@@ -1,0 +1,92 @@
+"""Patches of the colour photographs that come with scikit-learn and scikit-image, for trials."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tarflow.data.images import ArrayDataset, ImageData
+from tarflow.errors import ConfigurationError
+
+PHOTOGRAPHS = ("china", "flower", "astronaut", "chelsea", "coffee", "rocket", "motorcycle_left")
+"""What the labels mean. Pictures of few colours, such as those by microscopes, are left out."""
+
+REGIONS = {"train": (0.0, 0.65), "validation": (0.65, 0.8), "test": (0.8, 1.0)}
+"""Columns of each part, as shares of a photograph's width.
+
+Patches drawn at random would lie across those of another part, and a model could know them.
+"""
+
+
+def photographs(size: int = 16) -> ImageData:
+    """Colour patches of seven photographs, divided by region; the label tells the photograph.
+
+    Patches of a part do not overlap, but for those of the training part, which are half a side
+    apart. The photographs ship with the packages: nothing is downloaded.
+
+    Args:
+        size: Height and width of a patch.
+
+    Raises:
+        ConfigurationError: The size does not fit, or scikit-image is not installed.
+    """
+    if not 1 <= size <= 32:
+        raise ConfigurationError(f"size {size} is out of range: choose 1 ... 32")
+    strides = {"train": max(1, size // 2), "validation": size, "test": size}
+    images = list(_load())
+    parts = {part: _part(images, part, size, stride) for part, stride in strides.items()}
+    return ImageData(
+        name=f"photographs ({_versions()}), patches of {size} x {size}, split by region",
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        levels=256,
+        num_classes=len(PHOTOGRAPHS),
+        image_shape=(3, size, size),
+        class_names=PHOTOGRAPHS,
+    )
+
+
+def _part(images: list[Tensor], part: str, size: int, stride: int) -> ArrayDataset:
+    """All patches of a part."""
+    patches = [_patches(_region(image, part), size, stride) for image in images]
+    labels = [torch.full((len(few),), label) for label, few in enumerate(patches)]
+    return ArrayDataset(torch.cat(patches), torch.cat(labels))
+
+
+def _region(image: Tensor, part: str) -> Tensor:
+    """The columns of a part."""
+    first, last = (round(share * image.shape[2]) for share in REGIONS[part])
+    return image[:, :, first:last]
+
+
+def _patches(image: Tensor, size: int, stride: int) -> Tensor:
+    """The patches of a regular grid."""
+    windows = image.unfold(1, size, stride).unfold(2, size, stride)
+    return windows.permute(1, 2, 0, 3, 4).flatten(0, 1).contiguous()
+
+
+def _load() -> Iterator[Tensor]:
+    """Read the photographs, channels first."""
+    try:
+        import skimage.data
+    except ImportError as error:
+        raise ConfigurationError(
+            "the photographs come with scikit-image, which is not installed: pip install"
+            " 'tarflow[baselines]'"
+        ) from error
+    from sklearn.datasets import load_sample_image
+
+    loaded = [load_sample_image(f"{name}.jpg") for name in PHOTOGRAPHS[:2]]
+    loaded += [getattr(skimage.data, name)() for name in PHOTOGRAPHS[2:-1]]
+    loaded += [skimage.data.stereo_motorcycle()[0]]
+    for image in loaded:
+        yield torch.tensor(image).permute(2, 0, 1)
+
+
+def _versions() -> str:
+    """The packages that the photographs come with."""
+    import skimage
+    import sklearn
+
+    return f"scikit-learn {sklearn.__version__}, scikit-image {skimage.__version__}"
