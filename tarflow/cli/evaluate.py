@@ -9,37 +9,49 @@ from tarflow.cli.choices import device_of, find_pretrained
 from tarflow.cli.command import instantiate
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
-from tarflow.evaluation import Kept, LikelihoodMetrics, Report, compare_likelihoods
+from tarflow.evaluation import (
+    Kept,
+    LikelihoodMetrics,
+    Report,
+    SampleMetrics,
+    compare_likelihoods,
+)
 from tarflow.evaluation.provenance import sha256_of
 from tarflow.processes import Process
 from tarflow.tar_flow import TarFlow
 
 
 def evaluate(config: DictConfig) -> None:
-    """Evaluate a pretrained flow and leave a report; compare it with another if there is one."""
+    """Evaluate a pretrained flow and leave a report; compare it with another if there is one.
+
+    The work is shared with other processes, and goes on with what a killed one has left.
+    """
     directory = find_pretrained(config.checkpoint)
     metrics, data = instantiate(config.metrics), instantiate(config.data.data)
+    process = Process.find(config.rank, config.world_size)
     if isinstance(metrics, LikelihoodMetrics):
-        return _evaluate_likelihood(config, metrics, data, directory)
-    if config.baseline is not None:
+        _evaluate_likelihood(config, metrics, data, directory, process)
+    elif config.baseline is not None:
         raise ConfigurationError("baseline= compares likelihoods: give metrics=likelihood")
-    flow = TarFlow.from_pretrained(directory).to(device_of(config.device))
-    report = metrics(flow, data)
-    _leave(report, _output(config, directory, report.name), directory)
-    return None
+    else:
+        _evaluate_samples(config, metrics, data, directory, process)
+    if not process.leads:
+        print(f"process {process.rank} has done its share: process 0 writes the report")
 
 
 def _evaluate_likelihood(
-    config: DictConfig, metrics: LikelihoodMetrics, data: ImageData, directory: Path
+    config: DictConfig,
+    metrics: LikelihoodMetrics,
+    data: ImageData,
+    directory: Path,
+    process: Process,
 ) -> None:
-    """Share the work with other processes, and go on with what a killed one has left."""
-    process = Process.find(config.rank, config.world_size)
+    """Evaluate one flow or two."""
     output = _output(config, directory, "likelihood")
-
     works: list[Kept] = []
 
     def measure(pretrained: Path, name: str) -> Report | None:
-        flow = TarFlow.from_pretrained(pretrained).to(device_of(config.device, process.local_rank))
+        flow = _load(config, pretrained, process)
         settings = {"weights": sha256_of(pretrained / WEIGHTS), **metrics.settings(flow, data)}
         works.append(Kept(output / name, settings, process))
         rows = metrics.measure(flow, data, works[-1])
@@ -56,6 +68,33 @@ def _evaluate_likelihood(
         _leave(comparison, output / comparison.name, directory, baseline)
     for work in works:
         work.forget()
+
+
+def _evaluate_samples(
+    config: DictConfig, metrics: SampleMetrics, data: ImageData, directory: Path, process: Process
+) -> None:
+    """Judge the samples of a flow."""
+    output = _output(config, directory, "samples")
+    flow = _load(config, directory, process)
+    usable, _ = metrics.available(data)
+    settings = {
+        "weights": sha256_of(directory / WEIGHTS),
+        "extractors": {name: extractor.identity for name, extractor in usable.items()},
+        **metrics.settings(flow, data),
+    }
+    values = output / "values"
+    report = metrics.evaluate(
+        flow, data, lambda name: Kept(values / name, {"part": name, **settings}, process)
+    )
+    if report is not None:
+        _leave(report, output, directory)
+        Kept(values, settings).forget()
+
+
+def _load(config: DictConfig, pretrained: Path, process: Process) -> TarFlow:
+    """Read a flow to this process's device."""
+    flow = TarFlow.from_pretrained(pretrained)
+    return flow.to(device_of(config.device, process.local_rank))
 
 
 def _output(config: DictConfig, directory: Path, name: str) -> Path:

@@ -1,29 +1,147 @@
 """Distances between two sets of vectors, the features of images."""
 
+from dataclasses import dataclass
+
 import numpy as np
+from jaxtyping import Float, Shaped
+
+SUBSETS = 100
+SUBSET_SIZE = 1000
+"""Subsets of the kernel distance, and their size, as published numbers have them."""
+NEIGHBOUR = 3
+"""The neighbour whose distance is the radius around a vector, for precision and recall."""
+ROWS = 1000
+"""Vectors whose distances from all others are in memory at a time."""
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of vectors.
+
+    Attributes:
+        mean: The mean.
+        covariance: The covariance, without bias.
+    """
+
+    mean: Float[np.ndarray, " dims"]
+    covariance: Float[np.ndarray, "dims dims"]
+
+    @classmethod
+    def of(cls, vectors: Shaped[np.ndarray, "num dims"]) -> "Moments":
+        """Those of the rows of a matrix, in float64."""
+        vectors = vectors.astype(np.float64)
+        covariance = np.atleast_2d(np.cov(vectors, rowvar=False))
+        return cls(vectors.mean(axis=0), covariance)
+
+
+def frechet_distance(
+    a: Shaped[np.ndarray, "some dims"], b: Shaped[np.ndarray, "others dims"]
+) -> float:
     r"""Fréchet distance between Gaussians fitted to two sets of vectors.
 
-    $|\mu_a - \mu_b|^2 + \mathrm{tr}(\Sigma_a + \Sigma_b - 2 (\Sigma_a \Sigma_b)^{1/2})$.
+    $|\mu_a - \mu_b|^2 + \mathrm{tr}(\Sigma_a + \Sigma_b - 2 (\Sigma_a \Sigma_b)^{1/2})$;
+    of Inception's features it is the FID (Heusel et al., arXiv 1706.08500).
 
     Args:
         a: A row per vector.
         b: A row per vector; need not have as many rows.
     """
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    return distance_of_moments(Moments.of(a), Moments.of(b))
+
+
+def distance_of_moments(a: Moments, b: Moments) -> float:
+    """Fréchet distance between two Gaussians."""
     # tr (A B)^1/2 is the sum of the singular values of A^1/2 B^1/2; taking them of the roots, and
     # not the roots of eigenvalues of a product, keeps the precision of singular covariances
-    roots = _square_root(covariance_a) @ _square_root(covariance_b)
+    roots = _square_root(a.covariance) @ _square_root(b.covariance)
     spectrum = np.linalg.svd(roots, compute_uv=False)
-    distance = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
-    trace = np.trace(covariance_a) + np.trace(covariance_b)
+    distance = np.square(a.mean - b.mean).sum()
+    trace = np.trace(a.covariance) + np.trace(b.covariance)
     return float(distance + trace - 2 * spectrum.sum())
+
+
+def kernel_distance(
+    a: Shaped[np.ndarray, "some dims"],
+    b: Shaped[np.ndarray, "others dims"],
+    subsets: int = SUBSETS,
+    subset_size: int = SUBSET_SIZE,
+) -> float:
+    r"""Squared maximum mean discrepancy, without bias, with the kernel $(x \cdot y / D + 1)^3$.
+
+    Of Inception's features it is the KID (Bińkowski et al., arXiv 1801.01401): the mean over
+    random subsets, always the same ones. It can be negative where the sets are alike.
+
+    Args:
+        a: A row per vector; at least 2.
+        b: A row per vector; at least 2.
+        subsets: Number of subsets.
+        subset_size: Vectors of each set in a subset; all of the smaller set, if it has fewer.
+    """
+    generator = np.random.default_rng(0)
+    size = min(subset_size, len(a), len(b))
+    found = []
+    for _ in range(subsets):
+        few = (each[generator.choice(len(each), size, replace=False)] for each in (a, b))
+        found.append(_discrepancy(*(vectors.astype(np.float64) for vectors in few)))
+    return float(np.mean(found))
+
+
+def precision_and_recall(
+    samples: Shaped[np.ndarray, "some dims"], real: Shaped[np.ndarray, "others dims"]
+) -> tuple[float, float]:
+    """Share of samples among the real, and of the real among samples.
+
+    A vector is among a set where it lies in a ball around one of the set, whose radius is the
+    distance of that one's third neighbour (Kynkäänniemi et al., arXiv 1904.06991). The larger set
+    is cut to the size of the smaller: radii shrink as sets grow.
+
+    Args:
+        samples: A row per vector; more than 3.
+        real: A row per vector; more than 3.
+    """
+    size = min(len(samples), len(real))
+    samples, real = (each[:size].astype(np.float64) for each in (samples, real))
+    return _share_inside(samples, real), _share_inside(real, samples)
 
 
 def _square_root(covariance: np.ndarray) -> np.ndarray:
     """The symmetric square root of a covariance."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+
+
+def _discrepancy(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two sets of the same size."""
+    size = len(a)
+    within = sum(_kernel(each, each).sum() - np.diag(_kernel(each, each)).sum() for each in (a, b))
+    return float(within) / (size * (size - 1)) - 2 * float(_kernel(a, b).mean())
+
+
+def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The kernel between all pairs."""
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def _share_inside(points: np.ndarray, centres: np.ndarray) -> float:
+    """Share of points in a ball around any of the centres."""
+    radii = np.concatenate(
+        [
+            np.partition(_squares(centres[rows], centres), NEIGHBOUR, axis=1)[:, NEIGHBOUR]
+            for rows in _slices(len(centres))
+        ]
+    )
+    inside = [
+        (_squares(points[rows], centres) <= radii).any(axis=1) for rows in _slices(len(points))
+    ]
+    return float(np.concatenate(inside).mean())
+
+
+def _slices(count: int) -> list[slice]:
+    """Rows that fit memory."""
+    return [slice(first, first + ROWS) for first in range(0, count, ROWS)]
+
+
+def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared distances between all pairs."""
+    products = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
+    return products.clip(min=0)

@@ -32,6 +32,7 @@ class Report:
         rows: The table's cells.
         values: Everything there is to know about it.
         per_image: Columns with a value for each image.
+        notes: What is to be said below the table.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Report:
     rows: Sequence[Sequence[str]]
     values: Mapping[str, Any]
     per_image: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def print(self) -> None:
         """Show the table."""
@@ -49,6 +51,8 @@ class Report:
         for row in self.rows:
             table.add_row(*row)
         Console().print(table)
+        for note in self.notes:
+            print(note)
 
     def write(self, directory: Path, checkpoint: Path, baseline: Path | None = None) -> Path:
         """Write `report.json`, and `per_image.csv` where there are values for images.

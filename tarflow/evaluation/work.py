@@ -92,7 +92,6 @@ class Kept(Work):
                 time.sleep(POLL)
                 show(shards.count(range(count)))
         if not self.process.leads:
-            print(f"process {self.process.rank} has done its share: process 0 writes the report")
             return None
         return _joined(list(shards.read(range(count))))
 

@@ -155,15 +155,19 @@ def test_every_step_is_also_left_out(flow, data, report, guidance, denoised):
         pixels, wanted = draw(flow, seed, guidance, denoised)
         distances.append(frechet_distance(pixels, train))
         accuracies.append((classifier.predict(pixels) == wanted).mean())
-    assert scores["frechet_distance"]["mean"] == pytest.approx(statistics.fmean(distances))
-    assert scores["frechet_distance"]["deviation"] == pytest.approx(statistics.stdev(distances))
+    assert scores["pixels"]["frechet_distance"]["mean"] == pytest.approx(
+        statistics.fmean(distances)
+    )
+    assert scores["pixels"]["frechet_distance"]["deviation"] == pytest.approx(
+        statistics.stdev(distances)
+    )
     assert scores["accuracy"]["mean"] == pytest.approx(statistics.fmean(accuracies))
     assert scores["accuracy"]["deviation"] == pytest.approx(statistics.stdev(accuracies))
 
 
 def test_variants_differ(report):
     distances = {
-        name: scores["frechet_distance"]["mean"]
+        name: scores["pixels"]["frechet_distance"]["mean"]
         for name, scores in report.values["samples"].items()
     }
     assert list(distances) == [
@@ -181,7 +185,10 @@ def test_real_images_are_the_yardstick(data, report):
     real = report.values["samples"]["real held-out images"]
     (train, labels), (test, wanted) = rows_of(data.train), rows_of(data.test)
     expected = frechet_distance(test, train)
-    assert real["frechet_distance"] == {"mean": pytest.approx(expected), "deviation": 0.0}
+    assert real["pixels"]["frechet_distance"] == {
+        "mean": pytest.approx(expected),
+        "deviation": 0.0,
+    }
     classifier = SVC(gamma=0.001).fit(train, labels)
     accuracy = (classifier.predict(test) == wanted).mean()
     assert real["accuracy"] == {"mean": pytest.approx(accuracy), "deviation": 0.0}
@@ -200,11 +207,15 @@ def test_report_on_samples(tmp_path, data, report):
 
 
 def test_table_of_samples(report):
-    assert len(report.columns) == 3
+    assert len(report.columns) == 6
     assert [row[0] for row in report.rows] == list(report.values["samples"])
-    for name, distance, accuracy in report.rows:
+    for name, distance, kernel, precision, recall, accuracy in report.rows:
         scores = report.values["samples"][name]
-        assert distance.startswith(f"{scores['frechet_distance']['mean']:.2f}")
+        assert distance.startswith(f"{scores['pixels']['frechet_distance']['mean']:.2f}")
+        pixels = scores["pixels"]
+        assert kernel.startswith(f"{1000 * pixels['kernel_distance']['mean']:.3f}")
+        assert precision.startswith(f"{pixels['precision']['mean']:.3f}")
+        assert recall.startswith(f"{pixels['recall']['mean']:.3f}")
         assert accuracy.startswith(f"{scores['accuracy']['mean']:.4f}")
         assert ("±" in distance) == (name != "real held-out images")
 
@@ -219,8 +230,10 @@ def test_result_does_not_depend_on_the_batch_size(flow, data, batch_size):
 def test_seeds_change_the_samples(flow, data):
     first, other = (metrics(seeds=(seed,))(flow, data).values["samples"] for seed in (1, 2))
     for name in first.keys() - {"real held-out images"}:
-        assert first[name]["frechet_distance"] != other[name]["frechet_distance"]
-        assert first[name]["frechet_distance"]["deviation"] == 0
+        assert (
+            first[name]["pixels"]["frechet_distance"] != other[name]["pixels"]["frechet_distance"]
+        )
+        assert first[name]["pixels"]["frechet_distance"]["deviation"] == 0
 
 
 def test_flow_without_classes(data):
@@ -232,7 +245,7 @@ def test_flow_without_classes(data):
         "real held-out images",
     ]
     assert ["accuracy" in scores for scores in values.values()] == [False, False, True]
-    assert [bool(row[2]) for row in report.rows] == [False, False, True]
+    assert [bool(row[-1]) for row in report.rows] == [False, False, True]
 
 
 def test_dequantized_flow_is_not_denoised(data):
@@ -250,9 +263,9 @@ def test_data_without_classes():
     part = ArrayDataset(images, torch.full((40,), -1))
     data = ImageData("fake data", part, None, part, 17, 0, (1, 8, 8))
     report = metrics(seeds=(0,))(small_flow(num_classes=0), data)
-    assert {len(report.columns), *map(len, report.rows)} == {2}
+    assert {len(report.columns), *map(len, report.rows)} == {5}
     assert not [scores for scores in report.values["samples"].values() if "accuracy" in scores]
-    real = report.values["samples"]["real held-out images"]["frechet_distance"]["mean"]
+    real = report.values["samples"]["real held-out images"]["pixels"]["frechet_distance"]["mean"]
     variance = images.double().flatten(1).var(dim=0).sum().item()
     assert real == pytest.approx(0, abs=1e-6 * variance)
 

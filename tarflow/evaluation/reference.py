@@ -1,0 +1,98 @@
+"""What samples are compared with: features of real images, kept for other evaluations."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from tarflow.errors import DataError
+from tarflow.evaluation.distances import (
+    Moments,
+    distance_of_moments,
+    kernel_distance,
+    precision_and_recall,
+)
+from tarflow.files import write_atomically
+
+MOST_KEPT = 10_000
+"""Vectors that are kept for what needs more than their moments."""
+FORMAT = 1
+"""Of the file; raised when what is in it changes."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of real images.
+
+    Attributes:
+        moments: Their mean and covariance.
+        features: The first of them.
+    """
+
+    moments: Moments
+    features: Float[np.ndarray, "num features"]
+
+    @classmethod
+    def of(cls, features: Float[np.ndarray, "num features"]) -> "Reference":
+        """Keep what distances need of the features of all images."""
+        return cls(Moments.of(features), features[:MOST_KEPT])
+
+    def compare(self, features: Float[np.ndarray, "num features"]) -> dict[str, float]:
+        """All distances of samples from these."""
+        few = features[:MOST_KEPT]
+        precision, recall = precision_and_recall(few, self.features)
+        return {
+            "frechet_distance": distance_of_moments(Moments.of(features), self.moments),
+            "kernel_distance": kernel_distance(few, self.features),
+            "precision": precision,
+            "recall": recall,
+        }
+
+
+def save(path: Path, origin: Mapping[str, Any], references: Mapping[str, Reference]) -> None:
+    """Write the references of all extractors with all that they depend on."""
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {"origin": np.array(json.dumps({"format": FORMAT, **origin}))}
+    for name, reference in references.items():
+        arrays[f"{name}/mean"] = reference.moments.mean
+        arrays[f"{name}/covariance"] = reference.moments.covariance
+        arrays[f"{name}/features"] = reference.features
+    np.savez(content, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
+
+
+def load(path: Path, origin: Mapping[str, Any]) -> dict[str, Reference]:
+    """Read references, if they are of what is asked for.
+
+    Raises:
+        DataError: They are of something else, or the file is damaged.
+    """
+    advice = "delete it, or give another metrics.statistics=..."
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+            arrays = dict(found)
+        held = json.loads(str(arrays.pop("origin")))
+        names = dict.fromkeys(name.split("/")[0] for name in arrays)
+        references = {
+            name: Reference(
+                Moments(arrays[f"{name}/mean"], arrays[f"{name}/covariance"]),
+                arrays[f"{name}/features"],
+            )
+            for name in names
+        }
+    except Exception as error:  # damage shows in many ways, and none of them is documented
+        raise DataError(f"{path} holds no statistics of real images: {advice}") from error
+    wanted = json.loads(json.dumps({"format": FORMAT, **origin}))
+    for key in sorted(held.keys() | wanted.keys()):
+        if held.get(key) != wanted.get(key):
+            raise DataError(
+                f"{path} holds statistics of other real images or features ({key} is"
+                f" {held.get(key)} there, and {wanted.get(key)} here): {advice}"
+            )
+    return references

@@ -1,0 +1,70 @@
+"""The quality of samples in words: means and deviations over seeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tarflow.evaluation.report import Report, mean_and_deviation, spread
+
+COLUMNS = {
+    "frechet_distance": ("Fréchet distance", 1.0, 2),
+    "kernel_distance": ("kernel distance x 1000", 1000.0, 3),
+    "precision": ("precision", 1.0, 3),
+    "recall": ("recall", 1.0, 3),
+}
+"""Headings, factors and digits of what is said of every extractor's features."""
+
+Scores = Mapping[str, Any]
+"""Numbers by extractor, and the accuracy."""
+
+
+def report_of(
+    settings: Mapping[str, Any],
+    extractors: Sequence[str],
+    skipped: Mapping[str, str],
+    runs: Mapping[str, Sequence[Scores]],
+) -> Report:
+    """Put numbers in a table.
+
+    Args:
+        settings: What they depend on.
+        extractors: Those that were used.
+        skipped: Why others were not.
+        runs: The numbers of every kind of samples, for each seed.
+    """
+    values = {name: _over_seeds(scores) for name, scores in runs.items()}
+    classified = any("accuracy" in scores for scores in values.values())
+    columns = ["samples"]
+    for extractor in extractors:
+        columns += [f"{heading} ({extractor})" for heading, _, _ in COLUMNS.values()]
+    columns += ["classifier accuracy"] if classified else []
+    rows = []
+    for name, scores in values.items():
+        row = [name]
+        for extractor in extractors:
+            row += [_cell(scores[extractor][key], *COLUMNS[key][1:]) for key in COLUMNS]
+        if classified:
+            row.append(_cell(scores["accuracy"], 1.0, 4) if "accuracy" in scores else "")
+        rows.append(row)
+    title = (
+        f"{settings['num_samples']} samples against the training images of {settings['data']}:"
+        f" mean and deviation over {len(settings['seeds'])} seeds"
+    )
+    found = {**settings, "skipped": dict(skipped), "samples": values}
+    notes = [f"{name} is skipped: {reason}" for name, reason in skipped.items()]
+    return Report("samples", title, columns, rows, found, notes=notes)
+
+
+def _over_seeds(runs: Sequence[Any]) -> dict[str, Any]:
+    """Means and deviations of nested numbers."""
+    first = runs[0]
+    return {
+        key: _over_seeds([run[key] for run in runs])
+        if isinstance(first[key], dict)
+        else mean_and_deviation([run[key] for run in runs])
+        for key in first
+    }
+
+
+def _cell(score: Mapping[str, float], factor: float, digits: int) -> str:
+    """A number in words."""
+    return spread({key: value * factor for key, value in score.items()}, digits)
