@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tarflow.arguments import check_integer
 from tarflow.randomness import RandomSource, normal
 
 LOG_2_PI = math.log(2 * math.pi)
@@ -23,7 +24,8 @@ class StandardNormal(nn.Module):
 
     def __init__(self, length: int, patch_dim: int):
         super().__init__()
-        self.shape = (length, patch_dim)
+        length = check_integer("length", length, least=1)
+        self.shape = (length, check_integer("patch_dim", patch_dim, least=1))
         self.register_buffer("anchor", torch.zeros(()), persistent=False)  # tells device and dtype
 
     def log_prob(self, z: Float[Tensor, "batch length patch_dim"]) -> Float[Tensor, " batch"]:
@@ -35,6 +37,7 @@ class StandardNormal(nn.Module):
     ) -> Float[Tensor, "batch length patch_dim"]:
         """Draw samples, on this module's device."""
         dtype = torch.promote_types(self.anchor.dtype, torch.float32)
+        check_integer("num_samples", num_samples, least=0)
         return normal((num_samples, *self.shape), source, dtype, self.anchor.device, "base")
 
 

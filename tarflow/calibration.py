@@ -2,12 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tarflow.arguments import check_integer, shown
 from tarflow.context import Context
 from tarflow.decoding import Decoder, Decoding, PerTransform, Sequential
 from tarflow.errors import ConfigurationError
@@ -64,10 +66,10 @@ def calibrate(
     Raises:
         ConfigurationError: There is nothing to measure.
     """
-    if batch_size < 1 or repetitions < 1:
-        raise ConfigurationError(
-            f"batch_size {batch_size} and repetitions {repetitions} must be at least 1"
-        )
+    check_integer("batch_size", batch_size, least=1)
+    check_integer("repetitions", repetitions, least=1)
+    check_window_list(windows)
+    Jacobi(1, tolerance)  # checks the tolerance, before anything is measured
     z = flow.base.sample(batch_size, ExampleSeeds(seed, range(batch_size)))
     read = Context.of(context, batch_size, z.device)
     networks = Networks(dtype)
@@ -88,6 +90,14 @@ def calibrate(
     conditions = Conditions.of(flow, batch_size, guidance, dtype, tolerance)
     choice = int(seconds[1] < seconds[0])
     return Plan(conditions, plans[choice], seconds[choice], seconds[0], tuple(measurements))
+
+
+def check_window_list(windows: Any) -> None:
+    """Refuse what is no list of windows."""
+    if not isinstance(windows, Iterable):
+        raise ConfigurationError(f"windows {shown(windows)} are no list of integers")
+    for window in windows:
+        check_integer(f"windows {shown(windows)}:", window, least=1)
 
 
 def fastest(results: Sequence[Measurement]) -> Decoder:

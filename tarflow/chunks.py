@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tarflow.errors import ConfigurationError, TarflowError
+from tarflow.arguments import check_integer
+from tarflow.errors import TarflowError
 
 SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
 """What torch says where memory runs out on a device without an error of its own for that."""
@@ -30,9 +31,7 @@ class ChunkSize:
     """
 
     def __init__(self, limit: int | None = None):
-        if limit is not None and limit < 1:
-            raise ConfigurationError(f"max_batch {limit} must be at least 1, or None for no limit")
-        self.limit = limit
+        self.limit = None if limit is None else check_integer("max_batch", limit, least=1)
         self._told = limit
 
     @classmethod

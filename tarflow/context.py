@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tarflow.arguments import shown
 from tarflow.errors import ContextError
 from tarflow.randomness import RandomSource, uniform
 
@@ -43,8 +44,7 @@ class Context:
         """
         if isinstance(value, Context):
             context = value
-            if context.label is not None:
-                _check_integers(context.label)
+            _check_parts(context)
         else:
             context = cls(label=None if value is None else _read_label(value, batch))
         for field in fields(cls):
@@ -97,6 +97,24 @@ def _read_label(value: Tensor | int, batch: int) -> Tensor:
         raise ContextError(f"labels are integers, not {value!r}") from error
     _check_integers(label)
     return label.expand(batch) if label.ndim == 0 else label
+
+
+def _check_parts(context: Context) -> None:
+    """Refuse parts of another kind, and a temperature that divides by nothing."""
+    for name in ("label", "temperature"):
+        part = getattr(context, name)
+        if not isinstance(part, Tensor | None):
+            raise ContextError(f"{name} is a {type(part).__name__}: pass a tensor, or None")
+    if context.label is not None:
+        _check_integers(context.label)
+    temperature = context.temperature
+    if temperature is None:
+        return
+    if not temperature.is_floating_point() or not (temperature > 0).all():
+        raise ContextError(
+            "a temperature divides attention logits: pass floating-point numbers above 0, not"
+            f" {shown(temperature.tolist())}"
+        )
 
 
 def _check_integers(label: Tensor) -> None:

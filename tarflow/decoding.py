@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tarflow.affine import Affine
+from tarflow.arguments import check_instance
 from tarflow.errors import ConfigurationError
 from tarflow.guidance import Guidance
 from tarflow.nn.prepared import Networks
@@ -101,6 +102,11 @@ class PerTransform(Decoder):
     """
 
     decoders: tuple[Decoder, ...]
+
+    def __post_init__(self):
+        check_instance("decoders", self.decoders, tuple, "pass one of decoders")
+        for decoder in self.decoders:
+            check_instance("one of decoders,", decoder, Decoder, "pass one, such as Sequential()")
 
     def __call__(self, predict, z):
         raise ConfigurationError("PerTransform decodes through the decoders that it holds: at()")

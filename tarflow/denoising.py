@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tarflow.arguments import check_real
 from tarflow.chunks import ChunkSize
 from tarflow.context import Context
 from tarflow.errors import ConfigurationError, NonFiniteError
@@ -47,6 +48,7 @@ def denoise(
         NonFiniteError: The density or its gradient is not finite.
         InsufficientMemoryError: Not even one example fits the memory.
     """
+    flow.check_data(x)
     std = _read_std(flow, noise_std)
     rows_of = Context.of(context, len(x), x.device)
     _check_precision(flow, dtype)
@@ -69,8 +71,9 @@ def _read_std(flow: Flow, noise_std: float | None) -> float:
                 " pass noise_std, the standard deviation to remove"
             )
         return flow.noise.std
-    if not noise_std >= 0:
-        raise ConfigurationError(f"noise_std {noise_std} is negative")
+    check_real("noise_std", noise_std)
+    if not 0 <= noise_std < torch.inf:
+        raise ConfigurationError(f"noise_std {noise_std} must be finite and not negative")
     return noise_std
 
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from tarflow.arguments import check_instance, check_integer, check_real
 from tarflow.context import Context
 from tarflow.errors import ConfigurationError
 from tarflow.flow import ContextLike, Flow
@@ -51,12 +52,13 @@ def interpolate(
     Raises:
         ConfigurationError: The shapes differ, or there are fewer than two steps.
     """
-    if x0.shape != x1.shape:
+    flow.check_data(x0, "x0")
+    if isinstance(x1, Tensor) and x0.shape != x1.shape:
         raise ConfigurationError(
             f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}: pass the same shape twice"
         )
-    if num_steps < 2:
-        raise ConfigurationError(f"num_steps {num_steps} must be at least 2: both ends count")
+    flow.check_data(x1, "x1")
+    check_integer("num_steps", num_steps, least=2)
     rows = Context.of(context, len(x0), x0.device)
     path = _rotate(flow(x0, rows)[0], flow(x1, rows)[0], num_steps)
     repeated = rows.map(lambda part: part.repeat_interleave(num_steps))
@@ -157,6 +159,9 @@ def inpaint(
             of range, or no standard deviation is given and the flow knows none.
         NonFiniteError: What was decoded is not finite.
     """
+    flow.check_data(x)
+    check_instance("sampler", sampler, Sampler, "pass one, such as Hamiltonian()")
+    check_integer("num_samples", num_samples)
     if not 1 <= num_samples <= sampler.num_steps:
         raise ConfigurationError(f"num_samples {num_samples}: one to {sampler.num_steps} steps")
     source = ExampleStreams.of(source)
@@ -205,6 +210,7 @@ def _read_noise_std(flow: Flow, noise_std: float | None) -> float:
                 " pass noise_std, the standard deviation of the observations"
             )
         noise_std = flow.noise.std
+    check_real("noise_std", noise_std)
     if not 0 < noise_std < float("inf"):
         raise ConfigurationError(f"noise_std {noise_std} must be positive and finite")
     return noise_std
@@ -212,6 +218,7 @@ def _read_noise_std(flow: Flow, noise_std: float | None) -> float:
 
 def _read_mask(mask: Tensor, x: Tensor) -> Bool[Tensor, "batch ..."]:
     """The mask in the shape of x, whose observed values must be finite."""
+    check_instance("mask", mask, Tensor, "pass one of bool, True where x is observed")
     if mask.dtype != torch.bool:
         raise ConfigurationError(
             f"the mask holds {mask.dtype}, not bool: True where x is observed"

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tarflow.arguments import check_instance, check_integer, check_tensor
 from tarflow.base import StandardNormal
 from tarflow.context import Context
 from tarflow.decoding import Decoder, Decoding, Sequential
@@ -31,6 +32,9 @@ class Flow(nn.Module):
         noise: The noise that was added to the data whose density this is, if any.
     """
 
+    image_shape: tuple[int, int, int] | None = None
+    """Channels, height and width of an example, where they are known."""
+
     def __init__(
         self,
         transforms: list[Transform],
@@ -39,6 +43,10 @@ class Flow(nn.Module):
         noise: Noise | None = None,
     ):
         super().__init__()
+        check_instance("base", base, StandardNormal, "pass one, such as StandardNormal(4, 12)")
+        check_integer("num_classes", num_classes, least=0)
+        if noise is not None:
+            check_instance("noise", noise, Noise, "pass one, such as GaussianNoise(std=0.1)")
         self.transform = Composition(transforms)
         self.base = base
         self.num_classes = num_classes
@@ -54,6 +62,7 @@ class Flow(nn.Module):
         self, x: Float[Tensor, "batch ..."], context: ContextLike = None
     ) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
+        self.check_data(x)
         return self.transform(x, self._read(context, x))
 
     def inverse(
@@ -114,6 +123,8 @@ class Flow(nn.Module):
                 "gradients flow through decoding only in the weights' own precision and not"
                 " compiled: leave dtype, compile and networks out, or use torch.no_grad()"
             )
+        check_tensor("z", z, self.base.shape, self.base.anchor.device)
+        _check_options(guidance, decoder, networks)
         context = self._read(context, z)
         if not z.isfinite().all():
             raise NonFiniteError("the noise is not finite: it holds NaN or infinity", None)
@@ -139,6 +150,7 @@ class Flow(nn.Module):
         self, x: Float[Tensor, "batch ..."], context: ContextLike = None
     ) -> Float[Tensor, "batch ..."]:
         r"""The gradient $\nabla_x \log p(x)$ of each example."""
+        self.check_data(x)
         # Clones, since what was made in inference mode takes no gradient.
         with torch.inference_mode(False), torch.enable_grad():
             x = x.detach().clone().requires_grad_()
@@ -205,6 +217,18 @@ class Flow(nn.Module):
         self.check_finite(log_prob, inverse.x, context)
         return inverse.x, log_prob
 
+    def check_data(self, x: Any, name: str = "x") -> None:
+        """Refuse what is no batch of this flow's examples.
+
+        Args:
+            x: What was passed as data.
+            name: What messages call it.
+
+        Raises:
+            ConfigurationError: It is no tensor, or of another dtype, shape or device.
+        """
+        check_tensor(name, x, self.image_shape, self.base.anchor.device)
+
     def check_finite(self, value: Tensor, x: Tensor, context: ContextLike = None) -> None:
         """Raise an error that names the first transform whose output for x is not finite.
 
@@ -253,3 +277,12 @@ class Flow(nn.Module):
                 "guidance needs a null prediction that differs from the conditional one: pass a"
                 " label, or give the guidance an attention temperature other than 1"
             )
+
+
+def _check_options(guidance: Any, decoder: Any, networks: Any) -> None:
+    """Refuse names and numbers in place of the objects that tell how to decode."""
+    check_instance("decoder", decoder, Decoder, "pass one, such as Sequential() or Jacobi()")
+    if guidance is not None:
+        check_instance("guidance", guidance, Guidance, "pass one, such as LinearGuidance(1.5)")
+    if networks is not None:
+        check_instance("networks", networks, Networks, "pass Networks(dtype, compile)")

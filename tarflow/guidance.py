@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.affine import Affine
+from tarflow.arguments import check_instance, check_real
 from tarflow.errors import ConfigurationError
 
 
@@ -53,10 +54,16 @@ class Guidance(ABC):
     temperature: float = 1.0
 
     def __post_init__(self):
-        if not self.weight >= 0:
-            raise ConfigurationError(f"guidance weight {self.weight} is negative: 0 is off")
-        if not self.temperature > 0:
-            raise ConfigurationError(f"attention temperature {self.temperature} is not positive")
+        check_real("guidance weight", self.weight)
+        check_real("attention temperature", self.temperature)
+        if not 0 <= self.weight < torch.inf:
+            raise ConfigurationError(
+                f"guidance weight {self.weight} must be finite and not negative: 0 is off"
+            )
+        if not 0 < self.temperature < torch.inf:
+            raise ConfigurationError(
+                f"attention temperature {self.temperature} must be positive and finite"
+            )
         # So that 1 and 1.0 are the same in words, by which plans and samples know a guidance.
         object.__setattr__(self, "weight", float(self.weight))
         object.__setattr__(self, "temperature", float(self.temperature))
@@ -96,6 +103,10 @@ class LinearGuidance(Guidance):
     schedule: Schedule = field(default_factory=ConstantSchedule)
     on_log_scale: bool = True
     on_shift: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_instance("schedule", self.schedule, Schedule, "pass one, such as LinearSchedule()")
 
     def weights(self, position):
         return self.schedule(self.weight, position)

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tarflow.affine import Affine
+from tarflow.arguments import check_integer, check_real
 from tarflow.decoding import Decoded, Decoder
 from tarflow.errors import ConfigurationError
 
@@ -38,8 +39,8 @@ class Jacobi(Decoder):
     tolerance: float = 1e-3
 
     def __post_init__(self):
-        if self.window < 1:
-            raise ConfigurationError(f"window {self.window} must be at least 1")
+        check_integer("window", self.window, least=1)
+        check_real("tolerance", self.tolerance)
         if not 0 < self.tolerance < torch.inf:
             raise ConfigurationError(
                 f"tolerance {self.tolerance} must be positive and finite:"

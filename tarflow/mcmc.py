@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tarflow.arguments import check_integer, check_real
 from tarflow.context import Context
 from tarflow.errors import ConfigurationError
 from tarflow.flow import Flow
@@ -108,10 +109,13 @@ class Sampler(ABC):
     largest_step_size: ClassVar[float] = math.inf
 
     def __post_init__(self):
-        if self.burn_in < 0:
-            raise ConfigurationError(f"burn_in {self.burn_in} is negative: 0 is none")
-        if self.num_steps < 1:
-            raise ConfigurationError(f"num_steps {self.num_steps} must be at least 1")
+        check_integer("burn_in", self.burn_in, least=0)
+        check_integer("num_steps", self.num_steps, least=1)
+        for name, limit in (("target_acceptance", 1.0), ("first_step_size", math.inf)):
+            value = getattr(self, name)
+            check_real(name, value)
+            if not 0 < value < limit:
+                raise ConfigurationError(f"{name} {value} is out of range: 0 < {name} < {limit}")
 
     @abstractmethod
     def start(self, posterior: Posterior, z: Float[Tensor, "batch length patch_dim"]) -> State:
@@ -177,8 +181,7 @@ class Hamiltonian(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.num_leapfrog < 1:
-            raise ConfigurationError(f"num_leapfrog {self.num_leapfrog} must be at least 1")
+        check_integer("num_leapfrog", self.num_leapfrog, least=1)
 
     def start(self, posterior, z):
         x = posterior.decode(z)

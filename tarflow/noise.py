@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from tarflow.arguments import check_integer, check_real
 from tarflow.errors import ConfigurationError
 from tarflow.randomness import RandomSource, normal, uniform
 
@@ -23,8 +24,7 @@ class Noise(ABC):
     levels: int = 256
 
     def __post_init__(self):
-        if self.levels < 2:
-            raise ConfigurationError(f"levels {self.levels} must be at least 2")
+        check_integer("levels", self.levels, least=2)
 
     @abstractmethod
     def __call__(
@@ -86,8 +86,9 @@ class GaussianNoise(Noise):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.std >= 0:
-            raise ConfigurationError(f"noise std {self.std} is negative")
+        check_real("noise std", self.std)
+        if not 0 <= self.std < math.inf:
+            raise ConfigurationError(f"noise std {self.std} must be finite and not negative")
 
     def __call__(self, pixels, source=None, dtype=torch.float32):
         x = 2 * pixels.to(dtype) / (self.levels - 1) - 1

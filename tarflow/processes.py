@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tarflow.arguments import check_integer
 from tarflow.errors import ConfigurationError
 
 LAUNCHERS = (
@@ -40,6 +41,8 @@ class Process:
     local_rank: int = 0
 
     def __post_init__(self):
+        check_integer("rank", self.rank)
+        check_integer("world_size", self.world_size)
         if not 0 <= self.rank < self.world_size:
             raise ConfigurationError(
                 f"rank {self.rank} of world_size {self.world_size}: ranks go from 0 to"

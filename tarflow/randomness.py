@@ -4,9 +4,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tarflow.arguments import check_integer, shown
 from tarflow.errors import ConfigurationError
 
 
@@ -31,6 +33,14 @@ class ExampleSeeds:
 
     seed: int
     indices: Sequence[int]
+
+    def __post_init__(self):
+        check_integer("seed", self.seed)
+        if not isinstance(self.indices, Sequence | torch.Tensor | np.ndarray):
+            raise ConfigurationError(f"indices {shown(self.indices)} are no sequence of integers")
+        if not isinstance(self.indices, range):
+            for index in self.indices:
+                check_integer("one of indices,", index)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -139,9 +149,15 @@ def _draw(function, purpose, shape, source, dtype, device) -> Tensor:
             function(tuple(shape[1:]), generator=generator)
             for generator in source.generators(f"{function.__name__}/{purpose}")
         ]
-        return torch.stack(rows).to(device, dtype)
+        drawn = torch.stack(rows) if rows else torch.empty(tuple(shape))
+        return drawn.to(device, dtype)
     if isinstance(source, Share):
         return source.draw(function, purpose, shape, device).to(dtype)
+    if not isinstance(source, torch.Generator | None):
+        raise ConfigurationError(
+            f"source {shown(source)} is no source of random numbers: pass a torch.Generator,"
+            " ExampleSeeds(seed, indices) or None"
+        )
     where = device if source is None else source.device
     return function(tuple(shape), generator=source, dtype=drawn_dtype, device=where).to(
         device, dtype

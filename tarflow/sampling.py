@@ -1,12 +1,13 @@
 """Drawing many samples, batch by batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tarflow.arguments import check_integer, shown
 from tarflow.chunks import ChunkSize
 from tarflow.context import NULL_CLASS
 from tarflow.errors import ConfigurationError, ContextError
@@ -34,12 +35,22 @@ def read_classes(
         raise ContextError(f"label={choice} is unknown: give all, none, a class or a list of them")
     if choice in ("none", NULL_CLASS) or (choice == "all" and not num_classes):
         return None
-    classes = list(range(num_classes)) if isinstance(choice, str) else choice
-    classes = torch.as_tensor([classes] if isinstance(classes, int) else list(classes))
+    classes = _read_list(range(num_classes) if isinstance(choice, str) else choice)
     if not len(classes) or not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
         known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
         raise ContextError(f"label={choice}: this flow knows {known}")
     return classes
+
+
+def _read_list(choice: Any) -> Int[Tensor, " classes"]:
+    """Turn a class or several into a tensor."""
+    try:
+        listed = list(choice) if isinstance(choice, Iterable) else [choice]
+        return torch.tensor([check_integer("label", each) for each in listed], dtype=torch.long)
+    except (ConfigurationError, OverflowError) as error:
+        raise ContextError(
+            f"label={shown(choice)} is unknown: give all, none, a class or a list of them"
+        ) from error
 
 
 def read_labels(
@@ -98,10 +109,8 @@ def batches_of(num_samples: int, batch_size: int) -> list[range]:
     Raises:
         ConfigurationError: There is nothing to draw, or a batch is empty.
     """
-    if num_samples < 1 or batch_size < 1:
-        raise ConfigurationError(
-            f"num_samples {num_samples} and batch_size {batch_size} must be at least 1"
-        )
+    num_samples = check_integer("num_samples", num_samples, least=1)
+    batch_size = check_integer("batch_size", batch_size, least=1)
     firsts = range(0, num_samples, batch_size)
     return [range(first, min(first + batch_size, num_samples)) for first in firsts]
 

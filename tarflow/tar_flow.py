@@ -5,6 +5,7 @@ from typing import Any
 
 from tarflow import checkpoint
 from tarflow.affine import ExpScale, Scale, UnitScale
+from tarflow.arguments import check_instance, check_integer, check_real, check_size
 from tarflow.autoregressive import AutoregressiveTransform
 from tarflow.base import DiagonalNormal, StandardNormal
 from tarflow.errors import CheckpointError, ConfigurationError
@@ -63,7 +64,7 @@ class TarFlow(Flow):
         scale: Scale = ExpScale(),
         noise: Noise | None = None,
     ):
-        height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+        height, width = check_size("image_size", image_size)
         config = {
             "image_size": (height, width),
             "patch_size": patch_size,
@@ -122,12 +123,16 @@ class TarFlow(Flow):
 
 
 def _check_counts(config: dict[str, Any]) -> None:
-    """Refuse sizes below one."""
-    for name in COUNTS:
-        if config[name] < 1:
-            raise ConfigurationError(f"{name} {config[name]} must be at least 1")
-    if config["num_classes"] < 0:
-        raise ConfigurationError(f"num_classes {config['num_classes']} is negative: 0 is none")
+    """Refuse sizes below one, and what is of another kind."""
+    for name in ("patch_size", *COUNTS):
+        check_integer(name, config[name], least=1)
+    check_integer("num_classes", config["num_classes"], least=0)
+    check_real("dropout", config["dropout"])
+    if not 0 <= config["dropout"] < 1:
+        raise ConfigurationError(f"dropout {config['dropout']} is out of range: 0 <= dropout < 1")
+    check_instance("scale", config["scale"], Scale, "pass one, such as ExpScale()")
+    if config["noise"] is not None:
+        check_instance("noise", config["noise"], Noise, "pass one, such as GaussianNoise(std=0.1)")
 
 
 def _autoregressive(

@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tarflow.arguments import check_instance, check_integer, check_size, shown
 from tarflow.context import Context
 from tarflow.decoding import Decoding
 from tarflow.errors import ConfigurationError, NonFiniteError
@@ -97,10 +98,11 @@ class Permute(Rearrangement):
 
     def __init__(self, order: Sequence[int]):
         super().__init__()
-        if sorted(order) != list(range(len(order))):
-            raise ConfigurationError(
-                f"order {list(order)} is no permutation of 0 ... {len(order) - 1}"
-            )
+        if not isinstance(order, Iterable):
+            raise ConfigurationError(f"order {shown(order)} is no permutation of 0 ... T - 1")
+        order = [check_integer(f"a position of order {shown(order)}", index) for index in order]
+        if not order or sorted(order) != list(range(len(order))):
+            raise ConfigurationError(f"order {order} is no permutation of 0 ... {len(order) - 1}")
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("inverse_order", torch.tensor(order).argsort())
 
@@ -124,8 +126,9 @@ class Patchify(Rearrangement):
 
     def __init__(self, image_size: tuple[int, int], patch_size: int):
         super().__init__()
-        height, width = image_size
-        if patch_size < 1 or height % patch_size or width % patch_size:
+        height, width = check_size("image_size", image_size)
+        check_integer("patch_size", patch_size, least=1)
+        if height % patch_size or width % patch_size:
             raise ConfigurationError(
                 f"patch_size {patch_size} does not divide the image size {height} x {width}"
             )
@@ -141,7 +144,7 @@ class Patchify(Rearrangement):
     def arrange(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch length patch_dim"]:
-        if tuple(x.shape[-2:]) != self.image_size:
+        if x.ndim != 4 or tuple(x.shape[-2:]) != self.image_size:
             raise ConfigurationError(
                 f"images of shape {tuple(x.shape)} in a flow of {self.image_size} images"
             )
@@ -169,7 +172,12 @@ class Composition(Transform):
 
     def __init__(self, transforms: Iterable[Transform]):
         super().__init__()
-        self.transforms = nn.ModuleList(transforms)
+        if not isinstance(transforms, Iterable):
+            raise ConfigurationError(f"transforms {shown(transforms)} are no list of transforms")
+        listed = list(transforms)
+        for index, transform in enumerate(listed):
+            check_instance(f"transforms[{index}]", transform, Transform, "pass a list of them")
+        self.transforms = nn.ModuleList(listed)
         self.num_decoded = sum(transform.num_decoded for transform in self)
 
     def __iter__(self) -> Iterator[Transform]:

@@ -19,6 +19,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tarflow.arguments import check_integer
 from tarflow.data.framing import MODES
 from tarflow.data.images import UNLABELLED, ImageData
 from tarflow.data.prepared import Description, Digest
@@ -96,8 +97,7 @@ class Shards(Format):
     name: ClassVar[str] = "shards"
 
     def __post_init__(self):
-        if self.images_per_shard < 1:
-            raise DataError(f"images_per_shard {self.images_per_shard} must be at least 1")
+        check_integer("images_per_shard", self.images_per_shard, 1, DataError)
 
     def write(self, folder, part, count, shape, batches):
         if shape[0] not in MODES:

@@ -6,6 +6,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tarflow.arguments import check_integer
 from tarflow.data.images import UNLABELLED, ImageData
 from tarflow.errors import DataError
 
@@ -80,8 +81,9 @@ def random_images(
     """
     counts = {"num_train": num_train, "num_test": num_test, "image_size": image_size}
     for name, count in {**counts, "num_channels": num_channels}.items():
-        if count < 1:
-            raise DataError(f"{name} {count} must be at least 1")
+        check_integer(name, count, 1, DataError)
+    for name, count in {"levels": levels, "num_classes": num_classes, "seed": seed}.items():
+        check_integer(name, count, None, DataError)
     if not 2 <= levels <= 256 or num_classes < 0 or seed < 0:
         raise DataError(
             f"levels {levels}, num_classes {num_classes} and seed {seed}: choose 2 ... 256 levels,"

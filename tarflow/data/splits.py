@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Integer
 
+from tarflow.arguments import check_real
 from tarflow.errors import DataError
 
 TEST_SEED = 0
@@ -84,6 +85,7 @@ def complete_parts(
 
 def count_of(name: str, fraction: float, total: int) -> int:
     """Number of examples that a fraction stands for; at least one, unless it is zero."""
+    check_real(name, fraction, DataError)
     if not 0 <= fraction < 1:
         raise DataError(f"{name} {fraction} is out of range: choose 0 <= {name} < 1")
     return max(1, round(fraction * total)) if fraction else 0

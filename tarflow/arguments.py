@@ -1,0 +1,109 @@
+"""Checks of what a caller passes: errors name the argument, its value and what is allowed."""
+
+import operator
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tarflow.errors import ConfigurationError
+
+
+def check_integer(
+    name: str, value: Any, least: int | None = None, kind: type[ValueError] = ConfigurationError
+) -> int:
+    """Read an integer; a truth value is none.
+
+    Example:
+        >>> check_integer("window", 0, least=1)
+        Traceback (most recent call last):
+        tarflow.errors.ConfigurationError: window 0 must be at least 1
+
+    Raises:
+        ConfigurationError: It is something else, or smaller than allowed; or an error of the
+            `kind` that is given.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of tensors
+        raise kind(f"{name} {shown(value)} must be an integer") from error
+    if least is not None and number < least:
+        raise kind(f"{name} {number} must be at least {least}")
+    return number
+
+
+def check_real(name: str, value: Any, kind: type[ValueError] = ConfigurationError) -> None:
+    """Refuse what is no real number; its range is for the caller to check.
+
+    Raises:
+        ConfigurationError: It is something else; or an error of the `kind` that is given.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise kind(f"{name} {shown(value)} must be a number")
+
+
+def check_size(name: str, value: Any) -> tuple[int, int]:
+    """Read a height and a width, or one number for both.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    sides = list(value) if isinstance(value, tuple | list) else [value, value]
+    if len(sides) != 2:
+        raise ConfigurationError(
+            f"{name} {shown(value)}: give height and width, or one number for both"
+        )
+    height, width = (check_integer(name, side, least=1) for side in sides)
+    return height, width
+
+
+def check_instance(name: str, value: Any, wanted: type, hint: str) -> None:
+    """Refuse what is no object of a class.
+
+    Raises:
+        ConfigurationError: It is something else; the message ends with the hint.
+    """
+    if not isinstance(value, wanted):
+        raise ConfigurationError(f"{name} {shown(value)} is no {wanted.__name__}: {hint}")
+
+
+def check_tensor(
+    name: str, value: Any, shape: tuple[int, ...] | None, device: torch.device
+) -> None:
+    """Refuse what is no batch of floating-point examples on a device.
+
+    Args:
+        name: What messages call it.
+        value: What was passed.
+        shape: Shape of an example; None where any will do.
+        device: Where it has to be.
+
+    Raises:
+        ConfigurationError: It is something else, or of another dtype, shape or device.
+    """
+    if not isinstance(value, Tensor):
+        raise ConfigurationError(f"{name} {shown(value)} is a {type(value).__name__}, no tensor")
+    if not value.is_floating_point():
+        raise ConfigurationError(
+            f"{name} holds {value.dtype}, but a flow's numbers are floating-point: pixels become"
+            " such by flow.noise(pixels)"
+        )
+    if value.ndim == 0 or (shape is not None and tuple(value.shape[1:]) != shape):
+        wanted = "..." if shape is None else ", ".join(map(str, shape))
+        raise ConfigurationError(
+            f"{name} has shape {tuple(value.shape)}, but this flow takes (batch, {wanted})"
+        )
+    if value.device != device:
+        raise ConfigurationError(
+            f"{name} is on {value.device}, but the flow is on {device}: move one of them, with"
+            " .to(...)"
+        )
+
+
+def shown(value: Any, length: int = 80) -> str:
+    """A value for a message, on one line and not long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= length else f"{text[:length]} ..."

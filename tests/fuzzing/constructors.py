@@ -1,0 +1,139 @@
+"""Arguments that the public classes and functions cannot use."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from tarflow import (
+    Composition,
+    ExampleSeeds,
+    Flow,
+    GaussianGuidance,
+    GaussianNoise,
+    Jacobi,
+    LinearGuidance,
+    Patchify,
+    Permute,
+    PerTransform,
+    Reverse,
+    Sequential,
+    SoftClipScale,
+    StandardNormal,
+    TarFlow,
+    UniformDequantization,
+)
+from tarflow.calibration import calibrate
+from tarflow.chunks import ChunkSize
+from tarflow.data import ArrayDataset, Shards, digits, random_images
+from tarflow.mcmc import CrankNicolson, Hamiltonian
+from tarflow.processes import Process
+from tests.fuzzing.judging import BadInput
+from tests.models import tiny_flow
+
+NAN, INF = float("nan"), float("inf")
+NO_INTEGER = [1.5, "2", None, NAN, [3], True]
+NO_COUNT = [0, -1, *NO_INTEGER]
+NO_REAL = ["0.1", None, [0.1]]
+NEGATIVE = [-1.0, NAN, *NO_REAL]
+NOT_POSITIVE = [0.0, *NEGATIVE]
+NO_FRACTION = [-0.1, 1.0, 1.5, NAN, INF, "0.1", None, [0.5]]
+
+TINY = {"image_size": 4, "patch_size": 2, "num_layers": 1, "model_dim": 16, "head_dim": 8}
+ARGUMENTS: dict[Callable[..., Any], dict[str, list[Any]]] = {
+    partial(TarFlow, **TINY): {
+        "image_size": [0, -4, 5, 4.0, "4", None, (4,), (4, 4, 4), (4, 5), (4, "4"), (0, 4), True],
+        "patch_size": [3, 8, *NO_COUNT],
+        "num_channels": NO_COUNT,
+        "num_transforms": NO_COUNT,
+        "num_layers": NO_COUNT,
+        "model_dim": [12, *NO_COUNT],
+        "head_dim": [3, 32, *NO_COUNT],
+        "expansion": NO_COUNT,
+        "dropout": [-0.1, 1.1, NAN, INF, *NO_REAL],
+        "num_classes": [-1, *NO_INTEGER],
+        "scale": ["exp", None, 3, SoftClipScale, GaussianNoise()],
+        "noise": ["gaussian", 0.1, GaussianNoise, SoftClipScale()],
+    },
+    partial(Patchify, image_size=(4, 4), patch_size=2): {
+        "image_size": [(0, 4), (4,), "44", None, (4, 4.0), (-4, 4)],
+        "patch_size": NO_COUNT,
+    },
+    Permute: {"order": [[0, 0], [1, 2], [0.0, 1.0], ["a"], [], None, 3, "10", [True, False]]},
+    Composition: {"transforms": [3, [3], [torch.nn.ReLU()], "abc", [Reverse]]},
+    partial(Flow, transforms=[Reverse()], base=StandardNormal(2, 2)): {
+        "transforms": [3, [3], "abc"],
+        "base": ["normal", None, StandardNormal, torch.nn.ReLU()],
+        "num_classes": [-1, "3", 1.5, None],
+        "noise": ["gaussian", 0.1, GaussianNoise],
+    },
+    partial(StandardNormal, length=2, patch_dim=2): {"length": NO_COUNT, "patch_dim": NO_COUNT},
+    SoftClipScale: {"bound": NOT_POSITIVE},
+    GaussianNoise: {"levels": [1, *NO_COUNT], "std": [INF, *NEGATIVE]},
+    UniformDequantization: {"levels": [1, *NO_COUNT]},
+    LinearGuidance: {"weight": [INF, *NEGATIVE]},
+    partial(LinearGuidance, 1.0): {
+        "schedule": ["linear", None, 3],
+        "temperature": [INF, *NOT_POSITIVE],
+    },
+    GaussianGuidance: {"weight": [INF, *NEGATIVE]},
+    Jacobi: {"window": NO_COUNT, "tolerance": [INF, *NOT_POSITIVE]},
+    PerTransform: {"decoders": [None, 3, ("sequential",), Sequential(), [Jacobi]]},
+    partial(ExampleSeeds, seed=0, indices=range(3)): {
+        "seed": NO_INTEGER,
+        "indices": [None, 3, "abc", [0.5], [None]],
+    },
+    Hamiltonian: {
+        "burn_in": [-1, *NO_INTEGER],
+        "num_steps": NO_COUNT,
+        "num_leapfrog": NO_COUNT,
+        "target_acceptance": [0.0, 1.0, *NEGATIVE],
+        "first_step_size": [INF, *NOT_POSITIVE],
+    },
+    CrankNicolson: {"burn_in": [-1, *NO_INTEGER], "num_steps": NO_COUNT},
+    ChunkSize: {"limit": [value for value in NO_COUNT if value is not None]},
+    Process: {"rank": [-1, 1, 5, *NO_INTEGER], "world_size": NO_COUNT},
+    digits: {"validation_fraction": NO_FRACTION},
+    random_images: {
+        "num_train": NO_COUNT,
+        "num_test": NO_COUNT,
+        "image_size": NO_COUNT,
+        "num_channels": NO_COUNT,
+        "num_classes": [-1, *NO_INTEGER],
+        "levels": [1, 257, *NO_COUNT],
+        "seed": [-1, *NO_INTEGER],
+    },
+    Shards: {"images_per_shard": NO_COUNT},
+    partial(ArrayDataset, torch.zeros(3, 1, 2, 2, dtype=torch.uint8)): {
+        "labels": [torch.zeros(2).long(), torch.zeros(4).long(), torch.zeros(0).long()],
+    },
+    partial(calibrate, tiny_flow(), batch_size=1): {
+        "batch_size": NO_COUNT,
+        "repetitions": NO_COUNT,
+        "tolerance": NOT_POSITIVE,
+        "windows": [["a"], [0.5], 3, "ab", [-3], [0]],
+    },
+}
+
+NAMES = {"limit": "max_batch"}
+"""What users call an argument, where it is another name."""
+
+
+def bad_inputs() -> Iterator[BadInput]:
+    """One argument wrong at a time."""
+    for make, arguments in ARGUMENTS.items():
+        name = getattr(make, "__name__", None) or make.func.__name__  # pyright: ignore
+        for argument, values in arguments.items():
+            for index, value in enumerate(values):
+                yield BadInput(
+                    f"{name}, {argument} {index}: {value!r}",
+                    lambda folder, make=make, given={argument: value}: make(**given),
+                    causes_of(argument, value),
+                )
+
+
+def causes_of(argument: str, value: Any) -> tuple[str, ...]:
+    """What the message has to name: the value, or the argument."""
+    names = (argument, argument.replace("_", " "), NAMES.get(argument, argument))
+    return names if isinstance(value, tuple | list) else (*names, repr(value))

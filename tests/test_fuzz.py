@@ -1,0 +1,50 @@
+"""Bad inputs of every kind: none crashes, hangs or passes, and every message names its cause.
+
+Each group runs in a process of its own, without the type checks of the tests: users have none.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GROUPS = ("tensors", "constructors")
+AT_LEAST = 500
+
+judged: dict[str, list[dict]] = {}
+"""The bad inputs of every group, as they were found."""
+
+
+def judge(group: str) -> list[dict]:
+    """Run a group, once."""
+    if group not in judged:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.fuzzing", group],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+        )
+        judged[group] = [json.loads(line) for line in done.stdout.splitlines()]
+        last = judged[group][-1]["name"] if judged[group] else "nothing"
+        assert done.returncode == 0, f"it ended after {last}: {done.stderr}"
+    return judged[group]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_bad_input_is_refused_with_its_cause(group):
+    faults = {each["name"]: each["fault"] for each in judge(group) if each["fault"]}
+    assert not faults
+
+
+def test_the_number_of_bad_inputs(capsys):
+    names = {group: [each["name"] for each in judge(group)] for group in GROUPS}
+    for group, found in names.items():
+        assert len(set(found)) == len(found), group
+    counts = {group: len(found) for group, found in names.items()}
+    accepted = sum(each["accepted"] for group in GROUPS for each in judge(group))
+    listed = ", ".join(f"{count} {group}" for group, count in counts.items())
+    with capsys.disabled():
+        print(f"\n{sum(counts.values())} bad inputs: {listed}; {accepted} of them fit for use")
+    assert sum(counts.values()) - accepted >= AT_LEAST
