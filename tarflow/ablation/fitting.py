@@ -138,7 +138,8 @@ def _loss(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
 def _follow(average: nn.Module, model: nn.Module, step: int) -> None:
     """Move averaged weights towards those of a model; buffers are taken over."""
     decay = min(DECAY, (1 + step) / (10 + step))
-    ours, theirs = list(average.parameters()), list(model.parameters())
+    ours: list[Tensor] = list(average.parameters())
+    theirs: list[Tensor] = list(model.parameters())
     torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
     for buffer, value in zip(average.buffers(), model.buffers(), strict=True):
         buffer.copy_(value)

@@ -112,7 +112,8 @@ def _curves(names: Sequence[str], results: Results) -> Any:
         axes.set_title(f"{data}: Fréchet distance, denoised", fontsize=9)
     _lines(panels[-1], results, names[0], "accuracy")
     panels[-1].set_title(f"{names[0]}: classifier accuracy", fontsize=9)
-    panels[0].legend(fontsize=7, frameon=False)
+    if panels[0].get_legend_handles_labels()[0]:
+        panels[0].legend(fontsize=7, frameon=False)
     return figure
 
 

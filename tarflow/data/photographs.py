@@ -1,6 +1,7 @@
 """Patches of the colour photographs that come with scikit-learn and scikit-image, for trials."""
 
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -86,7 +87,6 @@ def _load() -> Iterator[Tensor]:
 
 def _versions() -> str:
     """The packages that the photographs come with."""
-    import skimage
-    import sklearn
-
-    return f"scikit-learn {sklearn.__version__}, scikit-image {skimage.__version__}"
+    return ", ".join(
+        f"{package} {version(package)}" for package in ("scikit-learn", "scikit-image")
+    )

@@ -113,13 +113,17 @@ def _square_root(covariance: np.ndarray) -> np.ndarray:
 def _discrepancy(a: np.ndarray, b: np.ndarray) -> float:
     """Of two sets of the same size."""
     size = len(a)
-    within = sum(_kernel(each, each).sum() - np.diag(_kernel(each, each)).sum() for each in (a, b))
-    return float(within) / (size * (size - 1)) - 2 * float(_kernel(a, b).mean())
+    within = 0.0
+    for each in (a, b):
+        kernel = _kernel(each, each)
+        within += float(kernel.sum() - kernel.trace())
+    return within / (size * (size - 1)) - 2 * float(_kernel(a, b).mean())
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The kernel between all pairs."""
-    return (a @ b.T / a.shape[1] + 1) ** 3
+    inner = a @ b.T / a.shape[1] + 1
+    return inner * inner * inner  # a power takes ten times as long
 
 
 def _share_inside(points: np.ndarray, centres: np.ndarray) -> float:
