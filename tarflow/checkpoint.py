@@ -7,7 +7,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -20,13 +20,19 @@ FORMAT = 1
 """Version of the folder's layout; raised when an older reader would misread a newer folder."""
 
 
-def save(directory: Path | str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+def save(
+    directory: Path | str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    description: str = "",
+) -> None:
     """Write a pretrained folder; a failure leaves what was there before.
 
     Args:
         directory: The folder; made if need be.
         config: Constructor arguments of the model.
         weights: Its state dict.
+        description: Which weights they are, such as an average of those of training.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -34,7 +40,8 @@ def save(directory: Path | str, config: Mapping[str, Any], weights: Mapping[str,
     new_config, new_weights = directory / f".{CONFIG}.new", directory / f".{WEIGHTS}.new"
     try:
         new_config.write_text(text)
-        save_file({key: value.contiguous() for key, value in weights.items()}, new_weights)
+        tensors = {key: value.contiguous() for key, value in weights.items()}
+        save_file(tensors, new_weights, {"description": description} if description else None)
         new_weights.chmod(new_config.stat().st_mode)  # safetensors keeps others from reading it
         os.replace(new_weights, directory / WEIGHTS)
         os.replace(new_config, directory / CONFIG)
@@ -81,6 +88,12 @@ def read_weights(directory: Path | str) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or truncated: {error}") from error
+
+
+def description_of(directory: Path | str) -> str | None:
+    """Which weights a pretrained folder holds, in words; None where its file does not tell."""
+    with safe_open(Path(directory) / WEIGHTS, "pt") as file:
+        return (file.metadata() or {}).get("description")
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: Path | str) -> None:

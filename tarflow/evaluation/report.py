@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from tarflow.checkpoint import WEIGHTS, description_of
 from tarflow.evaluation.provenance import sha256_of
 from tarflow.files import write_atomically
 
@@ -87,9 +88,14 @@ class Report:
 
 def _identity(role: str, pretrained: Path) -> dict[str, str]:
     """Where weights were read, and what they were."""
-    weights = pretrained / "model.safetensors"
-    found = {f"{role}_sha256": sha256_of(weights)} if weights.is_file() else {}
-    return {role: str(pretrained)} | found
+    weights = pretrained / WEIGHTS
+    if not weights.is_file():
+        return {role: str(pretrained)}
+    return {
+        role: str(pretrained),
+        f"{role}_weights": description_of(pretrained) or "not told by the file",
+        f"{role}_sha256": sha256_of(weights),
+    }
 
 
 def mean_and_error(values: Tensor) -> dict[str, Any]:

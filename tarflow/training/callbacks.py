@@ -36,7 +36,9 @@ class PretrainedExport(Callback):
         for index, (decay, weights) in enumerate(averages(trainer, flow)):
             name = self.directory.name + (f"_{decay}" if index else "")
             if trainer.is_global_zero:
-                save(self.directory.with_name(name), flow.config, weights)
+                kind = "raw weights" if decay is None else f"average of decay {decay}"
+                words = f"{kind} at step {trainer.global_step}"
+                save(self.directory.with_name(name), flow.config, weights, words)
 
 
 class SampleGrid(Callback):

@@ -1,6 +1,7 @@
 """Reports: what is printed and what is written."""
 
 import csv
+import hashlib
 import json
 import math
 import statistics
@@ -8,6 +9,7 @@ import statistics
 import pytest
 import torch
 
+from tarflow.checkpoint import save
 from tarflow.evaluation import Report
 from tarflow.evaluation.report import mean_and_deviation, mean_and_error
 
@@ -96,3 +98,13 @@ def test_mean_and_deviation():
     assert found["mean"] == pytest.approx(7 / 3)
     assert found["deviation"] == pytest.approx(statistics.stdev([1, 2, 4]))
     assert mean_and_deviation([5.0]) == {"mean": 5.0, "deviation": 0.0}
+
+
+@pytest.mark.parametrize("description", ["average of decay 0.9 at step 3", ""])
+def test_a_report_tells_which_weights_were_evaluated(tmp_path, description):
+    pretrained = tmp_path / "pretrained"
+    save(pretrained, {"patch_size": 2}, {"weight": torch.ones(3)}, description)
+    values = json.loads(report().write(tmp_path, pretrained).read_text())
+    content = (pretrained / "model.safetensors").read_bytes()
+    assert values["checkpoint_sha256"] == hashlib.sha256(content).hexdigest()
+    assert values["checkpoint_weights"] == (description or "not told by the file")

@@ -15,6 +15,7 @@ from tarflow import (
     UniformDequantization,
     UnitScale,
 )
+from tarflow.checkpoint import description_of
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.training import (
     DivergenceError,
@@ -264,9 +265,10 @@ def test_every_average_is_exported(data, tmp_path):
     keep = [WeightAveraging([0.5, 0.9]), PretrainedExport(tmp_path / "pretrained")]
     trainer = fit(tiny_module(flow), data, 3, callbacks=keep, limit_val_batches=0)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    for name, (_, state) in zip(
+    for name, (decay, state) in zip(
         ("pretrained", "pretrained_0.9"), averages(trainer, flow), strict=True
     ):
+        assert description_of(tmp_path / name) == f"average of decay {decay} at step 3"
         exported = TarFlow.from_pretrained(tmp_path / name).state_dict()
         assert all(torch.equal(value, exported[key]) for key, value in state.items())
 
