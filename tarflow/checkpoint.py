@@ -65,7 +65,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         found, model = content["format"], dict(content["model"])
-    except (KeyError, TypeError, ValueError) as error:  # json's errors are ValueErrors
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # json's are ValueErrors
         raise CheckpointError(f"{path} is damaged: {error!r}") from error
     if found != FORMAT:
         raise CheckpointError(
@@ -105,9 +105,13 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: Path 
         origin: Where it came from, for messages.
 
     Raises:
-        CheckpointError: A key is missing, unknown or of the wrong shape; names it.
+        CheckpointError: A key is missing, unknown, of the wrong shape or kind, or not finite; names
+            it.
     """
     check_weights(module.state_dict(), weights, origin)
+    for key, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{origin}: {key!r} is not finite: it holds NaN or infinity")
     module.load_state_dict(weights)
 
 
@@ -131,6 +135,10 @@ def check_weights(
             raise CheckpointError(
                 f"{origin}: {key!r} has shape {tuple(weights[key].shape)}, but the model needs"
                 f" {tuple(tensor.shape)}"
+            )
+        if weights[key].is_floating_point() != tensor.is_floating_point():
+            raise CheckpointError(
+                f"{origin}: {key!r} holds {weights[key].dtype}, but the model needs {tensor.dtype}"
             )
     unknown = sorted(weights.keys() - expected.keys())
     if unknown:

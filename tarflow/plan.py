@@ -125,7 +125,7 @@ def read_plans(directory: Path | str) -> list[Plan]:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}, not {FORMAT}")
         return [_decode(plan) for plan in content["plans"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error!r}): delete it, and run `tarflow calibrate` again"
         ) from error

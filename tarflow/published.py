@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tarflow import checkpoint
 from tarflow.affine import ExpScale, UnitScale
+from tarflow.arguments import check_size
 from tarflow.errors import CheckpointError
 from tarflow.noise import GaussianNoise
 from tarflow.tar_flow import TarFlow
@@ -126,9 +127,8 @@ def _geometry(
     length: int, patch_dim: int, image_size: int | tuple[int, int] | None
 ) -> tuple[tuple[int, int], int, int]:
     """Image size, patch size and channels with this many patches of this many numbers."""
-    if isinstance(image_size, int):
-        image_size = (image_size, image_size)
     if image_size is not None:
+        image_size = check_size("image_size", image_size)
         area = math.prod(image_size) / length
         patch_size = math.isqrt(int(area))
         fits = patch_size > 0 and patch_size**2 == area and patch_dim % patch_size**2 == 0

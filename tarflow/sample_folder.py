@@ -170,6 +170,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; None where the file holds none."""
     try:
         content = json.loads(path.read_text())
-    except ValueError:  # that of json, and that of text that is not UTF-8
+    except (ValueError, RecursionError):  # json's, and that of text that is not UTF-8
         return None
     return content if isinstance(content, dict) else None

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tarflow import checkpoint
 from tarflow.affine import ExpScale, Scale, UnitScale
 from tarflow.arguments import check_instance, check_integer, check_real, check_size
@@ -110,11 +112,15 @@ class TarFlow(Flow):
             CheckpointError: The folder is missing, damaged, or does not fit together.
         """
         config = checkpoint.read_config(directory)
+        weights = checkpoint.read_weights(directory)
+        _check_extent(config, len(weights), directory)
         try:
-            flow = cls(**config)
+            with torch.device("meta"):  # what does not fit might not fit the memory either
+                outline = cls(**config)
         except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
             raise CheckpointError(f"{directory}: cannot make the model: {error}") from error
-        weights = checkpoint.read_weights(directory)
+        checkpoint.check_weights(outline.state_dict(), weights, directory)
+        flow = cls(**config)
         dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
         if len(dtypes) == 1:
             flow.to(dtypes.pop())
@@ -133,6 +139,17 @@ def _check_counts(config: dict[str, Any]) -> None:
     check_instance("scale", config["scale"], Scale, "pass one, such as ExpScale()")
     if config["noise"] is not None:
         check_instance("noise", config["noise"], Noise, "pass one, such as GaussianNoise(std=0.1)")
+
+
+def _check_extent(config: dict[str, Any], num_weights: int, directory: Path | str) -> None:
+    """Refuse a damaged number of layers, which would take forever to make."""
+    extent = 1
+    for name in ("num_transforms", "num_layers"):
+        extent *= config[name] if isinstance(config.get(name), int) else 1
+        if extent > num_weights:
+            raise CheckpointError(
+                f"{directory}: {name} {config[name]} does not fit {num_weights} tensors of weights"
+            )
 
 
 def _autoregressive(

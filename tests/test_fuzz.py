@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-GROUPS = ("tensors", "constructors")
+GROUPS = ("tensors", "constructors", "checkpoints", "other_checkpoints")
 AT_LEAST = 500
 
 judged: dict[str, list[dict]] = {}

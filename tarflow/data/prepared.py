@@ -69,7 +69,7 @@ class Description:
             content["image_shape"] = tuple(content["image_shape"])
             content["class_names"] = tuple(content["class_names"])
             return cls(**content)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(f"{path} cannot be read ({error!r}): {LAYOUT}") from error
 
     def write(self, folder: Path) -> None:

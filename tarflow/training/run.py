@@ -105,7 +105,8 @@ class Run:
                 " choose another run_dir"
             ) from error
         missing = [key for key in NEEDED if not isinstance(content, dict) or key not in content]
-        if missing:
+        if missing or not isinstance(content["state_dict"], dict):
+            missing = missing or ["dictionary state_dict"]
             raise CheckpointError(
                 f"{self.checkpoint} holds no {', '.join(missing)}, so it was not written by this"
                 " version of `tarflow train`: it is kept as it is; move it away or choose another"
@@ -128,7 +129,7 @@ class Run:
         """Refuse to mix two configurations in one run."""
         try:
             before = _flatten(json.loads(self.config.read_text()))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{self.config} cannot be read ({error}), which tells what {self.checkpoint}"
                 " is of: bring it back, or choose another run_dir"

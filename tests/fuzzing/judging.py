@@ -23,13 +23,14 @@ class BadInput:
         name: What it is; no two have the same name.
         attempt: Gives it to the package, with an empty folder for files.
         causes: The message has to hold one of these.
-        accepted: Whether it can be used after all, and must not be refused.
+        accepted: Whether it can be used after all, and must not be refused; None where either
+            will do, as of bytes that were changed at random.
     """
 
     name: str
     attempt: Callable[[Path], Any]
     causes: tuple[str, ...]
-    accepted: bool = False
+    accepted: bool | None = False
 
     def fault(self, folder: Path) -> str | None:
         """What is wrong with the answer; None where nothing is."""
@@ -50,7 +51,7 @@ class BadInput:
             return self._judge(told)
         except BaseException as error:
             return f"{type(error).__name__}: {error}"
-        return None if self.accepted else "was accepted"
+        return "was accepted" if self.accepted is False else None
 
     def _judge(self, message: str) -> str | None:
         """Whether a message names the cause."""
