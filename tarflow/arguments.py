@@ -45,7 +45,7 @@ def check_real(name: str, value: Any, kind: type[ValueError] = ConfigurationErro
         raise kind(f"{name} {shown(value)} must be a number")
 
 
-def check_size(name: str, value: Any) -> tuple[int, int]:
+def check_size(name: str, value: Any, least: int | None = 1) -> tuple[int, int]:
     """Read a height and a width, or one number for both.
 
     Raises:
@@ -56,7 +56,7 @@ def check_size(name: str, value: Any) -> tuple[int, int]:
         raise ConfigurationError(
             f"{name} {shown(value)}: give height and width, or one number for both"
         )
-    height, width = (check_integer(name, side, least=1) for side in sides)
+    height, width = (check_integer(name, side, least) for side in sides)
     return height, width
 
 

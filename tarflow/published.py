@@ -11,7 +11,7 @@ from torch import Tensor
 from tarflow import checkpoint
 from tarflow.affine import ExpScale, UnitScale
 from tarflow.arguments import check_size
-from tarflow.errors import CheckpointError
+from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.noise import GaussianNoise
 from tarflow.tar_flow import TarFlow
 
@@ -128,7 +128,10 @@ def _geometry(
 ) -> tuple[tuple[int, int], int, int]:
     """Image size, patch size and channels with this many patches of this many numbers."""
     if image_size is not None:
-        image_size = check_size("image_size", image_size)
+        try:
+            image_size = check_size("image_size", image_size, least=None)
+        except ConfigurationError as error:
+            raise CheckpointError(f"{error}: it does not fit the weights") from error
         area = math.prod(image_size) / length
         patch_size = math.isqrt(int(area))
         fits = patch_size > 0 and patch_size**2 == area and patch_dim % patch_size**2 == 0

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-GROUPS = ("tensors", "constructors", "checkpoints", "other_checkpoints")
+GROUPS = (
+    *("tensors", "constructors", "checkpoints", "other_checkpoints"),
+    *("pictures", "array_files"),
+)
 AT_LEAST = 500
 
 judged: dict[str, list[dict]] = {}

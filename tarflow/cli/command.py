@@ -4,17 +4,16 @@ import errno
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, MissingMandatoryValue
 
+from tarflow.cli.targets import check_targets
 from tarflow.errors import TarflowError
-
-instantiate = partial(hydra.utils.instantiate, _convert_="all")
 
 PACKAGED = Path(__file__).parents[1] / "conf"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -22,6 +21,16 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 """The configuration: inside an installed wheel, or beside the package in a checkout."""
+
+
+def instantiate(config: Any, **arguments: Any) -> Any:
+    """Make what a section of the configuration describes.
+
+    Raises:
+        ConfigurationError: It names something that it may not; see `targets.py`.
+    """
+    check_targets(config)
+    return hydra.utils.instantiate(config, **{"_convert_": "all", **arguments})
 
 
 def run(name: str, task: Callable[[DictConfig], None], arguments: Sequence[str]) -> None:

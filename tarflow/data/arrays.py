@@ -8,10 +8,14 @@ from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from tarflow.arguments import check_integer
 from tarflow.data.array_files import find_parts, load_arrays
 from tarflow.data.images import UNLABELLED, ArrayDataset, ImageData
 from tarflow.data.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
 from tarflow.errors import DataError
+
+MAX_CLASSES = 1_000_000
+"""Labels from this on are no numbers of classes."""
 
 MAX_CHANNELS = 4
 """An axis this short is taken for channels, not for height or width."""
@@ -45,6 +49,10 @@ def arrays(
         DataError: The file is missing, unreadable or has other arrays; images or labels are of
             another kind, shape or range; or an argument is out of range.
     """
+    check_integer("levels", levels, kind=DataError)
+    for name, count in {"num_classes": num_classes, "num_channels": num_channels}.items():
+        if count is not None:
+            check_integer(name, count, 1, DataError)
     if not 2 <= levels <= 256:
         raise DataError(f"levels {levels} is out of range: choose 2 ... 256")
     file = Path(path).expanduser()
@@ -119,8 +127,13 @@ def read_labels(
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{name} have dtype {labels.dtype}, but labels are integers 0, 1, ...")
-    if labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes):
-        allowed = "0 or more" if num_classes is None else f"0 ... {num_classes - 1} (num_classes)"
+    limit = MAX_CLASSES if num_classes is None else num_classes
+    if labels.min() < 0 or labels.max() >= limit:
+        allowed = (
+            f"0 ... {limit - 1}"
+            if num_classes is None
+            else f"0 ... {num_classes - 1} (num_classes)"
+        )
         raise DataError(f"{name} go from {labels.min()} to {labels.max()}; allowed is {allowed}")
     return torch.from_numpy(labels.reshape(-1).astype(np.int64))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tarflow.arguments import check_integer
 from tarflow.data.image_files import ImageFiles, Samples
 from tarflow.data.images import ImageData
 from tarflow.data.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
@@ -44,6 +45,7 @@ def image_folder(
         DataError: The folder is missing or of another layout, an image cannot be decoded, or an
             argument is out of range.
     """
+    check_integer("image_size", image_size, 1, DataError)
     folder = Path(root).expanduser()
     classes, given = _read_parts(folder)
     if verify:

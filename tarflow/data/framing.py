@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from tarflow.arguments import check_integer
 from tarflow.errors import DataError
 
 MODES = {1: "L", 3: "RGB"}
@@ -27,8 +28,8 @@ class Framing:
     def __init__(self, image_size: int | None, num_channels: int = 3):
         from torchvision import transforms
 
-        if image_size is not None and image_size < 1:
-            raise DataError(f"image_size {image_size} must be at least 1 pixel")
+        if image_size is not None:
+            check_integer("image_size", image_size, 1, DataError)
         if num_channels not in MODES:
             raise DataError(f"num_channels {num_channels}: choose 1 for grey or 3 for colour")
         self.mode = MODES[num_channels]

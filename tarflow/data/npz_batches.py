@@ -116,7 +116,7 @@ def _read_labels(path: Path, num_pixels: int) -> np.ndarray:
             f"{path} cannot be read ({error!r}): expected are the arrays data and labels of an"
             " official batch; download it again"
         ) from error
-    if shape != (len(labels), num_pixels) or dtype != np.uint8:
+    if not len(labels) or shape != (len(labels), num_pixels) or dtype != np.uint8:
         raise DataError(
             f"{path} holds {len(labels)} labels and data of shape {shape} and type {dtype}:"
             f" expected is a row of {num_pixels} bytes for each label"

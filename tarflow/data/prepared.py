@@ -16,6 +16,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tarflow.arguments import check_integer
 from tarflow.data.images import ImageData
 from tarflow.data.shard_files import read_part
 from tarflow.data.training_part import with_training_part
@@ -68,9 +69,19 @@ class Description:
             content = json.loads(path.read_text())
             content["image_shape"] = tuple(content["image_shape"])
             content["class_names"] = tuple(content["class_names"])
-            return cls(**content)
+            return cls(**content)._checked()
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(f"{path} cannot be read ({error!r}): {LAYOUT}") from error
+
+    def _checked(self) -> "Description":
+        """This, if its values are of the right kind."""
+        check_integer("levels", self.levels, least=2)
+        check_integer("num_classes", self.num_classes, least=0)
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise TypeError(f"class_names {self.class_names}")
+        if not isinstance(self.counts, dict) or not {"train", "test"} <= self.counts.keys():
+            raise TypeError(f"counts {self.counts}")
+        return self
 
     def write(self, folder: Path) -> None:
         """Write `meta.json`."""

@@ -200,8 +200,8 @@ def read_part(folder: Path, pattern: str, image_size: int | None, num_channels: 
     Raises:
         DataError: There are none, or they are damaged or of another layout.
     """
-    shards = sorted(folder.glob(pattern))
-    if not shards:
+    shards = sorted(path for path in folder.glob(pattern or "*.tar") if path.is_file())
+    if not pattern or not shards:
         raise DataError(f"there is no {folder / pattern}: {LAYOUT}")
     index = Index.cached(folder, pattern, shards)
     if not len(index.label):
