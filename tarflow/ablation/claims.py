@@ -102,4 +102,4 @@ def _look_up(result: Any, keys: Sequence[str]) -> float | None:
         if not isinstance(result, dict) or key not in result:
             return None
         result = result[key]
-    return result
+    return None if result is None else float(result)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from tarflow.ablation.fitting import fit
 from tarflow.ablation.judging import Judge, Loaded
 from tarflow.ablation.variants import VARIANTS
+from tarflow.arguments import check_integer
 from tarflow.data import digits, photographs
 from tarflow.errors import ConfigurationError, TarflowError
 from tarflow.evaluation.provenance import software
@@ -131,9 +132,10 @@ class Study:
         """Do what is left, in processes of one thread each.
 
         Raises:
-            ConfigurationError: A file is of other settings.
+            ConfigurationError: A file is of other settings, or there are no workers.
             TarflowError: Runs failed; the others are done.
         """
+        check_integer("workers", workers, least=1)
         left = [run for run in self.runs if not self._is_done(run)]
         (self.directory / "runs").mkdir(parents=True, exist_ok=True)
         failed = []

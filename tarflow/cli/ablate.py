@@ -18,10 +18,10 @@ def ablate(config: DictConfig) -> None:
         list(config.datasets),
         variants,
         list(config.seeds),
-        config.seconds,
+        float(config.seconds),
         config.num_samples,
     )
-    study.do(config.workers or os.cpu_count() or 1)
+    study.do(os.cpu_count() or 1 if config.workers is None else config.workers)
     for path in fill(Path(config.page or study.directory / "ablations.md"), study.results()):
         print(path)
     print(tables(study.results()))
