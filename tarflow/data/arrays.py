@@ -52,7 +52,7 @@ def arrays(
     check_integer("levels", levels, kind=DataError)
     for name, count in {"num_classes": num_classes, "num_channels": num_channels}.items():
         if count is not None:
-            check_integer(name, count, 1, DataError)
+            check_integer(name, count, 0, DataError)
     if not 2 <= levels <= 256:
         raise DataError(f"levels {levels} is out of range: choose 2 ... 256")
     file = Path(path).expanduser()
@@ -129,11 +129,8 @@ def read_labels(
         raise DataError(f"{name} have dtype {labels.dtype}, but labels are integers 0, 1, ...")
     limit = MAX_CLASSES if num_classes is None else num_classes
     if labels.min() < 0 or labels.max() >= limit:
-        allowed = (
-            f"0 ... {limit - 1}"
-            if num_classes is None
-            else f"0 ... {num_classes - 1} (num_classes)"
-        )
+        own = f"0 ... {limit - 1} (num_classes)"
+        allowed = f"0 or more, below {limit:,}" if num_classes is None else own
         raise DataError(f"{name} go from {labels.min()} to {labels.max()}; allowed is {allowed}")
     return torch.from_numpy(labels.reshape(-1).astype(np.int64))
 

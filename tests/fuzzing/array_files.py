@@ -236,10 +236,11 @@ def prepared() -> Iterator[BadInput]:
 
     for key in ("format", "levels", "num_classes", "image_shape", "class_names", "counts", "more"):
         for value in (None, "x", -1, [], {}, [1], {"train": 5, "test": "a"}, [3, 4, "a"]):
-            fit = (key == "class_names" and value in ([],)) or key == "format"
+            # A text or object is read as a list of names; the format as arrays, unless shards.
+            fit = None if key in ("class_names", "format") else False
             change = partial(describe, key=key, value=value)
             name = f"meta.json, {key}: {value!r}"
-            yield BadInput(name, partial(attempt, change=change), ("prepared",), fit or False)
+            yield BadInput(name, partial(attempt, change=change), ("prepared",), fit)
     for file in ("train_images.npy", "test_labels.npy", "meta.json"):
         changes: dict[str, Callable[[Path], Any]] = {
             "missing": lambda folder, f=file: (folder / f).unlink(),
