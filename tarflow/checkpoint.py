@@ -105,8 +105,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: Path 
         origin: Where it came from, for messages.
 
     Raises:
-        CheckpointError: A key is missing, unknown, of the wrong shape or kind, or not finite; names
-            it.
+        CheckpointError: A key is missing, unknown, of the wrong shape or kind, or not finite.
     """
     check_weights(module.state_dict(), weights, origin)
     for key, tensor in weights.items():

@@ -154,6 +154,9 @@ class Planned:
 
     tolerance: float = 1e-3
 
+    def __post_init__(self):
+        Jacobi(1, self.tolerance)  # which checks it
+
     def choose(self, directory: Path | str, conditions: Conditions) -> tuple[Decoder, str]:
         """Look for a plan in a pretrained folder; also tells in a sentence what was found."""
         plan, message = find_plan(read_plans(directory), conditions)

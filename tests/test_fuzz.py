@@ -12,7 +12,7 @@ import pytest
 
 GROUPS = (
     *("tensors", "constructors", "checkpoints", "other_checkpoints"),
-    *("pictures", "array_files"),
+    *("pictures", "array_files", "configurations"),
 )
 AT_LEAST = 500
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from omegaconf import DictConfig
 
 from tarflow import calibration
+from tarflow.arguments import check_integer
 from tarflow.checkpoint import WEIGHTS
 from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
 from tarflow.plan_table import PlanTable
@@ -15,6 +16,7 @@ from tarflow.tar_flow import TarFlow
 
 def calibrate(config: DictConfig) -> None:
     """Measure decoders and leave a plan in the pretrained folder."""
+    check_integer("batch_size", config.batch_size, least=1)
     directory = find_pretrained(config.checkpoint)
     flow = TarFlow.from_pretrained(directory).to(device_of(config.device))
     table = PlanTable()

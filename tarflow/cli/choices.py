@@ -31,7 +31,15 @@ def find_pretrained(checkpoint: str) -> Path:
 def device_of(name: str, local_rank: int = 0) -> torch.device:
     """The device to compute on; `auto` is the accelerator if there is one, this process's own."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            problem = str(error).splitlines()[0]
+            raise ConfigurationError(
+                f"device={name} cannot be used ({problem}): give auto, cpu, cuda, cuda:1 or mps"
+            ) from error
+        return device
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     count = torch.accelerator.device_count()
     if count > 1:
@@ -52,4 +60,5 @@ def read_dtype(name: str | None) -> torch.dtype | None:
 
 def guidance_of(config: DictConfig) -> Guidance | None:
     """The guidance, where its weight is not 0."""
-    return instantiate(config.guidance_rule) if config.guidance != 0 else None
+    rule = instantiate(config.guidance_rule)  # with its checks, also where it is off
+    return rule if config.guidance != 0 else None

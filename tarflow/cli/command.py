@@ -10,9 +10,10 @@ from typing import Any
 import hydra
 import hydra.utils
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, MissingMandatoryValue
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from tarflow.cli.targets import check_targets
+from tarflow.cli.values import check_arguments, check_values
 from tarflow.errors import TarflowError
 
 PACKAGED = Path(__file__).parents[1] / "conf"
@@ -30,17 +31,23 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         ConfigurationError: It names something that it may not; see `targets.py`.
     """
     check_targets(config)
+    if OmegaConf.is_config(config):
+        check_arguments(OmegaConf.to_container(config, resolve=True))
     return hydra.utils.instantiate(config, **{"_convert_": "all", **arguments})
 
 
 def run(name: str, task: Callable[[DictConfig], None], arguments: Sequence[str]) -> None:
     """Compose a command's configuration from its arguments and run it."""
     given = sys.argv
+    for argument in arguments:
+        if argument.startswith("="):  # which Hydra would answer with a traceback
+            sys.exit(f"tarflow: {argument} has no key: give key=value")
 
     def task_told_plainly(config: DictConfig) -> None:
         # Lightning starts other processes of a run with the arguments that started this one.
         sys.argv = given
         with told_plainly():
+            check_values(config)
             task(config)
 
     try:
@@ -66,7 +73,13 @@ def told_plainly() -> Iterator[None]:
     except MissingMandatoryValue as error:
         sys.exit(f"tarflow: {error.full_key} is needed: give {error.full_key}=...")
     except InstantiationException as error:
-        if not isinstance(error.__cause__, ValueError):
+        if not _is_about_arguments(error.__cause__):
             raise
         place = str(error).splitlines()[-1].removeprefix("full_key: ")
         sys.exit(f"tarflow: {error.__cause__} (in {place})")
+
+
+def _is_about_arguments(error: BaseException | None) -> bool:
+    """Whether something that could not be made tells why, as Lightning's classes do."""
+    told = isinstance(error, ValueError | TypeError | LookupError)
+    return told or type(error).__name__ == "MisconfigurationException"

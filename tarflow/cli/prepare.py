@@ -12,6 +12,8 @@ def prepare(config: DictConfig) -> None:
     if config.get("data") is None:
         choices = ", ".join(sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
         raise ConfigurationError(f"data is needed: give data=..., one of {choices}")
+    if config.output is None:
+        raise ConfigurationError("output=None: give output=..., the folder to make")
     # The data module would want batches; only its data set is needed.
     data = instantiate(config.data.data)
     description = write(data, config.output, instantiate(config.format), config.num_workers)

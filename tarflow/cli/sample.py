@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from tarflow.arguments import check_integer
 from tarflow.checkpoint import WEIGHTS
 from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
 from tarflow.cli.command import instantiate
@@ -27,6 +28,8 @@ SHOWN = ("num_samples", "grid_samples", "columns", "save_png", "save_npz", "data
 
 def sample(config: DictConfig) -> None:
     """Draw samples from a pretrained flow and leave pictures."""
+    if config.columns is not None:
+        check_integer("columns", config.columns, least=1)
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
     flow = TarFlow.from_pretrained(directory).to(device_of(config.device, process.local_rank))

@@ -10,8 +10,10 @@ import lightning
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from tarflow.arguments import check_integer
 from tarflow.cli.command import instantiate
 from tarflow.data import ImageData
+from tarflow.errors import ConfigurationError
 from tarflow.tar_flow import TarFlow
 from tarflow.training import Preemption, Run
 from tarflow.training.checkpoints import callbacks_of
@@ -31,6 +33,9 @@ def train(config: DictConfig) -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6 on torch 2.15
     for harmless in (".*does not have many workers", ".*smaller than the logging interval"):
         warnings.filterwarnings("ignore", harmless)
+    check_integer("trainer.max_steps", config.trainer.max_steps, least=1)
+    if check_integer("seed", config.seed, least=0) >= 2**32:
+        raise ConfigurationError(f"seed {config.seed} must be below 2**32")
     run = Run(Path(config.run_dir))
     plain: Any = OmegaConf.to_container(config, resolve=True)
     checkpoint = run.start(plain, config.resume, leads=rank_zero_only.rank == 0)

@@ -30,7 +30,10 @@ def load_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
             return {"images": np.lib.format.open_memmap(path, mode="c")}
         # numpy.load leaves the file open when the archive is damaged
         with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            arrays = {key: archive[key] for key in archive.files}
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise ValueError("it holds files that are no arrays")
+            return arrays
     except Exception as error:  # a damaged header or archive shows in many ways
         raise DataError(
             f"cannot read {path}: {error}. Save arrays of integers with numpy.savez or numpy.save;"

@@ -6,6 +6,7 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
+from tarflow.arguments import check_integer
 from tarflow.data.batches import Batches, Drawn, EvaluationBatches, Numbered
 from tarflow.data.images import ImageData
 from tarflow.data.shares import BatchShares
@@ -156,8 +157,8 @@ class ImageDataModule(LightningDataModule):
     def _check_sizes(self) -> None:
         """Refuse batches that would hold no image, or never be full."""
         for name in ("batch_size", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise DataError(f"{name} {getattr(self, name)} must be at least 1")
+            check_integer(name, getattr(self, name), 1, DataError)
+        check_integer("num_workers", self.num_workers, 0, DataError)
         num_train = len(self.data.train)  # pyright: ignore[reportArgumentType]
         if self.drop_last and self.batch_size > num_train:
             raise DataError(

@@ -134,6 +134,8 @@ def prepare(
         DataError: The folder exists or another process is making it, or an image cannot be read
             or differs from the others in shape.
     """
+    if num_workers is not None:
+        check_integer("num_workers", num_workers, 0, DataError)
     folder = Path(output).expanduser().absolute()
     if folder.exists():
         raise DataError(f"{folder} exists already: choose another output, or remove it")

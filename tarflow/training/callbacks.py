@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from tqdm import tqdm
 
+from tarflow.arguments import check_integer
 from tarflow.checkpoint import save
 from tarflow.denoising import denoise
 from tarflow.errors import NonFiniteError
@@ -59,8 +60,8 @@ class SampleGrid(Callback):
         guidance: Guidance | None = None,
     ):
         self.directory = Path(directory)
-        self.every_n_steps = every_n_steps
-        self.num_samples = num_samples
+        self.every_n_steps = check_integer("every_n_steps", every_n_steps, least=1)
+        self.num_samples = check_integer("num_samples", num_samples, least=1)
         self.guidance = guidance
         self._step = 0
 

@@ -12,6 +12,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from safetensors import SafetensorError
 
+from tarflow.arguments import check_integer
 from tarflow.errors import CheckpointError
 
 
@@ -28,7 +29,7 @@ class LastCheckpoint(Callback):
 
     def __init__(self, path: Path | str, every_n_steps: int = 1000):
         self.path = Path(path)
-        self.every_n_steps = every_n_steps
+        self.every_n_steps = check_integer("every_n_steps", every_n_steps, least=1)
         self._saved_step = 0
 
     def on_train_start(self, trainer, pl_module) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from tarflow.arguments import check_integer, check_real
 from tarflow.base import DiagonalNormal
 from tarflow.context import Context
 from tarflow.data.shares import BatchShares
@@ -85,6 +86,13 @@ class FlowModule(lightning.LightningModule):
         self.noise = flow.noise
         self.make_optimizer = optimizer
         self.make_schedule = schedule
+        check_real("class_dropout", class_dropout)
+        check_real("max_grad_norm", max_grad_norm)
+        check_integer("max_skipped_steps", max_skipped_steps, least=0)
+        if not 0 <= class_dropout <= 1:
+            raise ConfigurationError(f"class_dropout {class_dropout} must be in [0, 1]")
+        if not max_grad_norm > 0:
+            raise ConfigurationError(f"max_grad_norm {max_grad_norm} must be positive")
         self.class_dropout = class_dropout
         self.max_grad_norm = max_grad_norm
         self.max_skipped_steps = max_skipped_steps
@@ -110,7 +118,13 @@ class FlowModule(lightning.LightningModule):
         shard(self.flow, self._device_mesh)
 
     def configure_optimizers(self):
-        optimizer = self.make_optimizer(self.flow.named_parameters())
+        try:
+            optimizer = self.make_optimizer(self.flow.named_parameters())
+        except TarflowError:
+            raise
+        except (ValueError, TypeError, LookupError) as error:  # torch's, of their arguments
+            given = getattr(self.make_optimizer, "keywords", {})
+            raise ConfigurationError(f"no optimizer can be made of {given}: {error}") from error
         schedule = self.make_schedule(optimizer)
         return {
             "optimizer": optimizer,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from tarflow.arguments import check_real
 from tarflow.errors import ConfigurationError
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -146,12 +147,15 @@ def warmup_cosine(
         final_lr: Learning rate at both ends.
 
     Raises:
-        ConfigurationError: The warm-up is not shorter than the run.
+        ConfigurationError: The warm-up is not shorter than the run, or a rate is negative.
     """
     if not 0 <= warmup_steps < total_steps:
         raise ConfigurationError(
             f"warmup_steps {warmup_steps} must be in [0, total_steps={total_steps})"
         )
+    check_real("final_lr", final_lr)
+    if not 0 <= final_lr < math.inf:
+        raise ConfigurationError(f"final_lr {final_lr} must be finite and not negative")
     peak = optimizer.param_groups[0]["lr"]
 
     def factor(step: int) -> float:

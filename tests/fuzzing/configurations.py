@@ -1,0 +1,212 @@
+"""Values that no key of a command can have."""
+
+from collections.abc import Callable, Iterator
+from contextlib import chdir
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from tarflow import GaussianNoise
+from tarflow.cli import run_command
+from tarflow.cli.calibrate import calibrate
+from tarflow.cli.command import CONF, told_plainly
+from tarflow.cli.evaluate import evaluate
+from tarflow.cli.prepare import prepare
+from tarflow.cli.sample import sample
+from tarflow.cli.train import train
+from tarflow.cli.values import check_values
+from tests.fuzzing.judging import BadInput
+from tests.models import tiny_flow
+
+COMMANDS: dict[str, tuple[Callable[[DictConfig], None], tuple[str, ...]]] = {
+    "sample": (sample, ("num_samples=2",)),
+    "evaluate": (evaluate, ()),
+    "calibrate": (calibrate, ("batch_size=1", "repetitions=1")),
+    "prepare": (prepare, ("data=random", "data.data.num_train=4", "data.data.num_test=4")),
+    "train": (train, ("trainer=smoke", "run_dir=run")),
+}
+WHOLE = (-1, 1.5, "text", [1, 2], {"a": 1}, True, None, float("nan"))
+POSITIVE = (0, *WHOLE)
+REAL = ("text", [0.5], {"a": 1}, float("nan"))
+TRUTH = ("maybe", 3, [True], {"a": 1}, 0.5)
+TEXT = (3, 1.5, [1], {"a": 1}, True)
+TEXT_OR_NOTHING = tuple(TEXT)
+SECTION = ("text", 3, [1], True)
+
+KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "sample": {
+        "checkpoint": (*TEXT, None, "nowhere", "/"),
+        "num_samples": POSITIVE,
+        "label": ("some", 3, -2, 1.5, [], ["a"], [0, 7], [0.5], {"a": 1}, True, None),
+        "guidance": (-1.0, float("inf"), None, True, *REAL),
+        "temperature": (0, -1, float("inf"), None, *REAL),
+        "denoise": (*TRUTH, None),
+        "seed": ("text", 1.5, None, [1], {"a": 1}, True, float("nan")),
+        "batch_size": POSITIVE,
+        "dtype": ("float99", "float", 3, [1], {"a": 1}, True, "os.system"),
+        "compile": (*TRUTH, None),
+        "tolerance": (0, -1, None, *REAL),
+        "window": ("text", 1.5, [1], {"a": 1}, None),
+        "grid_samples": POSITIVE,
+        "columns": tuple(value for value in POSITIVE if value is not None),
+        "save_png": (*TRUTH, None),
+        "save_npz": (*TRUTH, None),
+        "output": TEXT_OR_NOTHING,
+        "overwrite": (*TRUTH, None),
+        "device": (*TEXT, None, "gpu", "cuda:99", "cpu:x", "meta"),
+        "rank": (0, *WHOLE[:-2]),
+        "world_size": (1, *WHOLE[:-2]),
+        "decoder": SECTION,
+        "guidance_rule": (),
+        "data": SECTION,
+    },
+    "evaluate": {
+        "checkpoint": (*TEXT, None, "nowhere"),
+        "baseline": (*TEXT, "nowhere"),
+        "output": TEXT_OR_NOTHING,
+        "device": (*TEXT, None, "gpu", "cuda:99"),
+        "rank": (0, *WHOLE[:-2]),
+        "world_size": (1, *WHOLE[:-2]),
+        "metrics": (*SECTION, None),
+        "data": (*SECTION, None),
+        "metrics.batch_size": POSITIVE,
+        "metrics.importance_samples": POSITIVE,
+    },
+    "calibrate": {
+        "checkpoint": (*TEXT, None, "nowhere"),
+        "batch_size": POSITIVE,
+        "label": ("some", 3, [], {"a": 1}, 1.5, True, None),
+        "guidance": (-1.0, None, True, *REAL),
+        "dtype": ("float99", 3, [1], {"a": 1}),
+        "tolerance": (0, -1, None, *REAL),
+        "windows": ("text", 3, ["a"], [0], [-1], {"a": 1}, None, [1.5]),
+        "repetitions": POSITIVE,
+        "device": (*TEXT, None, "gpu"),
+    },
+    "prepare": {
+        "data": SECTION,
+        "format": (*SECTION, None),
+        "output": (*TEXT, None),
+        "num_workers": (-1, 1.5, "text", [1], {"a": 1}, True),
+        "data.data.num_train": POSITIVE,
+        "data.data.image_size": POSITIVE,
+        "data.data.levels": (1, 257, *WHOLE),
+    },
+    "train": {
+        "name": TEXT[1:],
+        "seed": ("text", 1.5, None, [1], {"a": 1}, -1, 2**70),
+        "run_dir": (*TEXT, None),
+        "resume": ("perhaps", 3, None, [1], True),
+        "model": (*SECTION, None),
+        "noise": (*SECTION, None),
+        "optimizer": SECTION,
+        "trainer": (*SECTION, None),
+        "callbacks": (*SECTION, None),
+        "logger": SECTION,
+        "data": (*SECTION, None),
+        "module": (*SECTION, None),
+        "schedule": SECTION,
+        "model.patch_size": (3, *POSITIVE),
+        "model.num_transforms": POSITIVE,
+        "model.num_layers": POSITIVE,
+        "model.model_dim": (12, *POSITIVE),
+        "model.head_dim": (3, *POSITIVE),
+        "model.dropout": (-0.1, 1.5, None, *REAL),
+        "model.scale": (*SECTION, None),
+        "data.batch_size": (5000, *POSITIVE),
+        "data.eval_batch_size": POSITIVE[:-2],
+        "data.num_workers": WHOLE,
+        "data.device_batch_size": (3, *POSITIVE[:-2]),
+        "data.data.validation_fraction": (-0.1, 1, None, *REAL),
+        "trainer.max_steps": ("text", None, 1.5, [1], {"a": 1}, True, 0),
+        "trainer.accelerator": ("abacus", 3),
+        "trainer.devices": (0, "text", -3, 1.5),
+        "trainer.precision": ("17-true", "text", [1]),
+        "module.class_dropout": (-0.1, 1.5, None, *REAL),
+        "module.max_grad_norm": (-1, *REAL),
+        "module.max_skipped_steps": WHOLE,
+        "module.compile": TRUTH,
+        "module.checkpointed_layers": WHOLE,
+        "optimizer.lr": (-1, None, *REAL),
+        "optimizer.betas": ("text", 3, [1], [2, 3], None),
+        "optimizer.weight_decay": (-1, None, *REAL),
+        "schedule.warmup_steps": WHOLE,
+        "schedule.final_lr": (-1, None, *REAL),
+        "callbacks.checkpoint.every_n_steps": POSITIVE,
+        "callbacks.averaging.decays": ("text", 3, [], [2.0], [-1.0], ["a"], None),
+        "callbacks.sample_grid.num_samples": POSITIVE,
+        "callbacks.preemption.signals": ("text", 3, ["SIGNONE"], [3], None),
+    },
+}
+
+
+@cache
+def composed(name: str) -> DictConfig:
+    """A command's configuration, before anything is wrong with it."""
+    overrides = list(COMMANDS[name][1])
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, overrides)
+
+
+def give(folder: Path, name: str, key: str, value: Any) -> None:
+    """Run a command with one value in place of another."""
+    config = composed(name).copy()
+    with chdir(folder):
+        OmegaConf.set_struct(config, False)
+        if name in ("sample", "evaluate", "calibrate"):
+            flow = tiny_flow(8, 2, 1, num_classes=3, num_layers=1, noise=GaussianNoise(17, 0.1))
+            flow.save_pretrained("pretrained")
+            config.checkpoint = "pretrained"
+        if name == "prepare":
+            config.output = "prepared"
+            config.num_workers = 0
+        OmegaConf.update(config, key, value, merge=False)
+        with told_plainly():
+            check_values(config)
+            COMMANDS[name][0](config)
+
+
+def bad_inputs() -> Iterator[BadInput]:
+    """All of them."""
+    for name, keys in KEYS.items():
+        for key, values in keys.items():
+            last = key.rpartition(".")[2]
+            for index, value in enumerate(values):
+                yield BadInput(
+                    f"{name} {key}={value!r} ({index})",
+                    lambda folder, n=name, k=key, v=value: give(folder, n, k, v),
+                    (key, last, str(value).strip("[']")),
+                )
+    yield from typed()
+
+
+def typed() -> Iterator[BadInput]:
+    """What is typed after a command."""
+    lines = {
+        "sample": (
+            "colour=red",
+            "num_samples",
+            "=3",
+            "decoder=magic",
+            "data=nothing",
+            "[",
+            "a=[1",
+        ),
+        "train": ("experiment=none", "optimizer=none", "model.colour=1", "seed=", "--colour"),
+        "convert": ("size=3", "image_size=x", "noise_std=x", "x"),
+        "doctor": ("quick=perhaps", "colour=red", "quick"),
+        "prepare": ("format=none", "data=none", "output"),
+    }
+    for name, arguments in lines.items():
+        for argument in arguments:
+
+            def attempt(folder: Path, name=name, argument=argument) -> None:
+                first = ["weights.pth", "out"] if name == "convert" else []
+                with chdir(folder):
+                    run_command(name, [*first, argument])
+
+            causes = (argument, argument.rpartition("=")[2] or argument, argument.strip("=-"))
+            yield BadInput(f"tarflow {name} {argument}", attempt, causes)

@@ -1,0 +1,202 @@
+"""Files from others: no code that they bring, or name, is ever run."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tarflow import CheckpointError, ConfigurationError, DataError, GaussianNoise, TarFlow
+from tarflow.cli.command import instantiate
+from tarflow.data import arrays, memory_mapped
+from tarflow.data.npz_batches import NpzBatches
+from tarflow.published import read_published
+from tarflow.training.run import NEEDED, Run
+
+from .models import tiny_flow
+from .test_cli import error_of
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.fixture
+def marker(tmp_path) -> Path:
+    """A folder that code in a file would make."""
+    return tmp_path / "marker"
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran(marker):
+    """After every test there is no such folder."""
+    yield
+    assert not marker.exists()
+
+
+def read_state(path: Path) -> None:
+    """Read a state of training, as `tarflow train` does before it goes on."""
+    run = Run(path.parent.parent)
+    run.step()
+    run.check(tiny_flow())
+
+
+@pytest.mark.parametrize("kind", ["plain", "within"])
+def test_states_of_training(tmp_path, marker, kind):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.parent.mkdir()
+    bomb = Bomb(marker)
+    if kind == "plain":
+        path.write_bytes(pickle.dumps(bomb))
+    else:
+        torch.save({key: {"x": bomb} for key in NEEDED} | {"global_step": 1}, path)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("kind", ["plain", "within", "as a tensor"])
+def test_published_weights(tmp_path, marker, kind):
+    path, bomb = tmp_path / "weights.pth", Bomb(marker)
+    content = {"blocks.0.pos_embed": bomb if kind == "as a tensor" else torch.zeros(2), "x": bomb}
+    path.write_bytes(pickle.dumps(bomb)) if kind == "plain" else torch.save(content, path)
+    with pytest.raises(
+        CheckpointError, match=r"weights\.pth is damaged, truncated, or holds more"
+    ):
+        read_published(path)
+    message = error_of("convert", str(path), str(tmp_path / "converted"))
+    assert "holds more than tensors" in message
+
+
+@pytest.mark.parametrize("content", ["pickle", "torch"])
+def test_pickles_in_place_of_safetensors(tmp_path, marker, content):
+    tiny_flow().save_pretrained(tmp_path / "pretrained")
+    path = tmp_path / "pretrained" / "model.safetensors"
+    if content == "pickle":
+        path.write_bytes(pickle.dumps(Bomb(marker)))
+    else:
+        torch.save({"x": Bomb(marker)}, path)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        TarFlow.from_pretrained(tmp_path / "pretrained")
+
+
+@pytest.mark.parametrize("key", ["images", "labels"])
+def test_objects_in_arrays(tmp_path, marker, key):
+    content = {"images": np.zeros((9, 8, 8), np.uint8), "labels": np.zeros(9, int)}
+    content[key] = np.array([Bomb(marker)] * 9, object)
+    np.savez(tmp_path / "bad.npz", **content)
+    np.save(tmp_path / "bad.npy", content[key])
+    for name in ("bad.npz", "bad.npy") if key == "images" else ("bad.npz",):
+        with pytest.raises(DataError, match="Python objects are never loaded"):
+            arrays(tmp_path / name)
+
+
+def test_a_pickle_with_the_name_of_an_array(tmp_path, marker):
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
+        archive.writestr("images.npy", pickle.dumps(Bomb(marker)))
+    (tmp_path / "bad.npy").write_bytes(pickle.dumps(Bomb(marker)))
+    for name in ("bad.npz", "bad.npy"):
+        with pytest.raises(DataError, match=rf"{name}"):
+            arrays(tmp_path / name)
+    with pytest.raises(DataError, match=r"bad\.npz"):
+        NpzBatches([tmp_path / "bad.npz"], 4)
+
+
+def test_objects_in_prepared_data(tmp_path, marker):
+    meta = '{"format": "arrays", "name": "x", "levels": 256, "num_classes": 0, "image_shape":'
+    meta += ' [1, 2, 2], "class_names": [], "counts": {"train": 1, "test": 1}, "sha256": {}}'
+    (tmp_path / "meta.json").write_text(meta)
+    for part in ("train", "test"):
+        for kind in ("images", "labels"):
+            np.save(tmp_path / f"{part}_{kind}.npy", np.array([Bomb(marker)], object))
+    with pytest.raises(DataError, match=r"train_images\.npy .* cannot be read"):
+        memory_mapped(tmp_path)
+
+
+TARGETS = [
+    *("os.system", "os.mkdir", "posix.mkdir", "builtins.exec", "builtins.eval", "builtins.print"),
+    *("subprocess.Popen", "subprocess.run", "shutil.rmtree", "pathlib.Path", "pickle.loads"),
+    *("torch.load", "numpy.load", "importlib.import_module", "evil_module.run", "", "mkdir"),
+    *("tarflow.files.os.mkdir", "tarflow.training.checkpoints.subprocess.run"),
+    *(
+        "tarflow.sample_folder.shutil.rmtree",
+        "tarflow.data.arrays.np.load",
+        "tarflow.data.arrays.torch.load",
+    ),
+    *("tarflow.training.checkpoints._scontrol", "tarflow.__builtins__.exec"),
+    *("lightning.pytorch.callbacks.os.mkdir", "lightning.pytorch.loggers.csv_logs.os.mkdir"),
+    *("torch.optim.adam.torch.load", "torch.optim._functional.os.mkdir", "torch.optimize.me"),
+    *("tarflow.nothing", "tarflow", "tarflow."),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_targets(tmp_path, marker, monkeypatch, target):
+    evil = f"import os\nos.mkdir({str(marker)!r})\ndef run(*a, **k): os.mkdir({str(marker)!r})\n"
+    (tmp_path / "evil_module.py").write_text(evil)
+    monkeypatch.syspath_prepend(tmp_path)
+    hostile = {"_target_": target, "_args_": [str(marker)]}
+    fit = {"_target_": "tarflow.LinearGuidance", "weight": 1.0}
+    for config in (
+        hostile,
+        {**fit, "schedule": hostile},
+        {**fit, "schedule": [{"deeper": hostile}]},
+        {**hostile, "_partial_": True},
+    ):
+        with pytest.raises(ConfigurationError, match=r"_target_=.*(not called|not to be found)"):
+            instantiate(OmegaConf.create(config))
+
+
+def test_a_target_by_way_of_another_key(marker):
+    config = OmegaConf.create(
+        {"name": "os.mkdir", "section": {"_target_": "${name}", "_args_": [str(marker)]}}
+    )
+    with pytest.raises(ConfigurationError, match=r"_target_='os\.mkdir' is not called"):
+        instantiate(config.section)
+
+
+def test_targets_of_commands(tmp_path, marker, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_flow(8, 2, 1, noise=GaussianNoise(17, 0.1)).save_pretrained("pretrained")
+    hostile = f"{{_target_: os.mkdir, _args_: ['{marker}']}}"
+    for arguments in (
+        [
+            "sample",
+            "checkpoint=pretrained",
+            "decoder._target_=os.mkdir",
+            f"+decoder.path={marker}",
+        ],
+        ["evaluate", "checkpoint=pretrained", "metrics._target_=os.mkdir"],
+        ["evaluate", "checkpoint=pretrained", "data.data._target_=os.mkdir"],
+        ["prepare", "data=digits", "output=o", "data.data._target_=os.mkdir"],
+        ["train", "trainer=smoke", "run_dir=r", "data._target_=os.mkdir"],
+        ["train", "trainer=smoke", "run_dir=r", "optimizer._target_=os.mkdir"],
+        ["train", "trainer=smoke", "run_dir=r", "callbacks.export._target_=os.mkdir"],
+        ["train", "trainer=smoke", "run_dir=r", "model.scale._target_=os.mkdir"],
+    ):
+        assert "os.mkdir" in error_of(*arguments), arguments
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    text = f"# @package _global_\ndata: {{data: {hostile}}}\n"
+    (folder / "theirs.yaml").write_text(text)
+    command = ["train", f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=theirs"]
+    assert "os.mkdir" in error_of(*command, "run_dir=r")
+
+
+def test_a_package_of_the_users_own_may_be_named(tmp_path, monkeypatch):
+    (tmp_path / "own_package.py").write_text("def make(): return 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = OmegaConf.create({"_target_": "own_package.make"})
+    with pytest.raises(ConfigurationError, match="TARFLOW_TARGETS"):
+        instantiate(config)
+    monkeypatch.setenv("TARFLOW_TARGETS", "another,own_package")
+    assert instantiate(config) == 3
