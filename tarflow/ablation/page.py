@@ -90,7 +90,7 @@ def _cell(quantity: Quantity, results: Results, data: str) -> str:
         return ""
     spread = mean_and_deviation([float(value) for value in known])
     mean, deviation = spread["mean"], spread["deviation"]
-    if quantity.path in ("parameters", "steps", "non_finite"):
+    if quantity.path in ("parameters", "steps"):
         words = f"{mean:,.0f}"
     else:
         words = f"{mean:.3f} ± {deviation:.3f}"

@@ -113,7 +113,7 @@ def _curves(names: Sequence[str], results: Results) -> Any:
     _lines(panels[-1], results, names[0], "accuracy")
     panels[-1].set_title(f"{names[0]}: classifier accuracy", fontsize=9)
     if panels[0].get_legend_handles_labels()[0]:
-        panels[0].legend(fontsize=7, frameon=False)
+        panels[0].legend(fontsize=7, frameon=False, loc="upper left")
     return figure
 
 

@@ -86,7 +86,6 @@ SECTIONS = (
         (
             ("distance, drawn", DRAWN),
             ("distance, denoised", DENOISED),
-            ("not finite", "non_finite"),
         ),
         (
             ("none", "noise_0"),
