@@ -8,6 +8,7 @@ from tarflow import calibration
 from tarflow.arguments import check_integer
 from tarflow.checkpoint import WEIGHTS
 from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
+from tarflow.files import check_writable, writing
 from tarflow.plan_table import PlanTable
 from tarflow.sample_folder import fingerprints
 from tarflow.sampling import read_labels
@@ -18,6 +19,7 @@ def calibrate(config: DictConfig) -> None:
     """Measure decoders and leave a plan in the pretrained folder."""
     check_integer("batch_size", config.batch_size, least=1)
     directory = find_pretrained(config.checkpoint)
+    check_writable(directory)
     flow = TarFlow.from_pretrained(directory).to(device_of(config.device))
     table = PlanTable()
     with table.measuring():
@@ -36,4 +38,6 @@ def calibrate(config: DictConfig) -> None:
     table.print(plan)
     weights = fingerprints(directory)[WEIGHTS]
     plan = replace(plan, conditions=replace(plan.conditions, weights=weights))
-    print(f"the plan is in {plan.save(directory)}: `tarflow sample` uses it where it holds")
+    with writing(directory):
+        path = plan.save(directory)
+    print(f"the plan is in {path}: `tarflow sample` uses it where it holds")

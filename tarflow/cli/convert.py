@@ -7,6 +7,7 @@ from typing import Any
 
 from tarflow.cli.command import told_plainly
 from tarflow.errors import CheckpointError
+from tarflow.files import writing
 from tarflow.published import read_published
 
 
@@ -21,7 +22,8 @@ def convert(arguments: Sequence[str]) -> None:
         flow = read_published(options.weights, **_read_options(options.options))
         if (Path(options.directory) / "config.json").exists():
             raise CheckpointError(f"{options.directory} holds a model already: choose another")
-        flow.save_pretrained(options.directory)
+        with writing(Path(options.directory)):
+            flow.save_pretrained(options.directory)
     num_parameters = sum(parameter.numel() for parameter in flow.parameters())
     print(f"{options.directory}: {num_parameters:,} parameters, {flow.config}")
 

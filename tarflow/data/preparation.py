@@ -26,6 +26,7 @@ from tarflow.data.prepared import Description, Digest
 from tarflow.data.shard_files import read_part
 from tarflow.data.training_part import Mirrored
 from tarflow.errors import ConfigurationError, DataError
+from tarflow.files import writing
 from tarflow.processes import Process
 
 BATCH = 256
@@ -75,6 +76,9 @@ class Arrays(Format):
     def write(self, folder, part, count, shape, batches):
         path = folder / f"{part}_images.npy"
         images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
+        with path.open("r+b") as file:  # writing to a map of a full disk would kill the process
+            if hasattr(os, "posix_fallocate"):  # not on a Mac
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         all_labels = np.empty(count, np.int64)
         start = 0
         for pixels, labels in batches:
@@ -140,8 +144,9 @@ def prepare(
     if folder.exists():
         raise DataError(f"{folder} exists already: choose another output, or remove it")
     new = folder.with_name(f".{folder.name}.new")
-    new.mkdir(parents=True, exist_ok=True)
-    with _alone(new):
+    with writing(folder):
+        new.mkdir(parents=True, exist_ok=True)
+    with writing(folder), _alone(new):
         try:
             for path in new.iterdir():  # what a killed preparation left
                 if path.name != LOCK:
