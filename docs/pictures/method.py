@@ -58,7 +58,7 @@ def _column(x: Tensor, limit: float) -> Image.Image:
 
 
 @torch.no_grad()
-def draw_states(flow: TarFlow) -> None:
+def draw_states(flow: TarFlow, images: Path) -> None:
     """What each transform does to a digit between noise and image."""
     label = torch.arange(NUM_ROWS)
     z = flow.base.sample(NUM_ROWS, ExampleSeeds(0, range(NUM_ROWS)))
@@ -66,7 +66,7 @@ def draw_states(flow: TarFlow) -> None:
     pictures = {f"x{k}" if k else "noise z": _column(each, 2) for k, each in enumerate(before)}
     pictures[f"x{len(before)} = x"] = _column(x, 1)
     pictures["denoised"] = _column(denoise(flow, x, label), 1)
-    beside(pictures).save(IMAGES / "method_states.png", optimize=True)
+    beside(pictures).save(images / "method_states.png", optimize=True)
 
 
 @torch.no_grad()
@@ -91,10 +91,10 @@ def held_out(flow: TarFlow) -> tuple[Tensor, Tensor]:
     return flow.noise(torch.stack(pixels), generator), torch.tensor([int(y) for y in label])
 
 
-def draw_gains(flow: TarFlow) -> None:
+def draw_gains(flow: TarFlow, images: Path) -> None:
     """Where log-density is gained: a map for each transform, and their sums."""
-    maps = [-each.mean(dim=(0, 1)) for each in log_scales(flow, *held_out(flow))]
-    total, largest = len(maps), max(float(each.abs().max()) for each in maps)
+    maps = [-each.mean(dim=(0, 1)).numpy() for each in log_scales(flow, *held_out(flow))]
+    total, largest = len(maps), max(abs(each).max() for each in maps)
     figure, axes = plt.subplots(1, total + 1, figsize=(2.1 * total + 3.4, 2.7), dpi=100)
     for index, (axis, gain) in enumerate(zip(axes, maps, strict=False)):
         shown = axis.imshow(gain, cmap="RdBu", vmin=-largest, vmax=largest)
@@ -106,12 +106,12 @@ def draw_gains(flow: TarFlow) -> None:
     axes[-1].set(title="nats per image", xlabel="transform", xticks=range(total))
     axes[-1].margins(y=0.15)
     axes[-1].spines[["top", "right"]].set_visible(False)
-    figure.savefig(IMAGES / "method_gains.png", bbox_inches="tight")
+    figure.savefig(images / "method_gains.png", bbox_inches="tight")
     plt.close(figure)
     print("log-determinants, nats per image:", [round(value, 1) for value in sums])
 
 
-def draw_guidance(flow: TarFlow) -> None:
+def draw_guidance(flow: TarFlow, images: Path) -> None:
     """The same noise at rising guidance weights."""
     label = torch.arange(10).repeat_interleave(4)
     seeds = ExampleSeeds(1, range(len(label)))
@@ -122,10 +122,10 @@ def draw_guidance(flow: TarFlow) -> None:
         pictures[f"w = {weight:g}"] = grid(shades(clean), SHADES, 4, 140)
         moved = float((clean - x).square().mean().sqrt())
         print(f"w = {weight:g}: deviation {float(x.std()):.3f}, denoising moves {moved:.3f}")
-    beside(pictures).save(IMAGES / "method_guidance.png", optimize=True)
+    beside(pictures).save(images / "method_guidance.png", optimize=True)
 
 
-def draw_denoising(flow: TarFlow) -> None:
+def draw_denoising(flow: TarFlow, images: Path) -> None:
     """Samples before and after denoising, and what was taken away."""
     label = torch.arange(10).repeat_interleave(5)
     x = flow.sample(len(label), label, source=ExampleSeeds(2, range(len(label))))
@@ -136,10 +136,15 @@ def draw_denoising(flow: TarFlow) -> None:
         "denoised": grid(shades(clean), SHADES, 10, SIDE),
         "what was removed, times 4": grid(shades(4 * (x - clean)), SHADES, 10, SIDE),
     }
-    beside(pictures).save(IMAGES / "method_denoising.png", optimize=True)
+    beside(pictures).save(images / "method_denoising.png", optimize=True)
+
+
+def main(pretrained: str, images: Path = IMAGES) -> None:
+    """Draw all of them."""
+    flow = TarFlow.from_pretrained(pretrained)
+    for draw in (draw_states, draw_gains, draw_guidance, draw_denoising):
+        draw(flow, images)
 
 
 if __name__ == "__main__":
-    flow = TarFlow.from_pretrained(sys.argv[1])
-    for draw in (draw_states, draw_gains, draw_guidance, draw_denoising):
-        draw(flow)
+    main(sys.argv[1])

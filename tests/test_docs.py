@@ -1,0 +1,253 @@
+"""The documentation: the site builds without a warning, and every block of code on it runs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from tarflow import GaussianNoise, TarFlow, UniformDequantization
+from tarflow.cli.command import CONF
+from tarflow.published import _published_name
+from tests import doc_commands
+from tests.doc_blocks import Block, blocks
+from tests.models import randomized
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), ROOT / "scripts/slurm/README.md"]
+WITH_BLOCKS = [page for page in PAGES if blocks(page)]
+PACKAGES = (
+    "tarflow",
+    *(f"tarflow.{name}" for name in ("data", "training", "evaluation", "doctor")),
+)
+TINY = {"num_transforms": 2, "num_layers": 1, "model_dim": 64}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+LOADED = re.compile(
+    r"<(?:link|script|img|iframe|source|video|object)\b[^>]*?\b(?:src|srcset|href|data)=[\"']?"
+    r"(?:https?:)?//[^>]*>",
+)
+IMPORTED = re.compile(r"(?:@import|url\()\s*[\"']?(?:https?:)?//[^\"')]*")
+
+
+def test_pages_load_nothing_from_a_network(site):
+    assert not LOADED.search('<a href="https://arxiv.org">')
+    assert LOADED.search('<script async src="https://cdn.example/a.js">')
+    assert IMPORTED.search("@import 'https://fonts.example/a.css'")
+    assert len(list(site.rglob("*.html"))) > 20
+    for page in site.rglob("*.html"):
+        assert not LOADED.findall(page.read_text()), page
+    for sheet in [*site.rglob("*.css"), *site.rglob("*.html")]:
+        assert not IMPORTED.findall(sheet.read_text()), sheet
+
+
+def test_equations_are_in_the_pages_themselves(site):
+    for name in ("method.html", "training.html", "reference/flows.html"):
+        text = (site / name).read_text()
+        assert "<math xmlns" in text
+        assert "arithmatex" not in text
+        plain = re.sub(r"<(pre|code)\b.*?</\1>", "", text, flags=re.DOTALL)
+        assert not re.search(r"\$[^$<>\n]+\$|\\\(|\\\[", plain), name
+
+
+def test_every_public_name_is_in_the_reference(site):
+    text = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
+    anchors = set(re.findall(r'<h[2-4] id="(tarflow[\w.]*)"', text))
+    for package in PACKAGES:
+        for name in import_module(package).__all__:
+            assert f"{package}.{name}" in anchors, f"{package}.{name}"
+
+
+def test_every_page_is_in_the_navigation_and_pictures_are_small():
+    text = (ROOT / "mkdocs.yml").read_text()
+    for page in DOCS.rglob("*.md"):
+        assert str(page.relative_to(DOCS)) in text
+    for picture in (DOCS / "images").iterdir():
+        assert picture.stat().st_size < 300_000, picture
+
+
+def save_published(flow: TarFlow, path: Path) -> None:
+    """Write a flow as the published code writes its models."""
+    places = [i for i, transform in enumerate(flow.transform) if transform.num_decoded]
+    state = {}
+    for key, value in flow.state_dict().items():
+        name, block = _published_name(key, places)
+        state[name] = value.flip(0) if name.endswith("pos_embed") and block % 2 else value
+    torch.save({key: value for key, value in state.items() if key.startswith("blocks")}, path)
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory) -> Path:
+    """What pages speak of, at the paths that they use: small flows, and pictures."""
+    folder = tmp_path_factory.mktemp("things")
+    runs = {
+        "digits_samples/seed_0": (8, 2, 1, GaussianNoise(17, 0.1), 10),
+        "digits_likelihood/seed_0": (8, 2, 1, UniformDequantization(17), 10),
+        "digits_likelihood/seed_1": (8, 2, 1, UniformDequantization(17), 10),
+        "photos/seed_0": (64, 16, 3, GaussianNoise(256, 0.05), 2),
+    }
+    for index, (run, (*sizes, noise, classes)) in enumerate(runs.items()):
+        flow = TarFlow(*sizes, num_classes=classes, noise=noise, **TINY)
+        # so near to the identity that guidance does not lead the larger one to infinity
+        flow = randomized(flow, 0.05 / flow.base.shape[1] ** 0.5, index)
+        flow.save_pretrained(folder / "outputs" / run / "pretrained")
+    save_published(flow, folder / "weights.pth")
+    source = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = source.integers(0, 256, (70, 66, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "photos" / name / f"{index}.png")
+    shutil.copytree(folder / "photos", folder / "SOURCE")
+    return folder
+
+
+@pytest.fixture
+def here(things, tmp_path, monkeypatch) -> Path:
+    """A folder with these things of its own, to work in."""
+    folder = tmp_path / "here"
+    shutil.copytree(things, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run_python(block: Block, scope: dict) -> None:
+    """Run a block, with the names of those before it; errors tell the line of the page."""
+    code = "\n" * (block.line - 1) + block.text
+    exec(compile(code, str(block.page), "exec"), scope)
+
+
+def run_yaml(block: Block) -> None:
+    """Read a block; compose it where it is an experiment."""
+    content = yaml.safe_load(block.text)
+    assert content
+    if not block.text.startswith("# @package _global_"):
+        return
+    folder = Path("more/experiment")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{content['name']}.yaml").write_text(block.text)
+    GlobalHydra.instance().clear()
+    where = f"hydra.searchpath=[file://{folder.parent.absolute()}]"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [where, f"experiment={content['name']}"])
+    assert config.name == content["name"]
+
+
+def run_block(block: Block, scope: dict, done: set[str]) -> None:
+    """Run a block; the same command is not run twice."""
+    if block.language == "python":
+        run_python(block, scope)
+    elif block.language == "yaml":
+        run_yaml(block)
+    elif block.language == "bash":
+        for words in block.commands:
+            if str(words) not in done:
+                doc_commands.run(words)
+            done.add(str(words))
+    else:
+        raise doc_commands.Wrong(f"nobody runs blocks of {block.language!r}")
+
+
+EXAMINED: set[str] = set()
+"""Examinations of this machine, which do not depend on the page."""
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=name_of)
+def test_every_block_of_a_page_runs(page, here, monkeypatch):
+    scope: dict = {"__name__": "page"}
+    done = set(EXAMINED)
+    for block in blocks(page):
+        run_block(block, scope, done)
+    EXAMINED.update(words for words in done if "'doctor'" in words)
+
+
+def test_all_pages_with_code_are_run():
+    names = {name_of(page) for page in WITH_BLOCKS}
+    assert {"README.md", "docs/index.md", "docs/how-to/own-images.md", "docs/data.md"} <= names
+    fences = sum(len(re.findall("^ *```\\w", page.read_text(), re.MULTILINE)) for page in PAGES)
+    shown = sum(page.read_text().count("```text") for page in PAGES)
+    assert fences - shown == sum(len(blocks(page)) for page in PAGES)
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("bash", "tarflow train experiment=digits_samples trainer.max_step=10"),
+        ("bash", "tarflow train data=folder data.data.root=nowhere"),
+        ("bash", "tarflow sample checkpoint=outputs/digits_samples/seed_0 decoder=magic"),
+        ("bash", "tarflow evaluate checkpoint=outputs/nothing data=digits"),
+        ("bash", "tarflow prepare data=imagenet32 output=data/x"),
+        ("bash", "tarflow paint"),
+        ("bash", "torchrun --nproc-per-node 2 -m tarflow train trainer=dpp"),
+        ("bash", "sbatch scripts/slurm/nothing.sbatch experiment=digits_samples"),
+        ("bash", "docker build --build-arg TORCH=2 ."),
+        ("bash", "docker run tarflow train experiment=digit"),
+        ("bash", "pip install 'tarflow[tensorbored]'"),
+        ("bash", "python benchmarks/sampling.py --quickly"),
+        ("bash", "python docs/pictures/nothing.py"),
+        ("bash", "make dinner"),
+        ("bash", "frobnicate \\\n    --now"),
+        ("python", "import tarflow\ntarflow.no_such_name"),
+        (
+            "yaml",
+            "# @package _global_\nname: x\ndefaults: [{override /noise: gausian}]",
+        ),
+        ("ruby", "puts 1"),
+    ],
+)
+def test_a_block_that_is_wrong_is_found(language, text, here, capsys):
+    block = Block(Path("page.md"), 1, language, text)
+    with pytest.raises((Exception, SystemExit)) as caught:
+        run_block(block, {}, set())
+    assert not isinstance(caught.value, KeyError)
+
+
+def test_commands_are_read_as_a_shell_reads_them(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "a\n\n* b\n\n  ```bash\n  one 'x y' \\\n      z  # not\n  two && three\n  ```\n"
+    )
+    [block] = blocks(page)
+    assert block.line == 6
+    assert block.commands == [["one", "x y", "z"], ["two"], ["three"]]
+
+
+def test_what_is_run_is_small():
+    arguments = ["experiment=imagenet128", "data.batch_size=768", "optimizer.lr=3e-4"]
+    config = doc_commands.composed("train", arguments)
+    small = doc_commands.shrink("train", arguments, config)
+    assert "trainer=smoke" in small
+    assert "optimizer.lr=3e-4" in small
+    assert not any(word.startswith("data.batch_size") for word in small)
