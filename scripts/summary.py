@@ -23,8 +23,8 @@ def main(likelihood_run: Path, samples_run: Path) -> None:
     name = f"likelihood of {likelihood['count']} held-out images"
     table.add_row(name, f"{bits['mean']:.3f} ± {bits['standard_error']:.3f}", "", "")
     for name, scores in samples["samples"].items():
-        cells = (spread(scores["accuracy"], 3), spread(scores["pixels"]["frechet_distance"], 1))
-        table.add_row(name, "", *cells)
+        distance = spread(scores["pixels"]["frechet_distance"], ".1f")
+        table.add_row(name, "", spread(scores["accuracy"], ".3f"), distance)
     Console(width=92).print(table)
     print("± is the standard error of bits/dim, and the deviation over", end=" ")
     print(f"{len(samples['seeds'])} seeds of {samples['num_samples']} samples.")

@@ -225,6 +225,7 @@ def test_tensorboard_gets_curves_and_pictures(tmp_path):
     assert found["images"] == ["samples"]
 
 
+@pytest.mark.slow
 def test_wandb_logs_offline(tmp_path):
     command = [sys.executable, "-m", "tarflow", "train", "logger=wandb"]
     options = [

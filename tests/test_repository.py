@@ -1,5 +1,6 @@
 """The files around the package: workflow, versions, what the README shows."""
 
+import os
 import re
 from importlib.metadata import requires
 from pathlib import Path
@@ -31,10 +32,18 @@ def test_every_dependency_has_a_tested_version_that_it_allows():
 def test_workflow_files_are_valid_and_run_what_exists(name):
     content = yaml.safe_load((ROOT / name).read_text())
     if "jobs" in content:
-        [*_, last] = content["jobs"]["test"]["steps"]
-        assert (ROOT / last["run"]).is_file()
+        for job in content["jobs"].values():
+            [*_, last] = job["steps"]
+            assert os.access(ROOT / last["run"], os.X_OK)
     else:
         assert all(hook["entry"].startswith(".venv/bin/") for hook in content["repos"][0]["hooks"])
+
+
+def test_slow_tests_run_every_night():
+    content = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert content[True]["schedule"]  # YAML takes the key `on` for a truth value
+    [*_, last] = content["jobs"]["nightly"]["steps"]
+    assert "-m slow" in (ROOT / last["run"]).read_text()
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):

@@ -22,6 +22,10 @@ NORMAL = 1.959963984540054
 """Standard errors from the mean of a normal distribution to either end of its central 95 %."""
 
 
+WIDTH = 120
+"""Of tables that go to a file, which has no width of its own."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What an evaluation found.
@@ -51,7 +55,10 @@ class Report:
             table.add_column(column, justify="right" if index else "left")
         for row in self.rows:
             table.add_row(*row)
-        Console().print(table)
+        console = Console()
+        if not console.is_terminal:
+            console.width = WIDTH
+        console.print(table)
         for note in self.notes:
             print(note)
 
@@ -117,7 +124,7 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(tensor.mean()), "deviation": deviation}
 
 
-def spread(score: Mapping[str, float], digits: int) -> str:
-    """A mean in words, with its deviation where there is one."""
-    mean = f"{score['mean']:.{digits}f}"
-    return f"{mean} ± {score['deviation']:.{digits}f}" if score["deviation"] else mean
+def spread(score: Mapping[str, float], form: str) -> str:
+    """A mean in a format, with its deviation where there is one."""
+    mean = f"{score['mean']:{form}}"
+    return f"{mean} ± {score['deviation']:{form}}" if score["deviation"] else mean

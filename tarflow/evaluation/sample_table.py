@@ -6,12 +6,12 @@ from typing import Any
 from tarflow.evaluation.report import Report, mean_and_deviation, spread
 
 COLUMNS = {
-    "frechet_distance": ("Fréchet distance", 1.0, 2),
-    "kernel_distance": ("kernel distance x 1000", 1000.0, 3),
-    "precision": ("precision", 1.0, 3),
-    "recall": ("recall", 1.0, 3),
+    "frechet_distance": ("Fréchet distance", ".2f"),
+    "kernel_distance": ("kernel distance", ".3g"),
+    "precision": ("precision", ".3f"),
+    "recall": ("recall", ".3f"),
 }
-"""Headings, factors and digits of what is said of every extractor's features."""
+"""Headings and formats of what is said of every extractor's features."""
 
 Scores = Mapping[str, Any]
 """Numbers by extractor, and the accuracy."""
@@ -35,15 +35,15 @@ def report_of(
     classified = any("accuracy" in scores for scores in values.values())
     columns = ["samples"]
     for extractor in extractors:
-        columns += [f"{heading} ({extractor})" for heading, _, _ in COLUMNS.values()]
+        columns += [f"{heading} ({extractor})" for heading, _ in COLUMNS.values()]
     columns += ["classifier accuracy"] if classified else []
     rows = []
     for name, scores in values.items():
         row = [name]
         for extractor in extractors:
-            row += [_cell(scores[extractor][key], *COLUMNS[key][1:]) for key in COLUMNS]
+            row += [spread(scores[extractor][key], form) for key, (_, form) in COLUMNS.items()]
         if classified:
-            row.append(_cell(scores["accuracy"], 1.0, 4) if "accuracy" in scores else "")
+            row.append(spread(scores["accuracy"], ".4f") if "accuracy" in scores else "")
         rows.append(row)
     title = (
         f"{settings['num_samples']} samples against the training images of {settings['data']}:"
@@ -63,8 +63,3 @@ def _over_seeds(runs: Sequence[Any]) -> dict[str, Any]:
         else mean_and_deviation([run[key] for run in runs])
         for key in first
     }
-
-
-def _cell(score: Mapping[str, float], factor: float, digits: int) -> str:
-    """A number in words."""
-    return spread({key: value * factor for key, value in score.items()}, digits)

@@ -138,6 +138,7 @@ def test_two_processes_have_the_losses_of_one(kind, alone, request):
     assert Path(run, "grids/step_0000015.png").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_two_processes_goes_on(straight):
     command = [*PYTHON, *TRAIN, "trainer=ddp", "trainer.devices=2", "run_dir=killed"]
     process = start(*command)
@@ -165,6 +166,7 @@ def slurm(*command: str, job: str, **environment: str) -> list[subprocess.Popen]
     return [start(*command, **common, **rank) for rank in ranks]
 
 
+@pytest.mark.slow
 def test_a_sharded_job_of_slurm_that_is_told_to_stop_is_requeued_and_goes_on(sharded, tmp_path):
     environment = {"PATH": f"{fake_scontrol(tmp_path, 'RUNNING')}:{os.environ['PATH']}"}
     command = [*PYTHON, *TRAIN, "trainer=fsdp2", "run_dir=slurm"]
@@ -183,6 +185,7 @@ def test_a_sharded_job_of_slurm_that_is_told_to_stop_is_requeued_and_goes_on(sha
     assert_same_run("slurm", sharded)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_launched_by_submitit():
     """On this machine; `submitit_slurm` submits the same to a cluster."""
     sweep = ["hydra/launcher=submitit_local", "name=lr_${optimizer.lr}", "trainer.max_steps=2"]
@@ -228,6 +231,7 @@ def _remove(names: list[str]) -> None:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
+@pytest.mark.slow
 def test_two_hosts_have_the_losses_of_one_process(alone):
     with hosts() as places:
         processes = []
