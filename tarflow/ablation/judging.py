@@ -16,6 +16,7 @@ from tarflow.data import ImageData
 from tarflow.denoising import denoise
 from tarflow.errors import NonFiniteError
 from tarflow.evaluation.distances import frechet_distance
+from tarflow.evaluation.sample_judge import GAMMA
 from tarflow.flow import Flow
 from tarflow.guidance import GaussianGuidance, Guidance, LinearGuidance, LinearSchedule
 from tarflow.noise import GaussianNoise, Noise, UniformDequantization
@@ -76,7 +77,7 @@ class Judge:
         self.reference = self._features(images)
         self.classifier = None
         if classify:
-            gamma: Any = 0.256 / (loaded.data.levels - 1) ** 2  # that of scikit-learn's digits
+            gamma: Any = GAMMA / (loaded.data.levels - 1) ** 2
             self.classifier = SVC(gamma=gamma).fit(flat.numpy(), labels.numpy())
 
     def __call__(self, fitted: Fit, variant: Variant, seed: int) -> dict[str, Any]:
