@@ -1,17 +1,12 @@
-"""The files around the package: workflow, versions, what the README shows."""
+"""The files around the package: workflow and versions."""
 
 import os
-import re
 from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from packaging.requirements import Requirement
-
-from tarflow import GaussianNoise, TarFlow
-from tests.models import randomized
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,16 +39,3 @@ def test_slow_tests_run_every_night():
     assert content[True]["schedule"]  # YAML takes the key `on` for a truth value
     [*_, last] = content["jobs"]["nightly"]["steps"]
     assert "-m slow" in (ROOT / last["run"]).read_text()
-
-
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    flow = TarFlow(8, 2, 1, 2, 1, 64, num_classes=10, noise=GaussianNoise(17, 0.1))
-    randomized(flow).save_pretrained("outputs/digits_samples/seed_0/pretrained")
-    blocks = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    code = "\n".join(blocks)
-    scope = {}
-    exec(code, scope)
-    assert scope["log_p"].shape == (10,)
-    assert scope["clean"].shape == (10, 1, 8, 8)
