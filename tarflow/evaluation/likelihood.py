@@ -11,10 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from tarflow.arguments import check_integer, shown
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError, DataError, NonFiniteError
 from tarflow.evaluation.provenance import content_of, digests, software
 from tarflow.evaluation.report import Report, mean_and_error
+from tarflow.evaluation.unit import Unit
 from tarflow.evaluation.work import InMemory, Rows, Work
 from tarflow.noise import UniformDequantization
 from tarflow.randomness import ExampleSeeds, ExampleStreams
@@ -23,38 +25,8 @@ from tarflow.tar_flow import TarFlow
 ROUND_TRIPS = 32
 """Number of images, the first ones, that are mapped to noise and back: that takes long."""
 
-
-@dataclass(frozen=True)
-class Unit:
-    """What likelihoods are reported in.
-
-    Attributes:
-        name: In files.
-        words: In tables.
-        noise: Turns log-densities into bits; None for nats.
-        num_dims: Number of dimensions of an image.
-    """
-
-    name: str
-    words: str
-    noise: UniformDequantization | None
-    num_dims: int
-
-    @classmethod
-    def of(cls, flow: TarFlow, in_nats: bool) -> "Unit":
-        """The unit for a flow."""
-        if not isinstance(flow.noise, UniformDequantization):
-            std = getattr(flow.noise, "std", None)
-            return cls("noisy_nats_per_dim", f"nats/dim at sigma {std}", None, flow.num_dims)
-        if in_nats:
-            return cls("nats_per_dim", "nats/dim of dequantized pixels", None, flow.num_dims)
-        return cls("bits_per_dim", "bits/dim", flow.noise, flow.num_dims)
-
-    def __call__(self, log_prob: Float[Tensor, " num"]) -> Float[Tensor, " num"]:
-        """Log-densities in this unit, per dimension."""
-        if self.noise is None:
-            return -log_prob / self.num_dims
-        return self.noise.bits_per_dim(log_prob, self.num_dims)
+PARTS = ("test", "validation", "train")
+UNITS = ("auto", "bits", "nats")
 
 
 @dataclass(frozen=True)
@@ -82,9 +54,15 @@ class LikelihoodMetrics:
     unit: Literal["auto", "bits", "nats"] = "auto"
 
     def __post_init__(self):
+        check_integer("seed", self.seed)
         for name in ("batch_size", "importance_samples"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} {getattr(self, name)} must be at least 1")
+            check_integer(name, getattr(self, name), least=1)
+        for name, allowed in (("split", PARTS), ("unit", UNITS)):
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in allowed:
+                raise ConfigurationError(
+                    f"{name} {shown(value)} is unknown: choose {', '.join(allowed)}"
+                )
 
     def __call__(self, flow: TarFlow, data: ImageData) -> Report:
         """Evaluate a flow.

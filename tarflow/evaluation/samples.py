@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tarflow.arguments import check_integer, shown
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.evaluation.extractors import Extractor, Inception, Pixels, UnavailableError
@@ -49,11 +50,13 @@ class SampleMetrics:
     statistics: Path | str | None = None
 
     def __post_init__(self):
-        least = {"num_samples": 4, "batch_size": 1, "num_reference": 4}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ConfigurationError(f"{name} {value} must be at least {bound}")
+        for name, least in (("num_samples", 4), ("batch_size", 1), ("num_reference", 4)):
+            if name != "num_reference" or self.num_reference is not None:
+                check_integer(name, getattr(self, name), least=least)
+        if isinstance(self.seeds, str) or not isinstance(self.seeds, Sequence):
+            raise ConfigurationError(f"seeds {shown(self.seeds)} are no list of integers")
+        for seed in self.seeds:
+            check_integer("one of seeds,", seed)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigurationError(
                 f"seeds {list(self.seeds)} must be one or more different ones"

@@ -74,6 +74,9 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "data": (*SECTION, None),
         "metrics.batch_size": POSITIVE,
         "metrics.importance_samples": POSITIVE,
+        "metrics.split": ("nothing", 3, None, [1], {"a": 1}),
+        "metrics.unit": ("nothing", 3, None, [1], {"a": 1}),
+        "metrics.seed": WHOLE[1:],
     },
     "calibrate": {
         "checkpoint": (*TEXT, None, "nowhere"),
