@@ -204,7 +204,7 @@ def test_all_pages_with_code_are_run():
 
 
 WRONG = {
-    "tarflow train experiment=digits_samples trainer.max_step=10": "Could not override 'trainer.max_step'",
+    "tarflow train experiment=digits_samples trainer.max_step=10": "override 'trainer.max_step'",
     "tarflow train data=folder data.data.root=nowhere": "there is no folder nowhere",
     "tarflow sample checkpoint=outputs/digits_samples/seed_0 decoder=magic": "'decoder/magic'",
     "tarflow evaluate checkpoint=outputs/nothing data=digits": "neither a pretrained folder",
