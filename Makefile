@@ -1,5 +1,6 @@
 # make demo: trains on digits, evaluates, samples.   make test: every check.
-# Both set up .venv first, and do no work twice.
+# make docs: the pages as a site, in site/.
+# All set up .venv first, and do no work twice.
 
 # The first of these that runs and is a version that is supported.
 CHECK := import sys; (3, 11) <= sys.version_info < (3, 14) and print(sys.executable)
@@ -11,7 +12,7 @@ LIKELIHOOD := outputs/digits_likelihood/seed_$(SEED)
 SAMPLES := outputs/digits_samples/seed_$(SEED)
 GUIDANCE := 1
 
-.PHONY: demo test format clean
+.PHONY: demo test docs format clean
 .SECONDARY: # keep what rules make on the way
 
 demo: $(LIKELIHOOD)/evaluation/likelihood/report.json $(SAMPLES)/evaluation/samples/report.json $(SAMPLES)/samples/grid.png
@@ -39,6 +40,9 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/pytest
+
+docs: .venv/installed-dev
+	$(BIN)/mkdocs build --strict
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
