@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from tarflow.errors import DataError
 from tarflow.evaluation.distances import (
     Moments,
     distance_of_moments,
-    kernel_distance,
+    kernel_between,
+    kernel_within,
     precision_and_recall,
 )
 from tarflow.files import write_atomically
@@ -48,10 +50,20 @@ class Reference:
         precision, recall = precision_and_recall(few, self.features)
         return {
             "frechet_distance": distance_of_moments(Moments.of(features), self.moments),
-            "kernel_distance": kernel_distance(few, self.features),
+            "kernel_distance": self._kernel_distance(few),
             "precision": precision,
             "recall": recall,
         }
+
+    def _kernel_distance(self, features: Float[np.ndarray, "num features"]) -> float:
+        """That of samples from these."""
+        between = kernel_between(features, self.features)
+        return kernel_within(features) + self._kernel_within - 2 * between
+
+    @cached_property
+    def _kernel_within(self) -> float:
+        """The part of kernel distances that these alone have in it."""
+        return kernel_within(self.features)
 
 
 def save(path: Path, origin: Mapping[str, Any], references: Mapping[str, Reference]) -> None:
