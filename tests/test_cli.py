@@ -241,9 +241,9 @@ def test_wandb_logs_offline(tmp_path):
     assert list(folder.glob("files/media/images/samples*.png"))
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint():
+def test_a_killed_run_goes_on_from_its_checkpoint(capsys):
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "run_dir=run", *TINY]
-    command += ["schedule.total_steps=3000", "callbacks.checkpoint.every_n_steps=5"]
+    command += ["schedule.total_steps=3000", "callbacks.checkpoint.every_n_steps=2"]
     checkpoint = Path("run/checkpoints/last.ckpt")
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([*command, "trainer.max_steps=3000"], **silent)
@@ -260,15 +260,14 @@ def test_a_killed_run_goes_on_from_its_checkpoint():
     assert any(not torch.equal(value, weights[name]) for name, value in average.items())
     # A kill during a write leaves a partial file beside the whole one, which is not looked at.
     checkpoint.with_name(".last.ckpt.new").write_bytes(b"half a file")
-    shorter = [*command, f"trainer.max_steps={step + 5}"]
-    resumed = subprocess.run(shorter, capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"going on from run/checkpoints/last.ckpt at step {step}" in resumed.stdout
+    shorter = [*command[3:], f"trainer.max_steps={step + 5}"]
+    tarflow("train", "run_dir=run", *shorter)
+    told = capsys.readouterr().out
+    assert f"going on from run/checkpoints/last.ckpt at step {step}" in told
     assert torch.load(checkpoint, weights_only=True)["global_step"] == step + 5
     versions = sorted(path.name for path in Path("run/logs").iterdir())
     assert versions == ["version_0", "version_1"]
-    straight = [argument.replace("run_dir=run", "run_dir=straight") for argument in shorter]
-    subprocess.run(straight, check=True, capture_output=True)
+    tarflow("train", "run_dir=straight", *shorter)
     killed, never_killed = (
         torch.load(f"{name}/checkpoints/last.ckpt", weights_only=True)
         for name in ("run", "straight")
