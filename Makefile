@@ -11,6 +11,7 @@ SEED ?= 0
 LIKELIHOOD := outputs/digits_likelihood/seed_$(SEED)
 SAMPLES := outputs/digits_samples/seed_$(SEED)
 GUIDANCE := 1
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test docs format clean
 .SECONDARY: # keep what rules make on the way
@@ -39,7 +40,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 docs: .venv/installed-dev
 	$(BIN)/mkdocs build --strict

@@ -1,5 +1,7 @@
 """Fixtures that several test files share."""
 
+import os
+
 import pytest
 import torch
 
@@ -9,6 +11,17 @@ from .models import tiny_flow
 
 # Programs of their own: run without the hook that checks types, as users run the package.
 collect_ignore_glob = ["fuzzing/*"]
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread for each
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
+    torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests found and want to be seen."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")
 
 
 @pytest.fixture(autouse=True)

@@ -41,16 +41,15 @@ def test_every_bad_input_is_refused_with_its_cause(group):
     assert not faults
 
 
-def test_the_number_of_bad_inputs(capsys):
+def test_the_number_of_bad_inputs(record_property):
     names = {group: [each["name"] for each in judge(group)] for group in GROUPS}
     for group, found in names.items():
         assert len(set(found)) == len(found), group
     counts = {group: len(found) for group, found in names.items()}
     fit = sum(each["accepted"] is True for group in GROUPS for each in judge(group))
     either = sum(each["accepted"] is None for group in GROUPS for each in judge(group))
-    listed = ", ".join(f"{count} {group}" for group, count in counts.items())
     total = sum(counts.values()) - fit - either
-    with capsys.disabled():
-        print(f"\n{total} bad inputs refused ({listed}, less {fit} that are fit for use after all")
-        print(f"and {either} changed at random, some of which are)")
+    listed = ", ".join(f"{count} {group}" for group, count in counts.items())
+    less = f"less {fit} fit for use after all and {either} changed at random, some of which are"
+    record_property("bad inputs refused", f"{total} ({listed}, {less})")
     assert total >= AT_LEAST
