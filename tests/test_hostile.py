@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from tarflow import CheckpointError, ConfigurationError, DataError, GaussianNoise, TarFlow
 from tarflow.cli.command import instantiate
+from tarflow.cli.hydra_settings import check_hydra_settings
 from tarflow.data import arrays, memory_mapped
 from tarflow.data.npz_batches import NpzBatches
 from tarflow.published import read_published
@@ -190,6 +191,48 @@ def test_targets_of_commands(tmp_path, marker, monkeypatch):
     (folder / "theirs.yaml").write_text(text)
     command = ["train", f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=theirs"]
     assert "os.mkdir" in error_of(*command, "run_dir=r")
+
+
+SETTINGS = [
+    "callbacks: {evil: {_target_: os.mkdir, _args_: [MARKER]}}",
+    "callbacks: {evil: {_target_: hydra.experimental.callbacks.os.mkdir, _args_: [MARKER]}}",
+    "callbacks: {evil: {_target_: '${oc.select:evil,os.mkdir}', _args_: [MARKER]}}",
+    "sweeper: {_target_: evil_module.Sweeper}",
+    "launcher: {_target_: evil_module.Launcher}",
+    "job_logging: {handlers: {evil: {(): os.mkdir, path: MARKER}}}",
+    "hydra_logging: {handlers: {evil: {class: logging.os.mkdir, path: MARKER}}}",
+    "hydra_logging: {handlers: {console: {stream: 'ext://evil_module.stream'}}}",
+    "job: {env_set: {TARFLOW_TARGETS: os}}",
+    "launcher: {setup: [mkdir MARKER]}",
+]
+
+
+@pytest.mark.parametrize("more", [[], ["--multirun"]])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_of_hydra_in_a_file(tmp_path, marker, monkeypatch, setting, more):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil_module.py").write_text(f"import os\nos.mkdir({str(marker)!r})\n")
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    launcher = ""
+    if setting.startswith("launcher: {setup"):
+        launcher = "defaults: [{override /hydra/launcher: submitit_slurm}]\n"
+    text = f"# @package _global_\n{launcher}hydra: {{{setting}}}\n".replace("MARKER", str(marker))
+    (folder / "theirs.yaml").write_text(text)
+    command = ["train", *more, f"--config-dir={tmp_path}/conf", "experiment=theirs"]
+    error = error_of(*command, "trainer=smoke", "run_dir=r")
+    assert error.startswith("tarflow: hydra."), error
+    assert "is not called" in error or "is not taken from a file" in error
+    assert not Path("r").exists()
+
+
+def test_what_users_set_of_hydra_is_taken():
+    settings = OmegaConf.create({"job": {"env_set": {"NCCL_DEBUG": "INFO"}}})
+    check_hydra_settings(settings, ["hydra.job.env_set.NCCL_DEBUG=INFO"])
+    check_hydra_settings(settings, ["+hydra.job.env_set.NCCL_DEBUG=INFO"])
+    with pytest.raises(ConfigurationError, match=r"hydra\.job\.env_set is not taken from a file"):
+        check_hydra_settings(settings, ["experiment=theirs"])
 
 
 def test_a_package_of_the_users_own_may_be_named(tmp_path, monkeypatch):

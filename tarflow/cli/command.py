@@ -12,6 +12,7 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
+from tarflow.cli.hydra_settings import checked_settings
 from tarflow.cli.targets import check_targets
 from tarflow.cli.values import check_arguments, check_values
 from tarflow.errors import TarflowError
@@ -52,9 +53,9 @@ def run(name: str, task: Callable[[DictConfig], None], arguments: Sequence[str])
 
     try:
         sys.argv = [f"tarflow {name}", *arguments]  # what Hydra reads
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(
-            task_told_plainly
-        )()
+        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
+        with checked_settings(arguments, told_plainly):
+            main(task_told_plainly)()
     finally:
         sys.argv = given
 

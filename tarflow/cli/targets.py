@@ -48,9 +48,14 @@ def check_targets(config: Any) -> None:
             check_targets(part)
 
 
+def own_packages() -> tuple[str, ...]:
+    """The packages that the user allows besides."""
+    return tuple(name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip())
+
+
 def _check(target: Any) -> None:
     """Refuse one name."""
-    own = tuple(name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip())
+    own = own_packages()
     # The name is looked at before anything is imported, since that runs code too.
     if not isinstance(target, str) or not _begins(target, own):
         _refuse(target)
