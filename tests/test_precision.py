@@ -260,8 +260,8 @@ def test_weights_in_bfloat16_are_certified_in_float32(flow, z):
     half = copy.deepcopy(flow).bfloat16()
     inverse = half.decode(z, LABEL, decoder=Jacobi(5, TOLERANCE[torch.bfloat16]))
     assert inverse.x.dtype == torch.float32
-    redone = torch.stack([report.redone for report in inverse.reports]).any(dim=0)
-    assert 0 < redone.sum() < 8
+    # How many depends on how the processor rounds: some in one transform, maybe all in another.
+    assert any(0 < report.redone.sum() < 8 for report in inverse.reports)
     assert all(report.certified.all() for report in inverse.reports)
     exact = half.float().inverse(z, LABEL)  # the weights, rounded
     torch.testing.assert_close(inverse.x, exact, rtol=0, atol=0.2)

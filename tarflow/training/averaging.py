@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.flow import Flow
@@ -38,12 +38,14 @@ class WeightAveraging(Callback):
         self.num_updates = 0
         self._averages: dict[float, list[Tensor]] = {}
         self._loaded: dict[float, dict[str, Tensor]] = {}
+        self._weights: list[nn.Parameter] = []
         self._step = 0
 
     def on_train_start(self, trainer, pl_module: Any) -> None:
         # Only now are the weights divided, and what a checkpoint holds is loaded.
+        self._weights = list(pl_module.flow.parameters())  # looking for them takes 1 ms a step
         for decay in self.decays:
-            average = [p.detach().clone() for p in pl_module.flow.parameters()]
+            average = [p.detach().clone() for p in self._weights]
             if decay in self._loaded:
                 _fill(average, pl_module.flow, self._loaded[decay])
             self._averages[decay] = average
@@ -55,7 +57,7 @@ class WeightAveraging(Callback):
         if trainer.global_step == self._step:  # gradients are being accumulated
             return
         self._step = trainer.global_step
-        weights = [local(p.detach()) for p in pl_module.flow.parameters()]
+        weights = [local(p.detach()) for p in self._weights]
         for decay, average in self._averages.items():
             rate = 0.0 if self.num_updates == 0 else min(decay, self._warm_up)
             held = [local(each) for each in average]

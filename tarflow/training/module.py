@@ -102,6 +102,7 @@ class FlowModule(lightning.LightningModule):
         self.seed = torch.initial_seed()
         self.skipped_steps = 0
         self._step: list[Part] = []
+        self._clipped: list[bool] = []  # of each step since the last that was logged
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout is the same after a resume as without one, and another one in every process.
@@ -161,14 +162,10 @@ class FlowModule(lightning.LightningModule):
         step, self._step = self._step, []
         # Both are the same in all processes, and so is what follows from them.
         loss = self._mean(torch.stack([part.loss for part in step]).mean())
-        self.log("train/nats_per_dim", loss, prog_bar=True)
-        self.log("train/grad_norm", norm)
-        self.log("train/skipped_steps", float(self.skipped_steps))
+        self._clipped.append(bool(norm > self.max_grad_norm))
+        self._log_step(loss, norm)
         if not (loss.isfinite() & norm.isfinite()):
             self._skip(step)
-            return
-        clipped = (norm > self.max_grad_norm).float()
-        self.log("train/clipped_fraction", clipped, on_step=False, on_epoch=True, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_steps"] = self.skipped_steps
@@ -202,6 +199,15 @@ class FlowModule(lightning.LightningModule):
     def _context(self, label: Tensor) -> Context:
         """The labels, where the flow knows classes."""
         return Context(label=label if self.flow.num_classes else None)
+
+    def _log_step(self, loss: Tensor, norm: Tensor) -> None:
+        """Log a step, where that is due: Lightning takes a millisecond for each number."""
+        if self.trainer._logger_connector.should_update_logs:
+            self.log("train/nats_per_dim", loss, prog_bar=True)
+            self.log("train/grad_norm", norm)
+            self.log("train/skipped_steps", float(self.skipped_steps))
+            self.log("train/clipped_fraction", sum(self._clipped) / len(self._clipped))
+            self._clipped = []
 
     def _skip(self, step: "list[Part]") -> None:
         """Leave weights and moments as they are, and stop where that happens too often."""

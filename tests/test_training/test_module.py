@@ -142,7 +142,7 @@ def test_gradients_are_clipped_to_the_norm(data):
         def on_train_batch_end(self, trainer, *_):
             norms.append(float(trainer.callback_metrics["train/grad_norm"]))
 
-    fit(module, data, max_steps=1, callbacks=[Watch()])
+    fit(module, data, max_steps=1, callbacks=[Watch()], log_every_n_steps=1)
     before_clipping, logged = norms
     assert logged == pytest.approx(before_clipping)
     clipped = [p.grad.square().sum() for p in flow.parameters() if p.grad is not None]
@@ -174,8 +174,9 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(data, tmp_path):
             weights.append(flow.transform[1].network.proj_out.weight.detach().clone())
 
     module = tiny_module(flow)
+    callbacks = [poison(flow, (2,)), Record()]
     with pytest.warns(UserWarning, match=r"after 2 is not finite \(loss: the output of transf"):
-        trainer = fit(module, data, max_steps=5, callbacks=[poison(flow, (2,)), Record()])
+        trainer = fit(module, data, max_steps=5, callbacks=callbacks, log_every_n_steps=1)
     changed = [not torch.equal(one, other) for one, other in itertools.pairwise(weights)]
     assert changed == [True, False, True, True]
     assert trainer.logged_metrics["train/skipped_steps"] == 1
