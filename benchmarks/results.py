@@ -117,7 +117,8 @@ class Report(Generic[M]):
     @property
     def slug(self) -> str:
         """The device's name, fit for a file's."""
-        return re.sub(r"[^a-z0-9]+", "-", self.environment["hardware"].lower()).strip("-")
+        plain = self.environment["hardware"].lower().replace("(r)", "")
+        return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
     def beside(self, measurement: M, mode: str) -> M:
         """What another mode did in the same case."""
