@@ -131,7 +131,7 @@ def test_repetitions_take_turns():
 def test_results_are_written_and_shown(tmp_path):
     results = fake_results()
     path = results.write(tmp_path)
-    assert path.name == "sampling-a-chip-r-2-threads.json"
+    assert path.name == "sampling-a-chip-2-threads.json"
     content = json.loads(path.read_text())
     assert content["environment"]["torch"] == torch.__version__
     assert content["machine"]["rate"]["torch.float32"] == 4e9

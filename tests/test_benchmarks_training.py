@@ -229,7 +229,7 @@ def test_every_mode_is_one_of_the_module():
 def test_results_are_written_and_shown(tmp_path):
     results = fake_results()
     path = results.write(tmp_path)
-    assert path.name == "training-a-chip-r-2-threads.json"
+    assert path.name == "training-a-chip-2-threads.json"
     content = json.loads(path.read_text())
     assert content["notes"] == ["a note"]
     row = content["measurements"][2]
