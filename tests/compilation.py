@@ -53,6 +53,10 @@ def compare_blocks_in_place() -> None:
         torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-4, atol=1e-4)
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     assert list(flow.state_dict()) == keys
+    with torch.profiler.profile() as profile:
+        log_prob_and_gradients(flow)
+    called = {event.key for event in profile.key_averages()}
+    assert called >= {"tarflow::gelu", "tarflow::gelu_backward"}
 
 
 def log_prob_and_gradients(flow):

@@ -103,12 +103,12 @@ class ProductAttention(AttentionKernel):
     def __call__(self, q, k, v, dropout=0.0):
         batch, heads, length, head_dim = q.shape
         dtype = self.dtype or q.dtype
-        added = -length % LANES if dtype in HALVES else 0  # later positions, which nothing sees
-        padded = length + added
-        rows = [
-            F.pad(each.to(dtype), (0, 0, 0, added)).reshape(-1, padded, head_dim)
-            for each in (q, k, v)
-        ]
+        rows = [each.to(dtype) for each in (q, k, v)]
+        padded = length
+        if dtype in HALVES and length % LANES:  # by later positions, which nothing sees
+            padded += -length % LANES
+            rows = [F.pad(each, (0, 0, 0, padded - length)) for each in rows]
+        rows = [each.reshape(-1, padded, head_dim) for each in rows]
         start = torch.full((padded, padded), -torch.inf, dtype=dtype, device=q.device).triu(1)
         with torch.autocast(q.device.type, enabled=False):
             logits = torch.baddbmm(start, rows[0], rows[1].mT, alpha=head_dim**-0.5)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tarflow.nn.attention import WHOLE, CausalSelfAttention, KVCache, Step, Window
-from tarflow.nn.gelu import GELU
 
 
 class MLP(nn.Sequential):
@@ -17,7 +16,7 @@ class MLP(nn.Sequential):
     def __init__(self, model_dim: int, expansion: int, dropout: float = 0.0):
         super().__init__(
             nn.Linear(model_dim, expansion * model_dim),
-            GELU(),
+            nn.GELU(),
             nn.Linear(expansion * model_dim, model_dim),
             nn.Dropout(dropout),
         )

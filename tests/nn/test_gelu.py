@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from tarflow.nn.gelu import GELU, uncompiled_gelu
+from tarflow.nn.gelu import UncompiledGELU, uncompiled_gelu
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def x() -> torch.Tensor:
     return torch.randn(3, 5, 8, dtype=torch.float64).mul(3).requires_grad_()
 
 
-@pytest.mark.parametrize("gelu", [GELU(), uncompiled_gelu], ids=["eager", "uncompiled"])
+@pytest.mark.parametrize("gelu", [UncompiledGELU(), uncompiled_gelu], ids=["eager", "uncompiled"])
 def test_it_is_x_times_the_probability_of_less(gelu, x):
     torch.testing.assert_close(gelu(x), x * (1 + torch.erf(x / 2**0.5)) / 2)
     assert gradcheck(gelu, x)

@@ -149,6 +149,27 @@ def test_gradients_are_clipped_to_the_norm(data):
     assert float(torch.stack(clipped).sum().sqrt()) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_the_fraction_of_clipped_steps_is_of_those_since_the_last_line(data):
+    def logged(name: str, every: int, threshold: float) -> list[float]:
+        """What nine steps log that leave the weights as they are."""
+        found = []
+
+        class Record(lightning.Callback):
+            def on_train_batch_end(self, trainer, *_):
+                if trainer.global_step % every == 0:
+                    found.append(float(trainer.logged_metrics[name]))
+
+        module = tiny_module(tiny_flow(), lr=0.0, max_grad_norm=threshold)
+        fit(module, data, max_steps=9, callbacks=[Record()], log_every_n_steps=every)
+        return found
+
+    norms = logged("train/grad_norm", 1, 1e6)
+    median = sorted(norms)[4]
+    expected = [sum(norm > median for norm in norms[i : i + 3]) / 3 for i in (0, 3, 6)]
+    assert len(set(expected)) > 1
+    assert logged("train/clipped_fraction", 3, median) == pytest.approx(expected)
+
+
 def poison(flow, steps) -> lightning.Callback:
     """Sets a bias to NaN before some steps, and back after them."""
     bias = flow.transform[3].network.proj_out.bias
