@@ -1,5 +1,8 @@
 """How the transformers of a flow compute while it trains."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from tarflow.autoregressive import AutoregressiveTransform
@@ -58,7 +61,7 @@ def recompute(flow: Flow, num_layers: int) -> None:
             block.recomputed = index < num_layers
 
 
-def compile_blocks(flow: Flow, backend: str = "inductor") -> None:
+def compile_blocks(flow: Flow, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile the blocks of a flow, in place: one graph serves them all, and names stay."""
     for network in networks(flow):
         for block in blocks(network):
