@@ -11,10 +11,10 @@ from benchmarks.baseline import Baseline
 from benchmarks.results import Measurement
 from benchmarks.roofline import Counted, Machine, Pass, Transformer
 from tarflow import Decoder, ExampleSeeds, LinearGuidance, Sequential, TarFlow
-from tarflow.calibration import calibrate
-from tarflow.machine import now
-from tarflow.nn.prepared import Networks
-from tarflow.plan import Plan
+from tarflow.machine.device import now
+from tarflow.nn.networks import Networks
+from tarflow.sampling.calibration import calibrate
+from tarflow.sampling.plan import Plan
 
 GUIDANCE = LinearGuidance(1.0)
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 1e-1}

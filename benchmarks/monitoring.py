@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for checkouts that are not
 from benchmarks.trainer import PackageTraining
 from tarflow import GaussianNoise, TarFlow
 from tarflow.data import ImageDataModule, digits
-from tarflow.machine import now
+from tarflow.machine.device import now
 from tarflow.training import Throughput, TransformStatistics
 
 

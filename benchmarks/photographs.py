@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tarflow import Context, GaussianNoise, LinearGuidance, TarFlow
-from tarflow.pictures import beside, grid
+from tarflow.sampling.pictures import beside, grid
 from tarflow.training import muon, warmup_cosine
 
 CACHE = Path(__file__).parents[1] / "outputs" / "benchmarks"

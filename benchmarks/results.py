@@ -15,7 +15,7 @@ from rich.table import Table
 
 import tarflow
 from benchmarks.roofline import Machine
-from tarflow.plan import hardware
+from tarflow.sampling.plan import hardware
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16")
 """What a processor may have that decides how fast it multiplies."""

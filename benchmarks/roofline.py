@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from tarflow import AutoregressiveTransform, Decoder, Flow
-from tarflow.machine import LARGEST, MEGABYTE, copy_bandwidth, matrix_rate
+from tarflow.machine.device import LARGEST, MEGABYTE, copy_bandwidth, matrix_rate
 
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 """Megabytes that are read and written by the copies that are timed."""

@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 from benchmarks.training_baseline import LEARNING_RATE
 from tarflow import TarFlow
 from tarflow.data import ImageDataModule
-from tarflow.machine import now
+from tarflow.machine.device import now
 from tarflow.training import (
     FlowModule,
     StepProgressBar,

@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tarflow import AutoregressiveTransform, ExpScale, GaussianNoise, Patchify, Reverse, TarFlow
-from tarflow.base import LOG_2_PI
 from tarflow.data.images import ArrayDataset
-from tarflow.machine import now
+from tarflow.flows.base import LOG_2_PI
+from tarflow.machine.device import now
 from tarflow.nn.transformer import Block
 
 LEARNING_RATE = 1e-4

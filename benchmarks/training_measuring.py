@@ -15,7 +15,7 @@ from benchmarks.training_cases import MODES, NUM_CLASSES, Case
 from benchmarks.training_results import TrainingMeasurement
 from tarflow import TarFlow
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
-from tarflow.machine import now
+from tarflow.machine.device import now
 
 Run = TrainingBaseline | PackageTraining
 

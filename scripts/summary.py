@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tarflow.evaluation.report import spread
+from tarflow.evaluation.reporting import spread
 
 
 def main(likelihood_run: Path, samples_run: Path) -> None:

@@ -1,12 +1,6 @@
 """Transformer autoregressive flows: exact likelihoods and samples from one model."""
 
-from tarflow.affine import Affine, ExpScale, Scale, SoftClipScale, SoftplusScale, UnitScale
-from tarflow.autoregressive import AutoregressiveTransform
-from tarflow.base import DiagonalNormal, StandardNormal
-from tarflow.context import NULL_CLASS, Context
-from tarflow.decoding import Decoder, PerTransform, Sequential
-from tarflow.denoising import denoise
-from tarflow.editing import Inpainting, inpaint, interpolate
+from tarflow.editing.editing import Inpainting, inpaint, interpolate
 from tarflow.errors import (
     CheckpointError,
     ConfigurationError,
@@ -15,21 +9,27 @@ from tarflow.errors import (
     NonFiniteError,
     TarflowError,
 )
-from tarflow.flow import Flow
-from tarflow.guidance import (
+from tarflow.flows.affine import Affine, ExpScale, Scale, SoftClipScale, SoftplusScale, UnitScale
+from tarflow.flows.autoregressive import AutoregressiveTransform
+from tarflow.flows.base import DiagonalNormal, StandardNormal
+from tarflow.flows.context import NULL_CLASS, Context
+from tarflow.flows.decoding import Decoder, PerTransform, Sequential
+from tarflow.flows.flow import Flow
+from tarflow.flows.guidance import (
     ConstantSchedule,
     GaussianGuidance,
     Guidance,
     LinearGuidance,
     LinearSchedule,
 )
-from tarflow.jacobi import Jacobi
-from tarflow.nn.prepared import Networks
-from tarflow.noise import GaussianNoise, Noise, UniformDequantization
+from tarflow.flows.jacobi import Jacobi
+from tarflow.flows.noise import GaussianNoise, Noise, UniformDequantization
+from tarflow.flows.report import SamplingReport, TransformReport
+from tarflow.flows.tar_flow import TarFlow
+from tarflow.flows.transforms import Composition, Inverse, Patchify, Permute, Reverse, Transform
+from tarflow.nn.networks import Networks
 from tarflow.randomness import ExampleSeeds
-from tarflow.report import SamplingReport, TransformReport
-from tarflow.tar_flow import TarFlow
-from tarflow.transforms import Composition, Inverse, Patchify, Permute, Reverse, Transform
+from tarflow.sampling.denoising import denoise
 
 __version__ = "0.1.0"
 

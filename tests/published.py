@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tarflow import TarFlow
-from tarflow.published import from_published
+from tarflow.flows.published import from_published
 
 DIRECTORY = Path(__file__).parent / "data"
 PREFIX = "weights."

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tarflow import attention_probes
-from tarflow.attention_probes import probe_default, probe_kernels, probe_package
+from tarflow.nn import probes as attention_probes
+from tarflow.nn.probes import probe_default, probe_kernels, probe_package
 
 CPU = torch.device("cpu")
 

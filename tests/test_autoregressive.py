@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tarflow import Affine, AutoregressiveTransform, Context, ExpScale, Guidance, Sequential
-from tarflow.autoregressive import Inversion
+from tarflow.flows.autoregressive import Inversion
 from tarflow.nn.attention import DifferentiableKVCache, KVCache
 
 from .equations import predict

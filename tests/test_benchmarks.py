@@ -15,7 +15,7 @@ from benchmarks.plot import draw
 from benchmarks.results import Measurement, Results, describe_environment
 from benchmarks.roofline import Counted, Machine, Pass, Transformer
 from tarflow import Jacobi, LinearGuidance, Sequential
-from tarflow.decoding import PerTransform
+from tarflow.flows.decoding import PerTransform
 from tests.models import tiny_flow
 
 

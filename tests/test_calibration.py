@@ -18,8 +18,8 @@ from tarflow import (
     Sequential,
     TarFlow,
 )
-from tarflow.calibration import Limited, TooSlow, calibrate, fastest
-from tarflow.plan import Conditions, Measurement, Plan, Planned, find_plan, read_plans
+from tarflow.sampling.calibration import Limited, TooSlow, calibrate, fastest
+from tarflow.sampling.plan import Conditions, Measurement, Plan, Planned, find_plan, read_plans
 
 from .models import randomized
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from tarflow import Jacobi, Sequential
-from tarflow.certificates import Certificates
-from tarflow.report import SamplingReport, TransformReport
+from tarflow.flows.report import SamplingReport, TransformReport
+from tarflow.sampling.certificates import Certificates
 
 
 def report(decoder, residual, redone=(False, False, False)) -> TransformReport:

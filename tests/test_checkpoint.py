@@ -184,7 +184,17 @@ def test_unknown_format(folder, number):
 @pytest.mark.parametrize("argument", ["scale", "noise"])
 @pytest.mark.parametrize(
     "named",
-    ["os.system", "system", "eval", "tarflow.affine.ExpScale", "TarFlow", "", 3, ["x"], {"a": 1}],
+    [
+        "os.system",
+        "system",
+        "eval",
+        "tarflow.flows.affine.ExpScale",
+        "TarFlow",
+        "",
+        3,
+        ["x"],
+        {"a": 1},
+    ],
 )
 def test_unknown_kind(folder, argument, named):
     edit_config(folder, **{argument: {"type": named}})

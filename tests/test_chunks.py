@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tarflow import ConfigurationError, TarflowError
-from tarflow.chunks import ChunkSize, InsufficientMemoryError, ran_out_of_memory
+from tarflow.sampling.chunks import ChunkSize, InsufficientMemoryError, ran_out_of_memory
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
 

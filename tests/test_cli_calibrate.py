@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tarflow import GaussianNoise, Jacobi, PerTransform, Sequential
-from tarflow.plan import Plan, read_plans
+from tarflow.sampling.plan import Plan, read_plans
 
 from .models import tiny_flow
 from .test_cli import error_of, tarflow

@@ -13,7 +13,7 @@ from tarflow import (
     TarFlow,
     UnitScale,
 )
-from tarflow.decoding import Decoding
+from tarflow.flows.decoding import Decoding
 
 from . import equations
 from .models import tiny_flow

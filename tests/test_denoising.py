@@ -14,7 +14,7 @@ from tarflow import (
     UniformDequantization,
     denoise,
 )
-from tarflow.chunks import ChunkSize, InsufficientMemoryError
+from tarflow.sampling.chunks import ChunkSize, InsufficientMemoryError
 
 from .memory import limit_memory
 from .models import tiny_flow

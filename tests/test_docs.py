@@ -19,7 +19,7 @@ from PIL import Image
 
 from tarflow import GaussianNoise, TarFlow, UniformDequantization
 from tarflow.cli.command import CONF
-from tarflow.published import _published_name
+from tarflow.flows.published import _published_name
 from tests import doc_commands
 from tests.doc_blocks import Block, blocks
 from tests.doc_commands import Wrong

@@ -18,10 +18,10 @@ from tarflow import (
     Transform,
     UniformDequantization,
 )
-from tarflow.editing import inpaint, interpolate
-from tarflow.mcmc import CrankNicolson, Hamiltonian
+from tarflow.editing.editing import inpaint, interpolate
+from tarflow.editing.markov_chains import CrankNicolson, Hamiltonian
+from tarflow.flows.transforms import Inverse
 from tarflow.randomness import ExampleStreams, normal
-from tarflow.transforms import Inverse
 
 from .models import tiny_flow
 

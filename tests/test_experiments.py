@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from tarflow.cli.command import CONF
 from tarflow.cli.train import _make_flow
-from tarflow.data import editions, random_images
+from tarflow.data import random_images
+from tarflow.data.sources import editions
 
 EXPERIMENTS = {
     "imagenet64_likelihood": editions.IMAGENET64["old"],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tarflow.files import write_atomically
+from tarflow.machine.files import write_atomically
 
 
 @pytest.mark.parametrize("content", ["a µ\n", b"\x00\xff", "", b""])

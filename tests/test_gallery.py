@@ -9,8 +9,8 @@ from PIL import Image
 
 from tarflow.data import ArrayDataset
 from tarflow.errors import DataError
-from tarflow.gallery import Gallery, real_images
-from tarflow.pictures import beside, grid
+from tarflow.sampling.gallery import Gallery, real_images
+from tarflow.sampling.pictures import beside, grid
 
 
 @pytest.fixture

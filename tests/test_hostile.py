@@ -14,8 +14,8 @@ from tarflow import CheckpointError, ConfigurationError, DataError, GaussianNois
 from tarflow.cli.command import instantiate
 from tarflow.cli.hydra_settings import check_hydra_settings
 from tarflow.data import arrays, memory_mapped
-from tarflow.data.npz_batches import NpzBatches
-from tarflow.published import read_published
+from tarflow.data.storage.npz_batches import NpzBatches
+from tarflow.flows.published import read_published
 from tarflow.training.run import NEEDED, Run
 
 from .models import tiny_flow
@@ -127,9 +127,9 @@ TARGETS = [
     *("os.system", "os.mkdir", "posix.mkdir", "builtins.exec", "builtins.eval", "builtins.print"),
     *("subprocess.Popen", "subprocess.run", "shutil.rmtree", "pathlib.Path", "pickle.loads"),
     *("torch.load", "numpy.load", "importlib.import_module", "evil_module.run", "", "mkdir"),
-    *("tarflow.files.os.mkdir", "tarflow.training.checkpoints.subprocess.run"),
+    *("tarflow.machine.files.os.mkdir", "tarflow.training.checkpoints.subprocess.run"),
     *(
-        "tarflow.sample_folder.shutil.rmtree",
+        "tarflow.sampling.sample_folder.shutil.rmtree",
         "tarflow.data.arrays.np.load",
         "tarflow.data.arrays.torch.load",
     ),

@@ -23,7 +23,7 @@ from tarflow import (
     SoftplusScale,
     UnitScale,
 )
-from tarflow.decoding import Decoding
+from tarflow.flows.decoding import Decoding
 
 from . import equations
 from .models import tiny_flow, tough_flow

@@ -2,7 +2,7 @@
 
 import torch
 
-from tarflow.machine import copy_bandwidth, fastest, matrix_rate
+from tarflow.machine.device import copy_bandwidth, fastest, matrix_rate
 
 
 def test_rates_are_positive_and_count_what_was_done():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tarflow.pictures import INK, PAPER, beside, grid
+from tarflow.sampling.pictures import INK, PAPER, beside, grid
 
 
 def random_pixels(count=5, channels=1, height=3, width=4, levels=17):

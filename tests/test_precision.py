@@ -14,8 +14,8 @@ from tarflow import (
     Networks,
     Sequential,
 )
-from tarflow.autoregressive import Inversion
-from tarflow.decoding import Decoding
+from tarflow.flows.autoregressive import Inversion
+from tarflow.flows.decoding import Decoding
 
 from .models import tiny_flow, tough_flow
 from .test_jacobi import noise_of

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tarflow import ConfigurationError
-from tarflow.processes import Process
+from tarflow.machine.processes import Process
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 SRUN = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1"}

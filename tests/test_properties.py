@@ -21,7 +21,7 @@ from tarflow import (
     TarFlow,
     UnitScale,
 )
-from tarflow.decoding import Decoding
+from tarflow.flows.decoding import Decoding
 
 from .models import randomized, tiny_autoregressive
 

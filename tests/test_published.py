@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tarflow import CheckpointError, ExpScale, GaussianNoise, TarFlow, UnitScale
-from tarflow.published import from_published, read_published
+from tarflow.flows.published import from_published, read_published
 
 from .published import DIRECTORY, PREFIX
 

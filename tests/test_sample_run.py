@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tarflow import ConfigurationError, DataError, GaussianNoise
-from tarflow.gallery import Gallery
-from tarflow.processes import Process
-from tarflow.sample_run import SampleRun
-from tarflow.sampler import Sampler
+from tarflow.machine.processes import Process
+from tarflow.sampling.gallery import Gallery
+from tarflow.sampling.sample_run import SampleRun
+from tarflow.sampling.sampler import Sampler
 
 from .models import tiny_flow
 
@@ -282,7 +282,7 @@ def test_a_disk_that_is_too_small_is_refused_at_once(run, monkeypatch):
 
 
 def test_a_disk_that_fills_up_loses_nothing(run, monkeypatch):
-    from tarflow.shards import write_atomically
+    from tarflow.sampling.sample_shards import write_atomically
 
     def write(path, content):
         if path.name.startswith("000006"):
@@ -290,7 +290,7 @@ def test_a_disk_that_fills_up_loses_nothing(run, monkeypatch):
         write_atomically(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr("tarflow.shards.write_atomically", write)
+        patch.setattr("tarflow.sampling.sample_shards.write_atomically", write)
         with pytest.raises(DataError, match=r"No space left on device.*run the same command"):
             draw(run)
     drawn(run)

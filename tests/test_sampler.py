@@ -14,9 +14,9 @@ from tarflow import (
     UniformDequantization,
     denoise,
 )
-from tarflow.nn.prepared import Networks
-from tarflow.sampler import Sampler
-from tarflow.sampling import sample_batches
+from tarflow.nn.networks import Networks
+from tarflow.sampling.drawing import sample_batches
+from tarflow.sampling.sampler import Sampler
 
 from .memory import limit_memory
 from .models import tiny_flow

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from tarflow import ConfigurationError, ContextError, LinearGuidance, Sequential
-from tarflow.sampling import batches_of, labels_of, read_classes, read_labels, sample_batches
+from tarflow.sampling.drawing import (
+    batches_of,
+    labels_of,
+    read_classes,
+    read_labels,
+    sample_batches,
+)
 
 from .memory import limit_memory
 from .models import tiny_flow

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tarflow import DataError
-from tarflow.shards import Shards
+from tarflow.sampling.sample_shards import SampleShards
 
 
 @pytest.fixture
 def shards(tmp_path):
-    return Shards(tmp_path)
+    return SampleShards(tmp_path)
 
 
 def arrays(indices):
@@ -54,7 +54,7 @@ def test_other_files_are_not_shards(shards):
     for name in (".000000-000004.npz.new", "settings.json", "000000-000004.npz.old", "5-9.npz"):
         (shards.directory / name).write_bytes(b"")
     assert shards.found() == []
-    assert Shards(shards.directory / "nowhere").found() == []
+    assert SampleShards(shards.directory / "nowhere").found() == []
 
 
 def test_samples_are_read_in_order_without_repetition(shards):

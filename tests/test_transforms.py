@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tarflow import Composition, Context, ExpScale, Patchify, Permute, Reverse
-from tarflow.decoding import Decoding
+from tarflow.flows.decoding import Decoding
 
 from .models import tiny_autoregressive
 from .registry import REGISTRY, Case

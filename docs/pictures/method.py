@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from tarflow import Context, ExampleSeeds, LinearGuidance, Sequential, TarFlow, denoise
-from tarflow.autoregressive import AutoregressiveTransform
 from tarflow.data import digits
-from tarflow.decoding import Decoding
-from tarflow.nn.prepared import Networks
-from tarflow.pictures import beside, grid
-from tarflow.transforms import Patchify, Reverse
+from tarflow.flows.autoregressive import AutoregressiveTransform
+from tarflow.flows.decoding import Decoding
+from tarflow.flows.transforms import Patchify, Reverse
+from tarflow.nn.networks import Networks
+from tarflow.sampling.pictures import beside, grid
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

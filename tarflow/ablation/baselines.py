@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
-from tarflow.noise import UniformDequantization
+from tarflow.flows.noise import UniformDequantization
 
 HIDDEN = (256, 256)
 """Widths of the networks in all of them."""

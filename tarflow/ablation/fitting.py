@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tarflow.ablation.variants import Variant
-from tarflow.base import DiagonalNormal
-from tarflow.context import Context
 from tarflow.errors import NonFiniteError
-from tarflow.flow import Flow
-from tarflow.noise import Noise
+from tarflow.flows.base import DiagonalNormal
+from tarflow.flows.context import Context
+from tarflow.flows.flow import Flow
+from tarflow.flows.noise import Noise
 from tarflow.training import adamw, muon
 
 OPTIMIZERS = {"adamw": adamw, "muon": muon}

@@ -13,15 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 from tarflow.ablation.fitting import Fit, log_probs
 from tarflow.ablation.variants import Variant
 from tarflow.data import ImageData
-from tarflow.denoising import denoise
 from tarflow.errors import NonFiniteError
 from tarflow.evaluation.distances import frechet_distance
 from tarflow.evaluation.sample_judge import GAMMA
-from tarflow.flow import Flow
-from tarflow.guidance import GaussianGuidance, Guidance, LinearGuidance, LinearSchedule
-from tarflow.noise import GaussianNoise, Noise, UniformDequantization
+from tarflow.flows.flow import Flow
+from tarflow.flows.guidance import GaussianGuidance, Guidance, LinearGuidance, LinearSchedule
+from tarflow.flows.noise import GaussianNoise, Noise, UniformDequantization
 from tarflow.randomness import stream_seed
-from tarflow.sampling import sample_batches
+from tarflow.sampling.denoising import denoise
+from tarflow.sampling.drawing import sample_batches
 
 DRAWS = 4
 """Draws of the noise of every test image: some hundred images have little to say otherwise."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from tarflow.ablation.claims import Quantity, Results, Section
 from tarflow.ablation.sections import SECTIONS
 from tarflow.errors import ConfigurationError
-from tarflow.evaluation.report import mean_and_deviation
-from tarflow.files import write_atomically
+from tarflow.evaluation.reporting import mean_and_deviation
+from tarflow.machine.files import write_atomically
 
 MARK = "<!-- {kind}: {name} -->"
 """Tables stand between a mark and the next `<!-- end -->`."""

@@ -8,7 +8,7 @@ from tarflow.ablation.claims import Quantity, Results
 from tarflow.ablation.judging import RULES, WEIGHTS
 from tarflow.ablation.sections import BITS, DENOISED, DRAWN, RAW
 from tarflow.errors import ConfigurationError
-from tarflow.evaluation.report import mean_and_deviation
+from tarflow.evaluation.reporting import mean_and_deviation
 
 DISTANCES = (
     ("default", "default", DENOISED),

@@ -20,13 +20,13 @@ from tarflow.arguments import check_integer
 from tarflow.data import digits, photographs
 from tarflow.errors import ConfigurationError, TarflowError
 from tarflow.evaluation.provenance import software
-from tarflow.files import write_atomically
+from tarflow.machine.files import write_atomically
 
 DATA = {"digits": lambda: digits(validation_fraction=0.1), "photographs": photographs}
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """A variant on a data set with a seed.
 
     Attributes:
@@ -92,7 +92,7 @@ class Study:
     """
 
     directory: Path
-    runs: Sequence[Run]
+    runs: Sequence[StudyRun]
 
     @classmethod
     def of(
@@ -117,14 +117,14 @@ class Study:
                 f" seeds={list(seeds)} must name one"
             )
         runs = [
-            Run(which, variant, seed, float(seconds), num_samples)
+            StudyRun(which, variant, seed, float(seconds), num_samples)
             for seed in seeds  # so that a study that is cut short has all variants
             for variant in variants
             for which in data
         ]
         return cls(directory, runs)
 
-    def path(self, run: Run) -> Path:
+    def path(self, run: StudyRun) -> Path:
         """The file of a run."""
         return self.directory / "runs" / f"{run.name}.json"
 
@@ -161,7 +161,7 @@ class Study:
         """What the runs have left, without those to come."""
         return [json.loads(self.path(run).read_text()) for run in self.runs if self._is_done(run)]
 
-    def _is_done(self, run: Run) -> bool:
+    def _is_done(self, run: StudyRun) -> bool:
         """Whether a run has left its file."""
         if not self.path(run).exists():
             return False
@@ -188,7 +188,7 @@ def _check_known(name: str, given: Sequence[str], allowed: list[str]) -> None:
         raise ConfigurationError(f"{name}={list(given)}: choose among {', '.join(allowed)}")
 
 
-def _in_processes(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, Future]]:
+def _in_processes(runs: Sequence[StudyRun], workers: int) -> Iterator[tuple[StudyRun, Future]]:
     """Do runs, each as soon as a process is free."""
     # Set before torch is imported there: threads that wait for one another spin.
     kept = os.environ.get("OMP_NUM_THREADS")

@@ -6,12 +6,12 @@ from typing import Any
 
 from tarflow.ablation import baselines
 from tarflow.ablation.density import Density
-from tarflow.affine import ExpScale, Scale, UnitScale
 from tarflow.data import ImageData
-from tarflow.flow import Flow
-from tarflow.noise import GaussianNoise, Noise, UniformDequantization
-from tarflow.tar_flow import TarFlow
-from tarflow.transforms import Reverse
+from tarflow.flows.affine import ExpScale, Scale, UnitScale
+from tarflow.flows.flow import Flow
+from tarflow.flows.noise import GaussianNoise, Noise, UniformDequantization
+from tarflow.flows.tar_flow import TarFlow
+from tarflow.flows.transforms import Reverse
 
 NUM_LAYERS = 8
 """Transformer layers of a flow, whatever the number of transforms that share them."""

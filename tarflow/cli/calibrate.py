@@ -4,15 +4,15 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from tarflow import calibration
 from tarflow.arguments import check_integer
-from tarflow.checkpoint import WEIGHTS
 from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
-from tarflow.files import check_writable, writing
-from tarflow.plan_table import PlanTable
-from tarflow.sample_folder import fingerprints
-from tarflow.sampling import read_labels
-from tarflow.tar_flow import TarFlow
+from tarflow.flows.checkpoint import WEIGHTS
+from tarflow.flows.tar_flow import TarFlow
+from tarflow.machine.files import check_writable, writing
+from tarflow.sampling import calibration
+from tarflow.sampling.drawing import read_labels
+from tarflow.sampling.plan_table import PlanTable
+from tarflow.sampling.sample_folder import fingerprints
 
 
 def calibrate(config: DictConfig) -> None:

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from tarflow.cli.command import instantiate
 from tarflow.errors import CheckpointError, ConfigurationError
-from tarflow.guidance import Guidance
+from tarflow.flows.guidance import Guidance
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from tarflow.cli.command import told_plainly
 from tarflow.errors import CheckpointError
-from tarflow.files import writing
-from tarflow.published import read_published
+from tarflow.flows.published import read_published
+from tarflow.machine.files import writing
 
 
 def convert(arguments: Sequence[str]) -> None:

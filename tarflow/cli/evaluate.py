@@ -4,7 +4,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from tarflow.checkpoint import WEIGHTS
 from tarflow.cli.choices import device_of, find_pretrained
 from tarflow.cli.command import instantiate
 from tarflow.data import ImageData
@@ -17,8 +16,9 @@ from tarflow.evaluation import (
     compare_likelihoods,
 )
 from tarflow.evaluation.provenance import sha256_of
-from tarflow.processes import Process
-from tarflow.tar_flow import TarFlow
+from tarflow.flows.checkpoint import WEIGHTS
+from tarflow.flows.tar_flow import TarFlow
+from tarflow.machine.processes import Process
 
 
 def evaluate(config: DictConfig) -> None:

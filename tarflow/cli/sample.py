@@ -8,19 +8,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tarflow.arguments import check_integer
-from tarflow.checkpoint import WEIGHTS
 from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
 from tarflow.cli.command import instantiate
 from tarflow.errors import CheckpointError
-from tarflow.gallery import Gallery, real_images
-from tarflow.guidance import Guidance
-from tarflow.plan import Conditions, Planned
-from tarflow.processes import Process
-from tarflow.sample_folder import fingerprints
-from tarflow.sample_run import SampleRun
-from tarflow.sampler import Sampler
-from tarflow.sampling import read_classes
-from tarflow.tar_flow import TarFlow
+from tarflow.flows.checkpoint import WEIGHTS
+from tarflow.flows.guidance import Guidance
+from tarflow.flows.tar_flow import TarFlow
+from tarflow.machine.processes import Process
+from tarflow.sampling.drawing import read_classes
+from tarflow.sampling.gallery import Gallery, real_images
+from tarflow.sampling.plan import Conditions, Planned
+from tarflow.sampling.sample_folder import fingerprints
+from tarflow.sampling.sample_run import SampleRun
+from tarflow.sampling.sampler import Sampler
 
 SHOWN = ("num_samples", "grid_samples", "columns", "save_png", "save_npz", "data")
 """Keys of `tarflow sample` that change the files made of its samples, and not the samples."""

@@ -14,7 +14,7 @@ from tarflow.arguments import check_integer
 from tarflow.cli.command import instantiate
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
-from tarflow.tar_flow import TarFlow
+from tarflow.flows.tar_flow import TarFlow
 from tarflow.training import Preemption, Run
 from tarflow.training.checkpoints import callbacks_of
 from tarflow.training.launch import launched

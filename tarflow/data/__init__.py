@@ -2,19 +2,19 @@
 
 from typing import TYPE_CHECKING
 
-from tarflow.data.arrays import arrays
-from tarflow.data.digits import digits
-from tarflow.data.folder import image_folder
 from tarflow.data.images import ArrayDataset, ImageData
-from tarflow.data.photographs import photographs
-from tarflow.data.preparation import Arrays, Shards, prepare
-from tarflow.data.prepared import memory_mapped
-from tarflow.data.published import afhq, cifar10, ffhq, imagenet, imagenet64
-from tarflow.data.random_images import random_images
-from tarflow.data.shard_files import tar_shards
+from tarflow.data.sources.arrays import arrays
+from tarflow.data.sources.digits import digits
+from tarflow.data.sources.image_folder import image_folder
+from tarflow.data.sources.photographs import photographs
+from tarflow.data.sources.published_sets import afhq, cifar10, ffhq, imagenet, imagenet64
+from tarflow.data.sources.random_images import random_images
+from tarflow.data.sources.tar_shards import tar_shards
+from tarflow.data.storage.preparation import Arrays, Shards, prepare
+from tarflow.data.storage.prepared import memory_mapped
 
 if TYPE_CHECKING:
-    from tarflow.data.datamodule import ImageDataModule
+    from tarflow.data.loading.datamodule import ImageDataModule
 
 __all__ = [
     "ArrayDataset",
@@ -42,6 +42,6 @@ def __getattr__(name: str):
     """Import lightning only when its data module is asked for; it takes seconds."""
     if name != "ImageDataModule":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tarflow.data.datamodule import ImageDataModule
+    from tarflow.data.loading.datamodule import ImageDataModule
 
     return ImageDataModule

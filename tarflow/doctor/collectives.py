@@ -5,8 +5,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from tarflow.attention_probes import first_lines
 from tarflow.doctor.findings import Finding, State
+from tarflow.nn.probes import first_lines
 
 
 def find_collectives(devices: list[torch.device], quick: bool) -> list[Finding]:

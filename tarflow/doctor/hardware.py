@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from tarflow.attention_probes import Probe, first_lines, probe_default, probe_kernels
 from tarflow.doctor.findings import Finding, State
-from tarflow.machine import copy_bandwidth, matrix_rate
+from tarflow.machine.device import copy_bandwidth, matrix_rate
+from tarflow.nn.probes import Probe, first_lines, probe_default, probe_kernels
 
 GIB = 2**30
 BUSY = ("out of memory", "busy or unavailable")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from tarflow.attention_probes import first_lines
 from tarflow.doctor.findings import Finding, State
+from tarflow.nn.probes import first_lines
 
 NEEDED = {
     "torchvision": "torchvision",

@@ -4,7 +4,7 @@ from tarflow.evaluation.comparison import compare_likelihoods
 from tarflow.evaluation.distances import frechet_distance, kernel_distance, precision_and_recall
 from tarflow.evaluation.extractors import Extractor, Inception, Pixels
 from tarflow.evaluation.likelihood import LikelihoodMetrics
-from tarflow.evaluation.report import Report
+from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.samples import SampleMetrics
 from tarflow.evaluation.work import InMemory, Kept
 

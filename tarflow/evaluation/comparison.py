@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from tarflow.errors import DataError
-from tarflow.evaluation.report import Report, mean_and_error
+from tarflow.evaluation.reporting import Report, mean_and_error
 
 SAME = ("data", "split", "count", "content_sha256", "noise", "seed")
 """What two likelihoods must have in common to be compared image by image."""

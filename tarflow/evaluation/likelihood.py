@@ -15,12 +15,12 @@ from tarflow.arguments import check_integer, shown
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError, DataError, NonFiniteError
 from tarflow.evaluation.provenance import content_of, digests, software
-from tarflow.evaluation.report import Report, mean_and_error
+from tarflow.evaluation.reporting import Report, mean_and_error
 from tarflow.evaluation.unit import Unit
 from tarflow.evaluation.work import InMemory, Rows, Work
-from tarflow.noise import UniformDequantization
+from tarflow.flows.noise import UniformDequantization
+from tarflow.flows.tar_flow import TarFlow
 from tarflow.randomness import ExampleSeeds, ExampleStreams
-from tarflow.tar_flow import TarFlow
 
 ROUND_TRIPS = 32
 """Number of images, the first ones, that are mapped to noise and back: that takes long."""

@@ -19,7 +19,7 @@ from tarflow.evaluation.distances import (
     kernel_within,
     precision_and_recall,
 )
-from tarflow.files import write_atomically
+from tarflow.machine.files import write_atomically
 
 MOST_KEPT = 10_000
 """Vectors that are kept for what needs more than their moments."""

@@ -12,21 +12,21 @@ from sklearn.svm import SVC
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from tarflow.chunks import ChunkSize
 from tarflow.data import ImageData
-from tarflow.denoising import denoise
 from tarflow.errors import DataError
 from tarflow.evaluation import reference
 from tarflow.evaluation.provenance import content_of, digests
 from tarflow.evaluation.reference import Reference
-from tarflow.evaluation.report import Report
+from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.sample_table import report_of
 from tarflow.evaluation.work import Rows, Work
-from tarflow.guidance import Guidance
-from tarflow.nn.prepared import Networks
-from tarflow.noise import GaussianNoise
-from tarflow.sampling import draw, read_labels
-from tarflow.tar_flow import TarFlow
+from tarflow.flows.guidance import Guidance
+from tarflow.flows.noise import GaussianNoise
+from tarflow.flows.tar_flow import TarFlow
+from tarflow.nn.networks import Networks
+from tarflow.sampling.chunks import ChunkSize
+from tarflow.sampling.denoising import denoise
+from tarflow.sampling.drawing import draw, read_labels
 
 if TYPE_CHECKING:
     from tarflow.evaluation.samples import SampleMetrics

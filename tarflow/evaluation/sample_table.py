@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tarflow.evaluation.report import Report, mean_and_deviation, spread
+from tarflow.evaluation.reporting import Report, mean_and_deviation, spread
 
 COLUMNS = {
     "frechet_distance": ("Fréchet distance", ".2f"),

@@ -11,11 +11,11 @@ from tarflow.errors import ConfigurationError
 from tarflow.evaluation.extractors import Extractor, Inception, Pixels, UnavailableError
 from tarflow.evaluation.likelihood import check_fit
 from tarflow.evaluation.provenance import software
-from tarflow.evaluation.report import Report
+from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.sample_judge import SampleJudge, WorkOf
 from tarflow.evaluation.work import InMemory
-from tarflow.guidance import Guidance, LinearGuidance
-from tarflow.tar_flow import TarFlow
+from tarflow.flows.guidance import Guidance, LinearGuidance
+from tarflow.flows.tar_flow import TarFlow
 
 
 @dataclass(frozen=True)

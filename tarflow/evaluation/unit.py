@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.noise import UniformDequantization
-from tarflow.tar_flow import TarFlow
+from tarflow.flows.noise import UniformDequantization
+from tarflow.flows.tar_flow import TarFlow
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from tarflow.processes import Process
-from tarflow.sample_folder import SampleFolder
-from tarflow.sampling import batches_of
+from tarflow.machine.processes import Process
+from tarflow.sampling.drawing import batches_of
+from tarflow.sampling.sample_folder import SampleFolder
 
 Rows = dict[str, np.ndarray]
 """Columns with a value for each image."""

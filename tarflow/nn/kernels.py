@@ -205,7 +205,7 @@ def _fastest(like: Tensor) -> AttentionKernel:
 @cache
 def _widening_pays(dtype: torch.dtype) -> bool:
     """Whether this CPU multiplies 16 bits more slowly than 32, as one without AMX does."""
-    from tarflow.machine import matrix_rate
+    from tarflow.machine.device import matrix_rate
 
     if dtype not in HALVES:
         return False

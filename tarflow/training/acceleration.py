@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from tarflow.autoregressive import AutoregressiveTransform
 from tarflow.errors import ConfigurationError
-from tarflow.flow import Flow
+from tarflow.flows.autoregressive import AutoregressiveTransform
+from tarflow.flows.flow import Flow
 from tarflow.nn.gelu import UncompiledGELU
 from tarflow.nn.kernels import AttentionKernel
 from tarflow.nn.transformer import Block, CausalTransformer

@@ -10,8 +10,8 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from tarflow.errors import CheckpointError, ConfigurationError
-from tarflow.flow import Flow
-from tarflow.tar_flow import TarFlow
+from tarflow.flows.flow import Flow
+from tarflow.flows.tar_flow import TarFlow
 from tarflow.training.checkpoints import callbacks_of
 from tarflow.training.sharding import local, whole, whole_state
 

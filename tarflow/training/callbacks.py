@@ -10,15 +10,15 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from tqdm import tqdm
 
 from tarflow.arguments import check_integer
-from tarflow.checkpoint import save
-from tarflow.denoising import denoise
 from tarflow.errors import NonFiniteError
-from tarflow.flow import Flow
-from tarflow.guidance import Guidance
-from tarflow.noise import GaussianNoise, Noise
-from tarflow.pictures import grid
+from tarflow.flows.checkpoint import save
+from tarflow.flows.flow import Flow
+from tarflow.flows.guidance import Guidance
+from tarflow.flows.noise import GaussianNoise, Noise
+from tarflow.flows.tar_flow import TarFlow
 from tarflow.randomness import ExampleSeeds
-from tarflow.tar_flow import TarFlow
+from tarflow.sampling.denoising import denoise
+from tarflow.sampling.pictures import grid
 from tarflow.training.averaging import averages
 
 

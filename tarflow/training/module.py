@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tarflow.arguments import check_integer, check_real
-from tarflow.base import DiagonalNormal
-from tarflow.context import Context
-from tarflow.data.shares import BatchShares
+from tarflow.data.loading.shares import BatchShares
 from tarflow.errors import ConfigurationError, NonFiniteError, TarflowError
+from tarflow.flows.base import DiagonalNormal
+from tarflow.flows.context import Context
+from tarflow.flows.noise import UniformDequantization
+from tarflow.flows.tar_flow import TarFlow
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
-from tarflow.noise import UniformDequantization
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
-from tarflow.tar_flow import TarFlow
 from tarflow.training.acceleration import (
     compile_blocks,
     multiplied_in,

@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from tarflow.autoregressive import AutoregressiveTransform
-from tarflow.flow import Flow
-from tarflow.machine import now
+from tarflow.flows.autoregressive import AutoregressiveTransform
+from tarflow.flows.flow import Flow
+from tarflow.machine.device import now
 from tarflow.training.acceleration import multiplied_in
 from tarflow.training.callbacks import SampleGrid
 from tarflow.training.checkpoints import callbacks_of

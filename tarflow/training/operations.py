@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from tarflow.flow import Flow
-from tarflow.machine import matrix_rate
+from tarflow.flows.flow import Flow
+from tarflow.machine.device import matrix_rate
 from tarflow.nn.transformer import CausalTransformer
 from tarflow.training.acceleration import networks
 

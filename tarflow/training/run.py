@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from tarflow.checkpoint import check_weights
 from tarflow.errors import CheckpointError
-from tarflow.files import write_atomically
-from tarflow.tar_flow import TarFlow
+from tarflow.flows.checkpoint import check_weights
+from tarflow.flows.tar_flow import TarFlow
+from tarflow.machine.files import write_atomically
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "resume", "run_dir")
 """Sections of a configuration that may differ when a run is resumed."""

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from tarflow.flow import Flow
+from tarflow.flows.flow import Flow
 from tarflow.nn.transformer import Block
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tarflow.data import Arrays, arrays, memory_mapped, prepare
-from tarflow.data.npz_batches import NpzBatches
+from tarflow.data.storage.npz_batches import NpzBatches
 from tests.fuzzing.judging import BadInput
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 6, 5, 3), dtype=np.uint8)

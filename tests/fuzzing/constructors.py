@@ -24,11 +24,11 @@ from tarflow import (
     TarFlow,
     UniformDequantization,
 )
-from tarflow.calibration import calibrate
-from tarflow.chunks import ChunkSize
 from tarflow.data import ArrayDataset, Shards, digits, random_images
-from tarflow.mcmc import CrankNicolson, Hamiltonian
-from tarflow.processes import Process
+from tarflow.editing.markov_chains import CrankNicolson, Hamiltonian
+from tarflow.machine.processes import Process
+from tarflow.sampling.calibration import calibrate
+from tarflow.sampling.chunks import ChunkSize
 from tests.fuzzing.judging import BadInput
 from tests.models import tiny_flow
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tarflow.plan import read_plans
-from tarflow.published import read_published
+from tarflow.flows.published import read_published
+from tarflow.sampling.plan import read_plans
 from tarflow.training.run import NEEDED, Run
 from tests.fuzzing.checkpoints import FLOW, cut, flip, replace_by_folder, write
 from tests.fuzzing.judging import BadInput

@@ -18,8 +18,8 @@ from tarflow import (
     inpaint,
     interpolate,
 )
-from tarflow.mcmc import CrankNicolson, Hamiltonian
-from tarflow.sampling import read_labels, sample_batches
+from tarflow.editing.markov_chains import CrankNicolson, Hamiltonian
+from tarflow.sampling.drawing import read_labels, sample_batches
 from tests.fuzzing.judging import BadInput, calls
 from tests.models import tiny_flow
 

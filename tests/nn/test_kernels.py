@@ -89,7 +89,7 @@ def test_auto_takes_products_for_short_sequences_on_a_cpu_and_logs_it(caplog):
 def test_auto_multiplies_in_the_faster_precision_of_the_cpu(faster, monkeypatch):
     kernels._widening_pays.cache_clear()
     monkeypatch.setattr(
-        "tarflow.machine.matrix_rate", lambda device, dtype, largest: float(dtype == faster)
+        "tarflow.machine.device.matrix_rate", lambda device, dtype, largest: float(dtype == faster)
     )
     like = torch.empty(1, 1, 64, 8, dtype=torch.bfloat16)
     expected = ProductAttention(torch.float32 if faster == torch.float32 else None)

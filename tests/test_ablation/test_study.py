@@ -12,7 +12,7 @@ from tarflow.ablation.judging import Judge, Loaded
 from tarflow.ablation.study import DATA, Study
 from tarflow.ablation.variants import VARIANTS
 from tarflow.data import digits
-from tarflow.transforms import Reverse
+from tarflow.flows.transforms import Reverse
 
 from ..models import randomized
 

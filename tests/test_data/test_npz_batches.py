@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tarflow.data import imagenet64
-from tarflow.data.npz_batches import map_member
+from tarflow.data.storage.npz_batches import map_member
 from tarflow.errors import DataError
 
 SUBSET = {"check_counts": False}

@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tarflow.data import Arrays, Shards, digits, memory_mapped, prepare, random_images
-from tarflow.data.prepared import Description, MappedImages
-from tarflow.data.training_part import Mirrored
+from tarflow.data.loading.training_part import Mirrored
+from tarflow.data.storage.prepared import Description, MappedImages
 from tarflow.errors import DataError
 
 FORMATS = [Arrays(), Shards(images_per_shard=7)]

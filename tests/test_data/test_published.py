@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
-from tarflow.data import afhq, cifar10, editions, ffhq, imagenet, imagenet64, prepare
-from tarflow.data.prepared import Description
-from tarflow.data.training_part import Mirrored
+from tarflow.data import afhq, cifar10, ffhq, imagenet, imagenet64, prepare
+from tarflow.data.loading.training_part import Mirrored
+from tarflow.data.sources import editions
+from tarflow.data.storage.prepared import Description
 from tarflow.errors import DataError
 
 SUBSET = {"check_counts": False}

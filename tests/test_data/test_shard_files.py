@@ -131,7 +131,7 @@ def test_storage_that_is_for_reading_only(folder, monkeypatch):
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr("tarflow.data.shard_files.write_atomically", refuse)
+    monkeypatch.setattr("tarflow.data.sources.tar_shards.write_atomically", refuse)
     assert labels_of(tar_shards(folder, 8).train) == [2, 0, 1]
     assert not list(folder.glob(".*"))
 
@@ -163,7 +163,7 @@ def test_the_index_comes_with_the_shards_and_their_copies(prepared, tmp_path, mo
 
 def test_files_stay_few_and_shareable(prepared, monkeypatch):
     data, folder = prepared
-    monkeypatch.setattr("tarflow.data.shard_files.MAX_OPEN", 3)
+    monkeypatch.setattr("tarflow.data.sources.tar_shards.MAX_OPEN", 3)
     train = memory_mapped(folder).train
     before = len(os.listdir("/proc/self/fd"))
     for index in torch.randperm(20).tolist() * 3:

@@ -5,8 +5,8 @@ import pytest
 
 from tarflow import DataError
 from tarflow.data import ImageDataModule, digits
-from tarflow.data.batches import PADDING, Batches, EvaluationBatches
-from tarflow.data.shares import BatchShares
+from tarflow.data.loading.batches import PADDING, Batches, EvaluationBatches
+from tarflow.data.loading.shares import BatchShares
 
 
 def read(world_size: int, device_batch_size: int | None = None) -> list[set]:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from tarflow import attention_probes
 from tarflow.doctor import Examination, Finding, State, examine
 from tarflow.doctor.collectives import find_collectives
 from tarflow.doctor.hardware import check_device, failed, find_unusable, measure
 from tarflow.doctor.software import find_compilation, find_compiler, find_package
+from tarflow.nn import probes as attention_probes
 
 CPU = torch.device("cpu")
 

@@ -9,9 +9,9 @@ import statistics
 import pytest
 import torch
 
-from tarflow.checkpoint import save
 from tarflow.evaluation import Report
-from tarflow.evaluation.report import mean_and_deviation, mean_and_error
+from tarflow.evaluation.reporting import mean_and_deviation, mean_and_error
+from tarflow.flows.checkpoint import save
 
 ROWS = [("bits/dim", "1.2345", "0.0100"), ("deviation", "1e-06", "")]
 

@@ -7,7 +7,7 @@ import pytest
 
 from tarflow import ConfigurationError, DataError
 from tarflow.evaluation import InMemory, Kept
-from tarflow.processes import Process
+from tarflow.machine.processes import Process
 
 COUNT = 23
 

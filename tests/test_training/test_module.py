@@ -15,8 +15,8 @@ from tarflow import (
     UniformDequantization,
     UnitScale,
 )
-from tarflow.checkpoint import description_of
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
+from tarflow.flows.checkpoint import description_of
 from tarflow.training import (
     DivergenceError,
     FlowModule,

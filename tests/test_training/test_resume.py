@@ -8,8 +8,8 @@ import torch
 
 from tarflow import TarFlow, UniformDequantization
 from tarflow.data import ImageData, ImageDataModule
-from tarflow.data.image_files import ImageFiles
-from tarflow.data.training_part import Mirrored
+from tarflow.data.loading.training_part import Mirrored
+from tarflow.data.storage.image_files import ImageFiles
 from tarflow.training import FlowModule, LastCheckpoint, WeightAveraging, muon, warmup_cosine
 
 BATCHES_OF_AN_EPOCH = 3

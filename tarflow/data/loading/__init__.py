@@ -1,0 +1,1 @@
+"""Parts, batches, and the shares of them that processes read."""

@@ -1,0 +1,167 @@
+"""Batches of a data set, for Lightning's Trainer."""
+
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer
+from torch.utils.data import DataLoader, Dataset
+
+from tarflow.arguments import check_integer
+from tarflow.data.images import ImageData
+from tarflow.data.loading.batches import Batches, Drawn, EvaluationBatches, Numbered
+from tarflow.data.loading.shares import BatchShares
+from tarflow.errors import DataError
+
+
+class ResumedLoader(DataLoader):
+    """Goes on in mid-epoch, which Lightning sees by these methods; its data module does it."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: the data module keeps the place."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing to do."""
+
+
+class ImageDataModule(LightningDataModule):
+    """Batches of images and labels; training images in an order drawn anew in each epoch.
+
+    The order follows from the seed of torch when this is built (call
+    `lightning.seed_everything` before). A resumed run goes on with the batch after the last one
+    that its checkpoint knows, in mid-epoch too.
+
+    Batch sizes count the images of all processes together: the share of each, and the number of
+    steps that accumulate gradients, follow from them, so that a run means the same on any number
+    of devices.
+
+    Evaluation batches hold the images' indices too, `PADDING` for one that does not count.
+
+    Args:
+        data: The data set.
+        batch_size: Number of images in a training batch, over all processes.
+        eval_batch_size: Number of images in another batch; by default, the same.
+        device_batch_size: Number of images that a device takes at once in training; more steps
+            make up for it by accumulating gradients. By default, its whole share.
+        num_workers: Number of processes that read images, for each device; 0 reads them in the
+            training process, which is fastest for images in memory.
+        drop_last: Whether to leave out the last training batch of an epoch if it is not full.
+
+    Raises:
+        DataError: A batch is empty, or larger than the training set and always left out, or
+            cannot be divided.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        eval_batch_size: int | None = None,
+        device_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = True,
+    ):
+        super().__init__()
+        self.data = data
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.device_batch_size = device_batch_size
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self._check_sizes()
+        num_train = len(self.data.train)  # pyright: ignore[reportArgumentType]
+        self.batches = Batches(num_train, batch_size, torch.initial_seed(), drop_last)
+
+    def setup(self, stage: str) -> None:
+        """Share the batches out, and turn validation off where no images were set aside for it.
+
+        Raises:
+            DataError: Batches cannot be divided between the processes; or validation alone is
+                asked for, and there are no images for it.
+        """
+        if stage == "fit" and self.trainer is not None:
+            self._share_out(self.trainer)
+        if self.data.validation is not None:
+            return
+        if stage == "validate":
+            raise DataError(f"{self.data.name} has no validation part: pass validation_fraction")
+        if stage == "fit" and self.trainer is not None:
+            # Lightning warns of an empty list of loaders, and runs callbacks of an empty loop
+            self.trainer.limit_val_batches = 0
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(Drawn(self.data.train), ResumedLoader, batch_sampler=self.batches)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Batches to choose by; none where no images were set aside."""
+        return [] if self.data.validation is None else self._evaluation(self.data.validation)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation(self.data.test)
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps: how many batches are done, in this order."""
+        trainer = self.trainer
+        assert trainer is not None
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        done = progress.processed
+        if done >= trainer.num_training_batches:
+            done = len(self.batches)
+        done += self.batches.epoch * len(self.batches)
+        return {"done": done, "parts": self.batches.shares.parts}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        parts = self.batches.shares.parts
+        if state_dict["parts"] != parts:
+            raise DataError(
+                f"the checkpoint accumulated gradients over {state_dict['parts']} steps, and this"
+                f" run would over {parts}: choose device_batch_size and the number of devices so"
+                " that they are as many"
+            )
+        self.batches.first = state_dict["done"]
+
+    def _share_out(self, trainer: Trainer) -> None:
+        """Divide training batches by processes and steps, and tell the trainer of the steps."""
+        rank, world_size = trainer.global_rank, trainer.world_size
+        shares = BatchShares.divide(self.batch_size, self.device_batch_size, rank, world_size)
+        if shares.rows < self.batch_size and not self.drop_last:
+            raise DataError(
+                "drop_last=False leaves a smaller batch, which cannot be divided between processes"
+                " or steps: leave it out, or train in one process without device_batch_size"
+            )
+        if trainer.accumulate_grad_batches not in (1, shares.parts):
+            raise DataError(
+                f"accumulate_grad_batches {trainer.accumulate_grad_batches}: leave it out, since"
+                f" it follows from batch_size and device_batch_size (and is {shares.parts})"
+            )
+        trainer.accumulate_grad_batches = shares.parts
+        self.batches.shares = shares
+
+    def _evaluation(self, dataset: Dataset) -> DataLoader:
+        """This process's share of a part, in its order."""
+        number: Any = dataset
+        place = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = EvaluationBatches(len(number), self.eval_batch_size, *place)
+        return self._loader(Numbered(dataset), batch_sampler=batches)
+
+    def _loader(self, dataset: Dataset, kind: type = DataLoader, **options) -> DataLoader:
+        """Batch a part of the data."""
+        return kind(
+            dataset,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def _check_sizes(self) -> None:
+        """Refuse batches that would hold no image, or never be full."""
+        for name in ("batch_size", "eval_batch_size"):
+            check_integer(name, getattr(self, name), 1, DataError)
+        check_integer("num_workers", self.num_workers, 0, DataError)
+        num_train = len(self.data.train)  # pyright: ignore[reportArgumentType]
+        if self.drop_last and self.batch_size > num_train:
+            raise DataError(
+                f"batch_size {self.batch_size} exceeds the {num_train} training images, so every"
+                f" batch would be left out: choose at most {num_train}, or drop_last=False"
+            )

@@ -1,0 +1,55 @@
+"""What is done to training images alone: some are set aside, the others mirrored."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from tarflow.data.images import ImageData
+from tarflow.data.loading.splits import complete_parts
+
+
+class Mirrored(Dataset):
+    """Images of which half are mirrored, drawn anew at each reading.
+
+    Args:
+        dataset: The images.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # pyright: ignore[reportArgumentType]
+
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "channels height width"], int]:
+        image, label = self.dataset[index]
+        return (image.flip(-1) if torch.rand(1) < 0.5 else image), label
+
+
+def with_training_part(
+    data: ImageData, validation_fraction: float, horizontal_flip: bool
+) -> ImageData:
+    """Set images aside from the training images, and mirror the others.
+
+    Args:
+        data: Data whose training images have an attribute `labels`.
+        validation_fraction: Fraction of the training images that is set aside to choose by.
+        horizontal_flip: Whether to mirror training images at random; no others are.
+
+    Raises:
+        DataError: The fraction is out of range, or there is a validation part already.
+    """
+    if validation_fraction:
+        train: Any = data.train
+        parts = {"train": data.train, "test": data.test}
+        if data.validation is not None:
+            parts["val"] = data.validation
+        labels = np.asarray(train.labels)
+        parts = complete_parts(parts, labels, Subset, 0.0, validation_fraction)
+        data = replace(data, train=parts["train"], validation=parts["val"])
+    return replace(data, train=Mirrored(data.train)) if horizontal_flip else data

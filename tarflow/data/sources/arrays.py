@@ -1,0 +1,188 @@
+"""Images and labels in arrays of integers."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from tarflow.arguments import check_integer
+from tarflow.data.images import UNLABELLED, ArrayDataset, ImageData
+from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
+from tarflow.data.storage.array_files import find_parts, load_arrays
+from tarflow.errors import DataError
+
+MAX_CLASSES = 1_000_000
+"""Labels from this on are no numbers of classes."""
+
+MAX_CHANNELS = 4
+"""An axis this short is taken for channels, not for height or width."""
+
+
+def arrays(
+    path: str | Path,
+    levels: int = 256,
+    num_classes: int | None = None,
+    num_channels: int | None = None,
+    channels_last: bool | None = None,
+    validation_fraction: float = 0.0,
+    test_fraction: float = 0.1,
+) -> ImageData:
+    """Read integer images, and labels if there are any, from a NumPy file.
+
+    A .npy file holds images alone and stays on disk. A .npz file holds `images` and perhaps
+    `labels`, or `train_images`, `test_images` and perhaps `val_images`, and perhaps the labels of
+    each. Images are of shape (number, height, width), or have a second or last axis of channels.
+
+    Args:
+        path: The file.
+        levels: Number of values that a pixel takes: 0 ... levels - 1.
+        num_classes: Number of classes; by default, one more than the largest label.
+        num_channels: Number of channels that is expected, if any is.
+        channels_last: Whether channels are the last axis; by default, the short axis is.
+        validation_fraction: Fraction of the training images that is set aside to choose by.
+        test_fraction: Fraction of all images that is held out, if the file has no test images.
+
+    Raises:
+        DataError: The file is missing, unreadable or has other arrays; images or labels are of
+            another kind, shape or range; or an argument is out of range.
+    """
+    check_integer("levels", levels, kind=DataError)
+    for name, count in {"num_classes": num_classes, "num_channels": num_channels}.items():
+        if count is not None:
+            check_integer(name, count, 0, DataError)
+    if not 2 <= levels <= 256:
+        raise DataError(f"levels {levels} is out of range: choose 2 ... 256")
+    file = Path(path).expanduser()
+    given = _read_parts(file, levels, num_classes, channels_last)
+    shape = _common_shape(given, num_channels)
+    labels = given["train"].labels.numpy()
+    datasets: dict[str, Dataset] = {**given}
+    parts = complete_parts(datasets, labels, Subset, test_fraction, validation_fraction)
+    largest = max(int(dataset.labels.max()) for dataset in given.values())
+    return ImageData(
+        name=f"{file.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
+        train=parts["train"],
+        validation=parts.get("val"),
+        test=parts["test"],
+        levels=levels,
+        num_classes=largest + 1 if num_classes is None else num_classes,
+        image_shape=shape,
+    )
+
+
+def read_images(
+    name: str,
+    loaded: dict[str, Shaped[np.ndarray, "..."]],
+    levels: int,
+    channels_last: bool | None,
+) -> UInt8[Tensor, "num channels height width"]:
+    """Check an array of images, and see it as bytes with channels first.
+
+    Raises:
+        DataError: It is of another kind, shape or range, or it is unclear where channels are.
+    """
+    pixels = loaded[name]
+    if not np.issubdtype(pixels.dtype, np.integer):
+        raise DataError(
+            f"{name} have dtype {pixels.dtype}, but pixels are integers 0 ... {levels - 1}:"
+            " undo any scaling and convert them with .astype('uint8')"
+        )
+    if pixels.ndim not in (3, 4) or not pixels.size:
+        raise DataError(
+            f"{name} have shape {pixels.shape}: expected (number, height, width), with channels"
+            " as the second or last axis if there are any, and no axis of length 0"
+        )
+    _check_range(name, pixels, levels)
+    images = torch.from_numpy(pixels.astype(np.uint8, copy=False))
+    if images.ndim == 3:
+        return images.unsqueeze(1)
+    if channels_last is None:
+        channels_last = _find_channels(name, pixels.shape)
+    return images.movedim(-1, 1) if channels_last else images
+
+
+def read_labels(
+    name: str,
+    loaded: dict[str, Shaped[np.ndarray, "..."]],
+    num_images: int,
+    num_classes: int | None,
+) -> Int[Tensor, " num"]:
+    """Check an array of labels; where there is none, all images are unlabelled.
+
+    Raises:
+        DataError: Labels are of another number, kind, shape or range.
+    """
+    if name not in loaded:
+        if num_classes:
+            raise DataError(f"num_classes is {num_classes}, but there are no {name}: leave it out")
+        return torch.full((num_images,), UNLABELLED)
+    labels = loaded[name]
+    if labels.size != num_images or labels.shape[:1] != (num_images,):
+        raise DataError(
+            f"{name} have shape {labels.shape}, but there are {num_images} images: give one label"
+            " for each image"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{name} have dtype {labels.dtype}, but labels are integers 0, 1, ...")
+    limit = MAX_CLASSES if num_classes is None else num_classes
+    if labels.min() < 0 or labels.max() >= limit:
+        own = f"0 ... {limit - 1} (num_classes)"
+        allowed = f"0 or more, below {limit:,}" if num_classes is None else own
+        raise DataError(f"{name} go from {labels.min()} to {labels.max()}; allowed is {allowed}")
+    return torch.from_numpy(labels.reshape(-1).astype(np.int64))
+
+
+def _read_parts(
+    file: Path, levels: int, num_classes: int | None, channels_last: bool | None
+) -> dict[str, ArrayDataset]:
+    """Read and check the arrays of every part."""
+    loaded = load_arrays(file)
+    parts = {}
+    for part, prefix in find_parts(file, loaded).items():
+        images = read_images(f"{prefix}images", loaded, levels, channels_last)
+        labels = read_labels(f"{prefix}labels", loaded, len(images), num_classes)
+        parts[part] = ArrayDataset(images, labels)
+    return parts
+
+
+def _check_range(name: str, pixels: np.ndarray, levels: int) -> None:
+    """Refuse pixels out of range; bytes of 256 levels need no look, which would read the file."""
+    if pixels.dtype == np.uint8 and levels == 256:
+        return
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high >= levels:
+        raise DataError(
+            f"{name} go from {low} to {high}, but with {levels} levels pixels are 0 ..."
+            f" {levels - 1}: shift them, or pass levels={high + 1}"
+        )
+
+
+def _find_channels(name: str, shape: tuple[int, ...]) -> bool:
+    """Tell whether channels are the last axis, from which axis is short."""
+    first, last = shape[1] <= MAX_CHANNELS, shape[3] <= MAX_CHANNELS
+    if first == last:
+        raise DataError(
+            f"{name} have shape {shape}, which does not tell where channels are: pass"
+            " channels_last=True or channels_last=False"
+        )
+    return last
+
+
+def _common_shape(
+    parts: dict[str, ArrayDataset], num_channels: int | None
+) -> tuple[int, int, int]:
+    """The shape that images of all parts have."""
+    shapes = {part: tuple(dataset.images.shape[1:]) for part, dataset in parts.items()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
+        raise DataError(f"images differ in channels, height or width: {listed}; make them equal")
+    channels, height, width = next(iter(shapes.values()))
+    if num_channels is not None and channels != num_channels:
+        raise DataError(
+            f"images have {channels} channels, but num_channels is {num_channels}: convert the"
+            f" images, or pass num_channels={channels}"
+        )
+    return channels, height, width

@@ -1,0 +1,117 @@
+"""A folder of images with a subfolder for each class."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tarflow.arguments import check_integer
+from tarflow.data.images import ImageData
+from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
+from tarflow.data.loading.training_part import Mirrored
+from tarflow.data.storage.image_files import ImageFiles, Samples
+from tarflow.errors import DataError
+
+LAYOUT = (
+    "the layout is ROOT/CLASS/IMAGE with a folder for each class, or ROOT/train/CLASS/IMAGE and"
+    " ROOT/test/CLASS/IMAGE, if you like with ROOT/val/CLASS/IMAGE, for a split of your own"
+)
+
+
+def image_folder(
+    root: str | Path,
+    image_size: int,
+    num_channels: int = 3,
+    validation_fraction: float = 0.0,
+    test_fraction: float = 0.1,
+    horizontal_flip: bool = False,
+    verify: bool = True,
+) -> ImageData:
+    """Read a folder with a subfolder for each class.
+
+    Where the folder holds `train` and `test` (and perhaps `val`), these are the parts; else a
+    stratified split is made, the same at every call as long as the files keep their names.
+
+    Args:
+        root: The folder.
+        image_size: Height and width to bring images to: the shorter side is resized, with
+            antialiasing, and the centre is kept.
+        num_channels: 1 converts images to grey, 3 to colour.
+        validation_fraction: Fraction of the training images that is set aside to choose by.
+        test_fraction: Fraction of all images that is held out, if there is no `test` folder.
+        horizontal_flip: Whether to mirror training images at random; no others are.
+        verify: Whether to decode every image once now, rather than fail in mid-training.
+
+    Raises:
+        DataError: The folder is missing or of another layout, an image cannot be decoded, or an
+            argument is out of range.
+    """
+    check_integer("image_size", image_size, 1, DataError)
+    folder = Path(root).expanduser()
+    classes, given = _read_parts(folder)
+    if verify:
+        samples = [sample for part in given.values() for sample in part]
+        ImageFiles(samples, image_size, num_channels).verify()
+    labels = np.array([label for _, label in given["train"]])
+    parts = complete_parts(given, labels, _select, test_fraction, validation_fraction)
+    read = {name: ImageFiles(part, image_size, num_channels) for name, part in parts.items()}
+    return ImageData(
+        name=f"{folder.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
+        train=Mirrored(read["train"]) if horizontal_flip else read["train"],
+        validation=read.get("val"),
+        test=read["test"],
+        levels=256,
+        num_classes=len(classes),
+        image_shape=(num_channels, image_size, image_size),
+        class_names=tuple(classes),
+    )
+
+
+def _select(samples: Samples, indices: list[int]) -> Samples:
+    """Pick samples by index."""
+    return [samples[index] for index in indices]
+
+
+def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:
+    """List the classes, and the files of each part; all files are `train` without parts."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}: {LAYOUT}")
+    train = folder / "train"
+    # a folder "train" that holds images, not folders, is a class: railways have one
+    if not train.is_dir() or not any(path.is_dir() for path in train.iterdir()):
+        classes, samples = read_classes(folder)
+        return classes, {"train": samples}
+    if not (folder / "test").is_dir():
+        raise DataError(
+            f"{folder} holds train but not test: name the images to report on test, or pass"
+            f" {train} to have them taken out of it; {LAYOUT}"
+        )
+    names = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
+    read = {name: read_classes(folder / name) for name in names}
+    classes = read["train"][0]
+    for name, (found, _) in read.items():
+        if found != classes:
+            differing = sorted(set(classes).symmetric_difference(found))
+            raise DataError(
+                f"{folder / name} and {train} differ in the classes {', '.join(differing)}:"
+                " every part needs a folder for every class"
+            )
+    return classes, {name: samples for name, (_, samples) in read.items()}
+
+
+def read_classes(folder: Path, layout: str = LAYOUT) -> tuple[list[str], Samples]:
+    """List the classes and the files of a folder with a subfolder for each class.
+
+    Args:
+        folder: The folder.
+        layout: What messages say is expected.
+
+    Raises:
+        DataError: There is no folder, no class in it, or no image in a class.
+    """
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise DataError(f"{error} In {folder}: {layout}") from error
+    return found.classes, found.samples

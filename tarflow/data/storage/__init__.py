@@ -1,0 +1,1 @@
+"""How images lie on disk, and what `tarflow prepare` writes."""

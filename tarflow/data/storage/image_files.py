@@ -1,0 +1,78 @@
+"""Images decoded from files as they are needed."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tarflow.data.storage.framing import Framing
+from tarflow.errors import DataError
+
+Samples = list[tuple[str, int]]
+"""Path and label of each image."""
+
+CHUNK = 64
+NUM_REPORTED = 5
+
+
+class ImageFiles(Dataset):
+    """Images brought to one size: the shorter side resized with antialiasing, the centre kept.
+
+    Args:
+        samples: Path and label of each image.
+        image_size: Height and width to bring images to; None leaves them as they are.
+        num_channels: 1 converts images to grey, 3 to colour.
+
+    Raises:
+        DataError: The size or number of channels is out of range.
+    """
+
+    def __init__(self, samples: Samples, image_size: int | None, num_channels: int = 3):
+        self.samples = samples
+        self.framing = Framing(image_size, num_channels)
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " num"]:
+        """The label of each image."""
+        return np.array([label for _, label in self.samples], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "channels height width"], int]:
+        path, label = self.samples[index]
+        return self.framing(path, path), label
+
+    def verify(self) -> None:
+        """Decode every file once, with a progress bar.
+
+        Raises:
+            DataError: Files cannot be decoded; names the first of them and says how many.
+        """
+        starts = range(0, len(self), CHUNK)
+        console = Console(stderr=True)
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(self._find_faults, starts)
+            bar = track(found, "Verifying images", total=len(starts), console=console)
+            faults = list(chain.from_iterable(bar))
+        if faults:
+            more = "; ..." if len(faults) > NUM_REPORTED else ""
+            raise DataError(
+                f"{len(faults)} of {len(self)} images cannot be used:"
+                f" {'; '.join(faults[:NUM_REPORTED])}{more}. Replace or remove these files"
+            )
+
+    def _find_faults(self, start: int) -> list[str]:
+        """What is wrong with the files of one chunk."""
+        faults = []
+        for path, _ in self.samples[start : start + CHUNK]:
+            try:
+                self.framing.decode(path, path)
+            except DataError as error:
+                faults.append(str(error))
+        return faults

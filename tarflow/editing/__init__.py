@@ -1,0 +1,1 @@
+"""Data that a flow keeps likely: paths between two, and wholes of a part."""

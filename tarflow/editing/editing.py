@@ -1,0 +1,243 @@
+"""Edits of data that a flow keeps likely: from one to another, and from a part to the whole."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from tarflow.arguments import check_instance, check_integer, check_real
+from tarflow.editing.markov_chains import Chain, ChainState, Hamiltonian, MarkovKernel, Posterior
+from tarflow.errors import ConfigurationError
+from tarflow.flows.context import Context
+from tarflow.flows.flow import ContextLike, Flow
+from tarflow.flows.noise import GaussianNoise
+from tarflow.randomness import ExampleStreams, RandomSource
+
+
+@torch.no_grad()
+def interpolate(
+    flow: Flow,
+    x0: Float[Tensor, "batch ..."],
+    x1: Float[Tensor, "batch ..."],
+    num_steps: int = 8,
+    context: ContextLike = None,
+    **options: Any,
+) -> Float[Tensor, "batch steps ..."]:
+    """Walk from one datum to another through noise that is as typical as theirs.
+
+    Noise in many dimensions lies near a sphere, which a straight line would leave. So the
+    direction rotates, over all dimensions of an example, while the length changes linearly (arXiv
+    1609.04468). Where the ends point in the same or opposite directions, the path is straight.
+
+    Args:
+        flow: The flow.
+        x0: Where the paths begin: the first step.
+        x1: Where they end: the last step.
+        num_steps: Number of steps, both ends included.
+        context: What the density is conditioned on, one row per path.
+        **options: How to decode; see `Flow.decode`.
+
+    Example:
+        >>> from tarflow import TarFlow
+        >>> flow = TarFlow(8, 2, num_channels=1, model_dim=64, num_layers=1).eval()
+        >>> x0, x1 = flow.sample(2), flow.sample(2)
+        >>> path = interpolate(flow, x0, x1, num_steps=5)
+        >>> path.shape, torch.allclose(path[:, 0], x0, atol=1e-4)
+        (torch.Size([2, 5, 1, 8, 8]), True)
+
+    Raises:
+        ConfigurationError: The shapes differ, or there are fewer than two steps.
+    """
+    flow.check_data(x0, "x0")
+    if isinstance(x1, Tensor) and x0.shape != x1.shape:
+        raise ConfigurationError(
+            f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}: pass the same shape twice"
+        )
+    flow.check_data(x1, "x1")
+    check_integer("num_steps", num_steps, least=2)
+    rows = Context.of(context, len(x0), x0.device)
+    path = _rotate(flow(x0, rows)[0], flow(x1, rows)[0], num_steps)
+    repeated = rows.map(lambda part: part.repeat_interleave(num_steps))
+    return flow.inverse(path.flatten(0, 1), repeated, **options).unflatten(0, path.shape[:2])
+
+
+def _rotate(
+    start: Float[Tensor, "batch length patch_dim"],
+    end: Float[Tensor, "batch length patch_dim"],
+    num_steps: int,
+) -> Float[Tensor, "batch steps length patch_dim"]:
+    """Points at even angles between two vectors, and of evenly spaced lengths."""
+    a, b = start.flatten(1)[:, None], end.flatten(1)[:, None]
+    t = torch.linspace(0, 1, num_steps, dtype=a.dtype, device=a.device)[:, None]
+    length_a, length_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
+    a, b = a / length_a, b / length_b
+    angle = 2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))[..., None]
+    direction = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
+    rotated = torch.lerp(length_a, length_b, t) * direction
+    straight = torch.lerp(start.flatten(1)[:, None], end.flatten(1)[:, None], t)
+    # Also true where a vector is zero, and has no angle to another.
+    degenerate = ~(angle.sin() > 1e-6)
+    return torch.where(degenerate, straight, rotated).unflatten(-1, start.shape[1:])
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """Completed data, and how the chain that drew it went.
+
+    Attributes:
+        samples: States of each chain at even distances after burn-in, with the observed values put
+            back exactly. Neighbours are correlated.
+        acceptance_rate: Fraction of the proposals after burn-in that were accepted.
+        step_size: Step size after burn-in.
+        rms_deviation: How far from the observed values the chain was before they were put back:
+            the root mean square over them and the steps after burn-in. Far above `noise_std`, the
+            chain found nothing that fits: allow for more burn-in.
+    """
+
+    samples: Float[Tensor, "batch samples ..."]
+    acceptance_rate: Float[Tensor, " batch"]
+    step_size: Float[Tensor, " batch"]
+    rms_deviation: Float[Tensor, " batch"]
+
+    @property
+    def x(self) -> Float[Tensor, "batch ..."]:
+        """The last state of each chain, with the observed values put back exactly."""
+        return self.samples[:, -1]
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def inpaint(
+    flow: Flow,
+    x: Float[Tensor, "batch ..."],
+    mask: Shaped[Tensor, "..."],
+    context: ContextLike = None,
+    *,
+    noise_std: float | None = None,
+    sampler: MarkovKernel = Hamiltonian(),
+    num_samples: int = 1,
+    source: RandomSource = None,
+    progress: Callable[[range], Iterable[int]] = iter,
+    **options: Any,
+) -> Inpainting:
+    r"""Draw what is hidden given what is observed: from $p(x) \, N(x_\text{obs}; M x, \sigma^2)$.
+
+    A Metropolis-Hastings chain per example starts from a draw of the flow. Over burn-in, $\sigma$
+    shrinks geometrically to its value, and step sizes adapt. After it both are fixed, and the
+    chain leaves the posterior invariant. For independent completions, repeat the rows of x.
+
+    Args:
+        flow: The density of the data.
+        x: The data; its hidden values are not read.
+        mask: True where x is observed; broadcasts to x. Where nothing of an example is observed,
+            the result is a draw of the flow; where everything is, it is x.
+        context: What the density is conditioned on.
+        noise_std: Standard deviation $\sigma$ of the observations, in units of the data; by
+            default that of `flow.noise`.
+        sampler: How chains move, and for how long.
+        num_samples: Number of states to keep.
+        source: A generator, or `ExampleSeeds` for chains that do not depend on their batch, up to
+            rounding.
+        progress: Wraps the steps to show how far they are, like `rich.progress.track`.
+        **options: How to decode, see `Flow.decode`; `Hamiltonian` decodes its start alone.
+
+    Example:
+        >>> from tarflow import TarFlow
+        >>> flow = TarFlow(8, 2, num_channels=1, model_dim=64, num_layers=1).eval()
+        >>> x, mask = flow.sample(3), torch.arange(8) < 4  # the left half
+        >>> sampler = Hamiltonian(burn_in=5, num_steps=5, num_leapfrog=4)
+        >>> inpainting = inpaint(flow, x, mask, noise_std=0.1, sampler=sampler)
+        >>> torch.equal(inpainting.x[..., :4], x[..., :4]), inpainting.acceptance_rate.shape
+        (True, torch.Size([3]))
+
+    Raises:
+        ConfigurationError: The mask does not fit, an observed value is not finite, a number is out
+            of range, or no standard deviation is given and the flow knows none.
+        NonFiniteError: What was decoded is not finite.
+    """
+    flow.check_data(x)
+    check_instance("sampler", sampler, MarkovKernel, "pass one, such as Hamiltonian()")
+    check_integer("num_samples", num_samples)
+    if not 1 <= num_samples <= sampler.num_steps:
+        raise ConfigurationError(f"num_samples {num_samples}: one to {sampler.num_steps} steps")
+    source = ExampleStreams.of(source)
+    z = flow.base.sample(len(x), source)
+    std = z.new_full((len(x),), _read_noise_std(flow, noise_std))
+    mask = _read_mask(mask, x)
+    # A copy, since what was made in inference mode takes no gradient.
+    rows = Context.of(context, len(x), x.device).map(torch.clone)
+    posterior = Posterior(flow, rows, x.where(mask, 0).to(z.dtype), mask, std, options)
+    state = sampler.start(posterior, z)
+    _check_shape(x, state)
+    ticks = iter(progress(range(sampler.burn_in + sampler.num_steps)))
+    chain = Chain(sampler, posterior, source)
+    state, step_size = chain.burn_in(state, islice(ticks, sampler.burn_in))
+    samples, acceptance_rate, rms = _run(chain, state, step_size, ticks, num_samples)
+    samples = torch.where(mask[:, None], x[:, None], samples)
+    return Inpainting(samples, acceptance_rate, step_size, rms)
+
+
+def _run(
+    chain: Chain,
+    state: ChainState,
+    step_size: Tensor,
+    ticks: Iterable[int],
+    num_samples: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Go on with fixed step sizes; return what was kept, the acceptance rate and rms deviation."""
+    total, samples, accepted, squared_deviation = chain.sampler.num_steps, [], [], []
+    for done, _ in enumerate(ticks, start=1):
+        state, moved = chain.step(state, step_size)
+        accepted.append(moved)
+        squared_deviation.append(chain.posterior.squared_deviation(state.x))
+        if done * num_samples // total > (done - 1) * num_samples // total:
+            samples.append(state.x)
+    rate = torch.stack(accepted).to(step_size.dtype).mean(dim=0)
+    rms = chain.posterior.rms(torch.stack(squared_deviation).mean(dim=0))
+    return torch.stack(samples, dim=1), rate, rms
+
+
+def _read_noise_std(flow: Flow, noise_std: float | None) -> float:
+    """The standard deviation that was given, or else that of the flow's noise."""
+    if noise_std is None:
+        if not isinstance(flow.noise, GaussianNoise):
+            raise ConfigurationError(
+                f"this flow was trained with {flow.noise}, not with Gaussian noise:"
+                " pass noise_std, the standard deviation of the observations"
+            )
+        noise_std = flow.noise.std
+    check_real("noise_std", noise_std)
+    if not 0 < noise_std < float("inf"):
+        raise ConfigurationError(f"noise_std {noise_std} must be positive and finite")
+    return noise_std
+
+
+def _read_mask(mask: Tensor, x: Tensor) -> Bool[Tensor, "batch ..."]:
+    """The mask in the shape of x, whose observed values must be finite."""
+    check_instance("mask", mask, Tensor, "pass one of bool, True where x is observed")
+    if mask.dtype != torch.bool:
+        raise ConfigurationError(
+            f"the mask holds {mask.dtype}, not bool: True where x is observed"
+        )
+    try:
+        mask = mask.to(x.device).expand(x.shape).clone()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"a mask of shape {tuple(mask.shape)} does not broadcast to x of {tuple(x.shape)}"
+        ) from error
+    if not x[mask].isfinite().all():
+        raise ConfigurationError("an observed value is not finite: mask it, or mend it")
+    return mask
+
+
+def _check_shape(x: Tensor, state: ChainState) -> None:
+    """Refuse data of another shape than the flow's."""
+    if x.shape != state.x.shape:
+        raise ConfigurationError(
+            f"x has shape {tuple(x.shape)}, but {len(x)} examples of this flow"
+            f" {tuple(state.x.shape)}"
+        )

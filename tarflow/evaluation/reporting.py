@@ -1,0 +1,130 @@
+"""Results of an evaluation: a table to read, a file for programs, and values for each image."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from tarflow.evaluation.provenance import sha256_of
+from tarflow.flows.checkpoint import WEIGHTS, description_of
+from tarflow.machine.files import write_atomically
+
+NORMAL = 1.959963984540054
+"""Standard errors from the mean of a normal distribution to either end of its central 95 %."""
+
+
+WIDTH = 120
+"""Of tables that go to a file, which has no width of its own."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        name: What was measured, in one word.
+        title: What was evaluated.
+        columns: Headings of the table.
+        rows: The table's cells.
+        values: Everything there is to know about it.
+        per_image: Columns with a value for each image.
+        notes: What is to be said below the table.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    values: Mapping[str, Any]
+    per_image: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def print(self) -> None:
+        """Show the table."""
+        table = Table(title=self.title, title_justify="left")
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if index else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        console = Console()
+        if not console.is_terminal:
+            console.width = WIDTH
+        console.print(table)
+        for note in self.notes:
+            print(note)
+
+    def write(self, directory: Path, checkpoint: Path, baseline: Path | None = None) -> Path:
+        """Write `report.json`, and `per_image.csv` where there are values for images.
+
+        Args:
+            directory: Where to.
+            checkpoint: The pretrained folder that was evaluated.
+            baseline: The one that it was compared with, if any.
+
+        Returns:
+            The path of the report.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        values = {**_identity("checkpoint", checkpoint), **self.values}
+        if baseline is not None:
+            values |= _identity("baseline", baseline)
+        path = directory / "report.json"
+        write_atomically(path, json.dumps(values, indent=2) + "\n")
+        if self.per_image:
+            write_atomically(directory / "per_image.csv", self._per_image_table())
+        return path
+
+    def _per_image_table(self) -> str:
+        """The values for images as text, a row for each image."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["index", *self.per_image])
+        columns = zip(*self.per_image.values(), strict=True)
+        writer.writerows([index, *row] for index, row in enumerate(columns))
+        return text.getvalue()
+
+
+def _identity(role: str, pretrained: Path) -> dict[str, str]:
+    """Where weights were read, and what they were."""
+    weights = pretrained / WEIGHTS
+    if not weights.is_file():
+        return {role: str(pretrained)}
+    return {
+        role: str(pretrained),
+        f"{role}_weights": description_of(pretrained) or "not told by the file",
+        f"{role}_sha256": sha256_of(weights),
+    }
+
+
+def mean_and_error(values: Tensor) -> dict[str, Any]:
+    """Mean, standard error and 95 % interval of independent values, summed in float64.
+
+    The interval is that of the normal distribution, which means of many values have.
+    """
+    values = values.double()
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    mean = float(values.mean())
+    interval = [mean - NORMAL * error, mean + NORMAL * error]
+    return {"mean": mean, "standard_error": error, "interval_95": interval}
+
+
+def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
+    """Mean and standard deviation over seeds."""
+    tensor = torch.tensor(values, dtype=torch.float64)
+    deviation = float(tensor.std()) if len(values) > 1 else 0.0
+    return {"mean": float(tensor.mean()), "deviation": deviation}
+
+
+def spread(score: Mapping[str, float], form: str) -> str:
+    """A mean in a format, with its deviation where there is one."""
+    mean = f"{score['mean']:{form}}"
+    return f"{mean} ± {score['deviation']:{form}}" if score["deviation"] else mean

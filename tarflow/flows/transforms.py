@@ -1,0 +1,227 @@
+"""Bijections between data and noise: the contract, and those that need no network."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tarflow.arguments import check_instance, check_integer, check_size, shown
+from tarflow.errors import ConfigurationError, NonFiniteError
+from tarflow.flows.context import Context
+from tarflow.flows.decoding import Decoding
+from tarflow.flows.report import TransformReport
+
+
+@dataclass(frozen=True)
+class Inverse:
+    r"""What inverting a transform gives.
+
+    Attributes:
+        x: The data.
+        log_det: $\log |\det dz/dx|$ at x of each example, in nats; of the guided map, if guided.
+        reports: What was measured on the way, one for each transform that was decoded.
+    """
+
+    x: Tensor
+    log_det: Float[Tensor, " batch"]
+    reports: tuple[TransformReport, ...] = ()
+
+
+class Transform(nn.Module, ABC):
+    """A bijection from data x to noise z that may depend on a context.
+
+    Neither direction changes its input in place, and none casts it below float32.
+    """
+
+    num_decoded: int = 0
+    """Number of autoregressive transforms within: those whose inverse is decoded."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
+        """Map noise to data."""
+
+
+class Rearrangement(Transform):
+    """A transform that only moves numbers: its log-determinant is zero."""
+
+    @abstractmethod
+    def arrange(self, x: Tensor) -> Tensor:
+        """Move the numbers."""
+
+    @abstractmethod
+    def restore(self, z: Tensor) -> Tensor:
+        """Move them back."""
+
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        return self.arrange(x), _zeros(x)
+
+    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
+        return Inverse(self.restore(z), _zeros(z))
+
+
+def _zeros(x: Tensor) -> Float[Tensor, " batch"]:
+    """The log-determinants of nothing but moves."""
+    return x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+class Reverse(Rearrangement):
+    """Reverses the order of a sequence."""
+
+    def arrange(self, x: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+        return x.flip(1)
+
+    def restore(self, z: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+        return z.flip(1)
+
+
+class Permute(Rearrangement):
+    """Puts a sequence in another order.
+
+    Args:
+        order: Position i of the result is position `order[i]` of the input.
+
+    Raises:
+        ConfigurationError: The order is no permutation.
+    """
+
+    order: Int[Tensor, " length"]
+    inverse_order: Int[Tensor, " length"]
+
+    def __init__(self, order: Sequence[int]):
+        super().__init__()
+        if not isinstance(order, Iterable):
+            raise ConfigurationError(f"order {shown(order)} is no permutation of 0 ... T - 1")
+        order = [check_integer(f"a position of order {shown(order)}", index) for index in order]
+        if not order or sorted(order) != list(range(len(order))):
+            raise ConfigurationError(f"order {order} is no permutation of 0 ... {len(order) - 1}")
+        self.register_buffer("order", torch.tensor(order))
+        self.register_buffer("inverse_order", torch.tensor(order).argsort())
+
+    def arrange(self, x: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+        return x[:, self.order]
+
+    def restore(self, z: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+        return z[:, self.inverse_order]
+
+
+class Patchify(Rearrangement):
+    """Cuts images into square patches in raster order, channel-major within a patch.
+
+    Args:
+        image_size: Height and width of the images.
+        patch_size: Side of a patch.
+
+    Raises:
+        ConfigurationError: The patches do not tile the image.
+    """
+
+    def __init__(self, image_size: tuple[int, int], patch_size: int):
+        super().__init__()
+        height, width = check_size("image_size", image_size)
+        check_integer("patch_size", patch_size, least=1)
+        if height % patch_size or width % patch_size:
+            raise ConfigurationError(
+                f"patch_size {patch_size} does not divide the image size {height} x {width}"
+            )
+        self.image_size = (height, width)
+        self.grid = (height // patch_size, width // patch_size)
+        self.patch_size = patch_size
+
+    @property
+    def length(self) -> int:
+        """Number of patches."""
+        return self.grid[0] * self.grid[1]
+
+    def arrange(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch length patch_dim"]:
+        if x.ndim != 4 or tuple(x.shape[-2:]) != self.image_size:
+            raise ConfigurationError(
+                f"images of shape {tuple(x.shape)} in a flow of {self.image_size} images"
+            )
+        return rearrange(
+            x,
+            "batch channels (rows p) (columns q) -> batch (rows columns) (channels p q)",
+            p=self.patch_size,
+            q=self.patch_size,
+        )
+
+    def restore(
+        self, z: Float[Tensor, "batch length patch_dim"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        return rearrange(
+            z,
+            "batch (rows columns) (channels p q) -> batch channels (rows p) (columns q)",
+            rows=self.grid[0],
+            p=self.patch_size,
+            q=self.patch_size,
+        )
+
+
+class Composition(Transform):
+    """Applies transforms one after the other; the first is nearest the data."""
+
+    def __init__(self, transforms: Iterable[Transform]):
+        super().__init__()
+        if not isinstance(transforms, Iterable):
+            raise ConfigurationError(f"transforms {shown(transforms)} are no list of transforms")
+        listed = list(transforms)
+        for index, transform in enumerate(listed):
+            check_instance(f"transforms[{index}]", transform, Transform, "pass a list of them")
+        self.transforms = nn.ModuleList(listed)
+        self.num_decoded = sum(transform.num_decoded for transform in self)
+
+    def __iter__(self) -> Iterator[Transform]:
+        return iter(cast(Iterable[Transform], self.transforms))
+
+    def __getitem__(self, index: int) -> Transform:
+        return cast(Transform, self.transforms[index])
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        log_dets = []
+        for transform in self:
+            x, log_det = transform(x, context)
+            log_dets.append(log_det)
+        return x, torch.stack(log_dets).sum(dim=0)
+
+    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
+        log_dets, reports = [], []
+        for index in reversed(range(len(self))):
+            transform = self[index]
+            step = transform.inverse(z, context, decoding)
+            z = step.x
+            log_dets.append(step.log_det)
+            reports.extend(step.reports)
+            decoding = decoding.deeper(transform.num_decoded)
+            if transform.num_decoded and not z.isfinite().all():
+                raise NonFiniteError(
+                    f"the inverse of transform {index} ({type(transform).__name__}) is not finite:"
+                    " lower the guidance weight, or decode in a higher precision",
+                    transform=index,
+                )
+        return Inverse(z, torch.stack(log_dets).sum(dim=0), tuple(reports))
+
+    def find_non_finite(self, x: Tensor, context: Context) -> int | None:
+        """Index of the first transform whose output is not finite; None if the input is not.
+
+        Where every output is finite, but so large that its density is not, that is the last one.
+        """
+        if not x.isfinite().all():
+            return None
+        for index, transform in enumerate(self):
+            x, log_det = transform(x, context)
+            if not (x.isfinite().all() and log_det.isfinite().all()):
+                return index
+        return len(self) - 1

@@ -1,0 +1,214 @@
+"""Picks the fastest decoder for each transform, from measurements on this machine."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tarflow.arguments import check_integer, shown
+from tarflow.errors import ConfigurationError
+from tarflow.flows.context import Context
+from tarflow.flows.decoding import Decoder, Decoding, PerTransform, Sequential
+from tarflow.flows.flow import ContextLike, Flow
+from tarflow.flows.guidance import Guidance
+from tarflow.flows.jacobi import Jacobi
+from tarflow.flows.transforms import Composition, Transform
+from tarflow.machine.device import now
+from tarflow.nn.networks import Networks
+from tarflow.randomness import ExampleSeeds
+from tarflow.sampling.plan import Conditions, Measurement, Plan
+
+WINDOWS = (8, 16, 32, 64, 128, 1_000_000)
+"""Windows to try; the last is any sequence's whole length."""
+
+MARGIN = 0.95
+"""Share of sequential decoding's time that a window must not exceed, since timings scatter."""
+
+
+@torch.no_grad()
+def calibrate(
+    flow: Flow,
+    batch_size: int,
+    context: ContextLike = None,
+    *,
+    guidance: Guidance | None = None,
+    dtype: torch.dtype | None = None,
+    tolerance: float = 1e-3,
+    windows: Sequence[int] = WINDOWS,
+    repetitions: int = 3,
+    seed: int = 0,
+    show: Callable[[Measurement], None] = lambda measurement: None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Measure ways to decode each transform, and pick the fastest of each.
+
+    It needs no data: a batch of samples is drawn, transform by transform. A window is taken only
+    where it is faster than sequential decoding of the same noise, in interleaved repetitions; and
+    the whole plan only if it is faster as a whole.
+
+    Args:
+        flow: The flow, on the device to calibrate for.
+        batch_size: Number of samples that will be decoded at a time.
+        context: What to condition on, as for sampling.
+        guidance: The guidance to sample with.
+        dtype: Precision in which transformers compute.
+        tolerance: That of `Jacobi`.
+        windows: Windows to try; those over the sequence's length count as the whole length.
+        repetitions: Number of times that each is measured.
+        seed: Seed of the noise.
+        show: Called with the measurements of a transform, one by one, when it is done.
+        tell: Called with what is measured next, in words.
+
+    Raises:
+        ConfigurationError: There is nothing to measure.
+    """
+    check_integer("batch_size", batch_size, least=1)
+    check_integer("repetitions", repetitions, least=1)
+    check_window_list(windows)
+    Jacobi(1, tolerance)  # checks the tolerance, before anything is measured
+    z = flow.base.sample(batch_size, ExampleSeeds(seed, range(batch_size)))
+    read = Context.of(context, batch_size, z.device)
+    networks = Networks(dtype)
+    flow.decode(z, read, guidance=guidance, networks=networks)  # checks, warms up
+    race = Race(read, Decoding(Sequential(), guidance, networks), repetitions, tell)
+    last = z.shape[1] - 1
+    candidates = [Jacobi(w, tolerance) for w in sorted({min(w, last) for w in windows}) if w > 1]
+    measurements = []
+    decoders = []
+    for results in race.transforms(flow.transform, z, candidates):
+        measurements += results
+        decoders.append(fastest(results))
+        for result in results:
+            show(result)
+    plans = [PerTransform((Sequential(),) * len(decoders)), PerTransform(tuple(decoders))]
+    tell("whole samples")
+    seconds = race.whole(flow, z, plans)
+    conditions = Conditions.of(flow, batch_size, guidance, dtype, tolerance)
+    choice = int(seconds[1] < seconds[0])
+    return Plan(conditions, plans[choice], seconds[choice], seconds[0], tuple(measurements))
+
+
+def check_window_list(windows: Any) -> None:
+    """Refuse what is no list of windows."""
+    if not isinstance(windows, Iterable):
+        raise ConfigurationError(f"windows {shown(windows)} are no list of integers")
+    for window in windows:
+        check_integer(f"windows {shown(windows)}:", window, least=1)
+
+
+def fastest(results: Sequence[Measurement]) -> Decoder:
+    """The way that took least time: sequential, the first one, unless another is clearly faster.
+
+    A window also has to have kept its tolerance.
+    """
+    sequential, *windows = results
+    kept = [m for m in windows if m.residual <= m.decoder.tolerance]
+    best = min(kept, key=lambda m: m.seconds, default=sequential)
+    return best.decoder if best.seconds <= MARGIN * sequential.seconds else sequential.decoder
+
+
+@dataclass(frozen=True)
+class Race:
+    """Times decoders against each other.
+
+    Attributes:
+        context: What to condition on.
+        decoding: How to decode, but for the decoder.
+        repetitions: Number of times that each is measured.
+        tell: Called with what is measured next.
+    """
+
+    context: Context
+    decoding: Decoding
+    repetitions: int
+    tell: Callable[[str], None]
+
+    def transforms(
+        self, composition: Composition, z: Tensor, candidates: Sequence[Decoder]
+    ) -> Iterator[list[Measurement]]:
+        """Measure each autoregressive transform, that nearest the noise first."""
+        race = self
+        for transform in reversed(list(composition)):
+            if isinstance(transform, Composition):
+                yield from race.transforms(transform, z, candidates)
+            elif transform.num_decoded:
+                yield race.measure(transform, z, candidates)
+            z = transform.inverse(z, race.context, race.decoding).x
+            race = replace(race, decoding=race.decoding.deeper(transform.num_decoded))
+
+    def measure(
+        self, transform: Transform, z: Tensor, candidates: Sequence[Decoder]
+    ) -> list[Measurement]:
+        """Measure sequential decoding and all candidates, in turns.
+
+        What takes more than twice the time of sequential decoding is given up.
+        """
+        results = [self.run(transform, z, Sequential())]
+        limit = 2 * results[0].seconds
+        results += [self.run(transform, z, Limited(decoder, limit)) for decoder in candidates]
+        times = {m.decoder: [m.seconds] for m in results if m.seconds < torch.inf}
+        for _ in range(self.repetitions - 1):
+            for decoder, seconds in times.items():
+                seconds.append(self.run(transform, z, decoder).seconds)
+        medians = {decoder: statistics.median(seconds) for decoder, seconds in times.items()}
+        return [replace(m, seconds=medians.get(m.decoder, torch.inf)) for m in results]
+
+    def run(self, transform: Transform, z: Tensor, decoder: "Decoder | Limited") -> Measurement:
+        """Decode one transform once."""
+        subject = decoder.decoder if isinstance(decoder, Limited) else decoder
+        decoding = replace(self.decoding, decoder=decoder)
+        self.tell(f"transform {decoding.depth} from the noise: {subject}")
+        begin = now(z.device)
+        try:
+            [report] = transform.inverse(z, self.context, decoding).reports
+        except TooSlow:
+            return Measurement(decoding.depth, subject, torch.inf, 0, torch.inf)
+        seconds = now(z.device) - begin
+        residual = float(report.residual.max())
+        return Measurement(decoding.depth, subject, seconds, report.passes, residual)
+
+    def whole(self, flow: Flow, z: Tensor, decoders: Sequence[Decoder]) -> list[float]:
+        """Median time of decoding a batch from end to end, for each decoder, in turns."""
+        times: list[list[float]] = [[] for _ in decoders]
+        for _ in range(self.repetitions):
+            for seconds, decoder in zip(times, decoders, strict=True):
+                begin = now(z.device)
+                guidance, networks = self.decoding.guidance, self.decoding.networks
+                flow.decode(z, self.context, guidance=guidance, decoder=decoder, networks=networks)
+                seconds.append(now(z.device) - begin)
+        return [statistics.median(seconds) for seconds in times]
+
+
+class TooSlow(Exception):
+    """A decoder took longer than it may."""
+
+
+@dataclass(frozen=True)
+class Limited(Decoder):
+    """Gives a decoder up when it takes too long.
+
+    Attributes:
+        decoder: The decoder.
+        seconds: The time that it may take.
+    """
+
+    decoder: Decoder
+    seconds: float
+
+    @property
+    def tolerance(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.decoder.tolerance
+
+    def __call__(self, predict, z):
+        end = now(z.device) + self.seconds
+
+        def predict_in_time(x, start):
+            if time.perf_counter() > end:
+                raise TooSlow
+            return predict(x, start)
+
+        return self.decoder(predict_in_time, z)

@@ -1,0 +1,116 @@
+"""Removing the Gaussian noise that a flow was trained with."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tarflow.arguments import check_real
+from tarflow.errors import ConfigurationError, NonFiniteError
+from tarflow.flows.context import Context
+from tarflow.flows.flow import Flow
+from tarflow.flows.noise import GaussianNoise
+from tarflow.sampling.chunks import ChunkSize
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+@torch.no_grad()
+def denoise(
+    flow: Flow,
+    x: Float[Tensor, "batch ..."],
+    context: Context | Tensor | int | None = None,
+    noise_std: float | None = None,
+    dtype: torch.dtype | None = None,
+    max_batch: int | ChunkSize | None = None,
+) -> Float[Tensor, "batch ..."]:
+    r"""The mean of clean data given noisy data: $x + \sigma^2 \nabla \log p(x)$.
+
+    This is Tweedie's formula (arXiv 2412.06329). It costs one forward and one backward pass, both
+    parallel over positions; the backward pass is that of x alone. Where memory runs out, it goes
+    on in smaller chunks, and warns.
+
+    Args:
+        flow: The density of noisy data.
+        x: Noisy data, such as samples of the flow.
+        context: What the density is conditioned on.
+        noise_std: Standard deviation $\sigma$ of the noise; by default that of `flow.noise`.
+        dtype: Precision of the transformers, such as bfloat16; by default that of their weights.
+            The flow's state keeps its own.
+        max_batch: Number of examples computed at a time; by default all. Pass a `ChunkSize` to
+            many calls, and they find once how many fit.
+
+    Raises:
+        ConfigurationError: No standard deviation is given, and the flow knows none; or the flow's
+            weights are not fit for the precision.
+        NonFiniteError: The density or its gradient is not finite.
+        InsufficientMemoryError: Not even one example fits the memory.
+    """
+    flow.check_data(x)
+    std = _read_std(flow, noise_std)
+    rows_of = Context.of(context, len(x), x.device)
+    _check_precision(flow, dtype)
+
+    def compute(rows: slice) -> Tensor:
+        with _frozen(flow), _precision(flow, dtype):
+            score = flow.score(x[rows], rows_of.map(lambda part: part[rows]))
+        _check_finite(score)
+        return x[rows] + std**2 * score
+
+    return ChunkSize.of(max_batch).map(compute, len(x))
+
+
+def _read_std(flow: Flow, noise_std: float | None) -> float:
+    """The standard deviation to remove."""
+    if noise_std is None:
+        if not isinstance(flow.noise, GaussianNoise):
+            raise ConfigurationError(
+                f"this flow was trained with {flow.noise}, not with Gaussian noise:"
+                " pass noise_std, the standard deviation to remove"
+            )
+        return flow.noise.std
+    check_real("noise_std", noise_std)
+    if not 0 <= noise_std < torch.inf:
+        raise ConfigurationError(f"noise_std {noise_std} must be finite and not negative")
+    return noise_std
+
+
+def _check_precision(flow: Flow, dtype: torch.dtype | None) -> None:
+    """Refuse what autocast would ignore without a word."""
+    own = flow.base.anchor.dtype
+    if dtype in (None, own) or (dtype in HALF and own in (torch.float32, *HALF)):
+        return
+    raise ConfigurationError(
+        f"a flow in {own} cannot denoise in {dtype}: leave dtype out for its own precision, or"
+        " convert it first, with flow.float(), for float32, bfloat16 or float16"
+    )
+
+
+def _precision(flow: Flow, dtype: torch.dtype | None) -> AbstractContextManager:
+    """Run the transformers in a precision."""
+    if dtype in (None, flow.base.anchor.dtype):
+        return nullcontext()
+    return torch.autocast(flow.base.anchor.device.type, dtype)
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Let no parameter take part in a gradient, so that none keeps its inputs for one."""
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
+def _check_finite(score: Tensor) -> None:
+    """Refuse to denoise with a gradient that overflowed."""
+    if not score.isfinite().all():
+        raise NonFiniteError(
+            "the gradient of the log-density is not finite: denoise in a higher precision", None
+        )

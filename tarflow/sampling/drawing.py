@@ -1,0 +1,136 @@
+"""Drawing many samples, batch by batch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tarflow.arguments import check_integer, shown
+from tarflow.errors import ConfigurationError, ContextError
+from tarflow.flows.context import NULL_CLASS
+from tarflow.flows.flow import Flow
+from tarflow.flows.guidance import Guidance
+from tarflow.flows.report import SamplingReport
+from tarflow.nn.networks import Networks
+from tarflow.randomness import ExampleSeeds
+from tarflow.sampling.chunks import ChunkSize
+
+
+def read_classes(
+    choice: str | int | Sequence[int], num_classes: int
+) -> Int[Tensor, " classes"] | None:
+    """Turn a choice of classes into those that samples go round; None leaves the label out.
+
+    Args:
+        choice: `all` goes round the classes, `none` (or -1) leaves the label out; one class, or
+            several to go round.
+        num_classes: Number of classes of the flow; one without classes takes `all` and `none`.
+
+    Raises:
+        ContextError: The choice is none of these, or the flow does not know a class.
+    """
+    if isinstance(choice, str) and choice not in ("all", "none"):
+        raise ContextError(f"label={choice} is unknown: give all, none, a class or a list of them")
+    if choice in ("none", NULL_CLASS) or (choice == "all" and not num_classes):
+        return None
+    classes = _read_list(range(num_classes) if isinstance(choice, str) else choice)
+    if not len(classes) or not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+        known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
+        raise ContextError(f"label={choice}: this flow knows {known}")
+    return classes
+
+
+def _read_list(choice: Any) -> Int[Tensor, " classes"]:
+    """Turn a class or several into a tensor."""
+    try:
+        listed = list(choice) if isinstance(choice, Iterable) else [choice]
+        return torch.tensor([check_integer("label", each) for each in listed], dtype=torch.long)
+    except (ConfigurationError, OverflowError) as error:
+        raise ContextError(
+            f"label={shown(choice)} is unknown: give all, none, a class or a list of them"
+        ) from error
+
+
+def read_labels(
+    choice: str | int | Sequence[int], num_samples: int, num_classes: int
+) -> Int[Tensor, " num_samples"] | None:
+    """Turn a choice of classes, as in `read_classes`, into a label per sample."""
+    classes = read_classes(choice, num_classes)
+    return None if classes is None else labels_of(classes, range(num_samples))
+
+
+def labels_of(classes: Int[Tensor, " classes"], indices: range) -> Int[Tensor, " batch"]:
+    """The labels of the samples of some indices, which go round the classes."""
+    return classes[torch.arange(indices.start, indices.stop) % len(classes)]
+
+
+def sample_batches(
+    flow: Flow,
+    num_samples: int,
+    label: Int[Tensor, " num_samples"] | None,
+    seed: int,
+    batch_size: int,
+    guidance: Guidance | None = None,
+    **options: Any,
+) -> Iterator[tuple[Float[Tensor, "batch ..."], Int[Tensor, " batch"] | None]]:
+    """Draw samples in batches; sample n of a seed is the same whatever the batch size.
+
+    Where memory runs out, a batch is drawn in smaller chunks, with a warning.
+
+    Args:
+        flow: What to sample from.
+        num_samples: Number of samples.
+        label: A label for each, or None.
+        seed: Seed of the run.
+        batch_size: Number of samples drawn at a time.
+        guidance: Moves every prediction away from that of a null context.
+        options: Further options of `flow.sample`.
+
+    Yields:
+        A batch of samples and its labels.
+
+    Raises:
+        ConfigurationError: There is nothing to draw, or a batch is empty.
+    """
+    chunks = ChunkSize()
+    networks = Networks(options.pop("dtype", None), options.pop("compile", False))
+    options |= {"guidance": guidance, "networks": networks}
+    for indices in batches_of(num_samples, batch_size):
+        part = None if label is None else label[indices.start : indices.stop]
+        x, _ = draw(flow, indices, part, seed, chunks, **{"certify": False, **options})
+        yield x, part
+
+
+def batches_of(num_samples: int, batch_size: int) -> list[range]:
+    """The indices of every batch.
+
+    Raises:
+        ConfigurationError: There is nothing to draw, or a batch is empty.
+    """
+    num_samples = check_integer("num_samples", num_samples, least=1)
+    batch_size = check_integer("batch_size", batch_size, least=1)
+    firsts = range(0, num_samples, batch_size)
+    return [range(first, min(first + batch_size, num_samples)) for first in firsts]
+
+
+def draw(
+    flow: Flow,
+    indices: range,
+    label: Int[Tensor, " batch"] | None,
+    seed: int,
+    chunks: ChunkSize,
+    **options: Any,
+) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
+    """Draw the samples of some indices, in chunks that fit memory."""
+    reports = []
+
+    def compute(rows: slice) -> Tensor:
+        source = ExampleSeeds(seed, indices[rows])
+        part = None if label is None else label[rows]
+        x, report = flow.sample(len(source), part, source=source, return_report=True, **options)
+        reports.append(report)
+        return x
+
+    return chunks.map(compute, len(indices)), SamplingReport.cat(reports)

@@ -1,0 +1,160 @@
+"""A folder of samples: a grid to look at, single images, arrays."""
+
+import io
+import os
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tarflow.errors import DataError
+from tarflow.machine.files import write_atomically
+from tarflow.sampling.certificates import Certificates
+from tarflow.sampling.pictures import beside, grid
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Writes samples into a folder; every file is written whole or not at all.
+
+    Attributes:
+        directory: The folder.
+        levels: Number of values that a pixel takes.
+        num_columns: Images in a row of the grid; None for a square.
+    """
+
+    directory: Path
+    levels: int
+    num_columns: int | None = None
+
+    def write_grid(self, panels: dict[str, Shaped[Tensor, "batch channels height width"]]) -> Path:
+        """Write `grid.png`: sets of images beside each other, each under its title."""
+        pictures = {
+            title: grid(pixels, self.levels, self.num_columns) for title, pixels in panels.items()
+        }
+        picture = beside(pictures) if len(pictures) > 1 else next(iter(pictures.values()))
+        return self._write_picture(self.directory / "grid.png", picture)
+
+    def write_images(self, batches: Iterable[Shaped[Tensor, "_ channels height width"]]) -> Path:
+        """Write `images/000000.png` and so on, at their own size, and remove any beyond these.
+
+        Args:
+            batches: The images, some at a time.
+        """
+        index = -1
+        for index, image in enumerate(image for batch in batches for image in batch):
+            picture = grid(image[None], self.levels, min_side=1, gap=0)
+            self._write_picture(self._image(index), picture)
+        self._remove_images(index + 1)
+        return self.directory / "images"
+
+    def write_arrays(
+        self,
+        batches: Iterable[Shaped[Tensor, "_ channels height width"]],
+        count: int,
+        label: Int[Tensor, " count"] | None,
+    ) -> Path:
+        """Write `samples.npz`: `images`, and `labels` where there are any.
+
+        Args:
+            batches: The images, some at a time: never are all of them in memory.
+            count: Number of images.
+            label: A label for each image, or None.
+
+        Raises:
+            DataError: There are more or fewer images.
+        """
+        path = self.directory / "samples.npz"
+        new = path.with_name(f".{path.name}.new")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
+                _write_array(archive, "images", count, batches)
+                if label is not None:
+                    _write_array(archive, "labels", count, [label])
+            os.replace(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+        return path
+
+    def write_certificates(self, certificates: Certificates) -> Path:
+        """Write `certificates.csv`."""
+        return self._write(self.directory / "certificates.csv", certificates.to_csv().encode())
+
+    def remove(self) -> None:
+        """Remove every file that a gallery writes."""
+        for name in ("grid.png", "samples.npz", "certificates.csv"):
+            (self.directory / name).unlink(missing_ok=True)
+        self._remove_images(0)
+        images = self.directory / "images"
+        if images.is_dir() and not any(images.iterdir()):
+            images.rmdir()
+
+    def _image(self, index: int) -> Path:
+        """The file of an image."""
+        return self.directory / "images" / f"{index:06d}.png"
+
+    def _remove_images(self, first: int) -> None:
+        """Remove the images of an earlier, larger set, from an index on."""
+        for path in (self.directory / "images").glob("[0-9]*.png"):
+            if path.stem.isdecimal() and int(path.stem) >= first:
+                path.unlink(missing_ok=True)
+
+    def _write_picture(self, path: Path, picture: Image.Image) -> Path:
+        """Write a picture."""
+        content = io.BytesIO()
+        picture.save(content, format="PNG")
+        return self._write(path, content.getvalue())
+
+    def _write(self, path: Path, content: bytes) -> Path:
+        """Write a file, and the folder that it is in."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+        return path
+
+
+def _write_array(
+    archive: zipfile.ZipFile, name: str, length: int, parts: Iterable[Shaped[Tensor, "..."]]
+) -> None:
+    """Write an array of `length` rows into an .npz, some rows at a time."""
+    written = 0
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        for part in parts:
+            array = part.contiguous().numpy()
+            if not written:
+                header = np.lib.format.header_data_from_array_1_0(array)
+                header["shape"] = (length, *array.shape[1:])
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(array.tobytes())
+            written += len(array)
+    if written != length:
+        raise DataError(f"{written} {name} came, where {length} were announced")
+
+
+def real_images(
+    part: Dataset, label: Int[Tensor, " batch"] | None, count: int
+) -> Shaped[Tensor, "batch channels height width"]:
+    """Images of a data set to put beside samples: of their classes, where they have classes.
+
+    Raises:
+        DataError: The data set has no image of a class.
+    """
+    size: int = len(part)  # pyright: ignore[reportArgumentType]
+    if label is None:
+        return torch.stack([part[index % size][0] for index in range(count)])
+    of_class: dict[int, list[int]] = {}
+    for index in range(size):
+        of_class.setdefault(int(part[index][1]), []).append(index)
+    missing = sorted(set(label.tolist()) - of_class.keys())
+    if missing:
+        raise DataError(f"there is no real image of class {missing[0]} to put beside samples")
+    turns = {value: cycle(indices) for value, indices in of_class.items()}
+    return torch.stack([part[next(turns[value])][0] for value in label.tolist()])
