@@ -17,7 +17,7 @@ from tarflow.flows.codec import Pixels
 from tarflow.registry import register
 
 MAX_CLASSES = 1_000_000
-"""Labels from this on are no numbers of classes."""
+"""Labels from this on are not taken for numbers of classes."""
 
 MAX_CHANNELS = 4
 """An axis this short is taken for channels, not for height or width."""
