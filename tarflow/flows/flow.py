@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tarflow.arguments import check_instance, check_tensor
@@ -23,6 +23,9 @@ from tarflow.flows.transforms import Composition, Inverse, Transform
 from tarflow.nn.networks import Networks
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
+
+
+Kind = TypeVar("Kind", bound="Flow")
 
 
 class Flow(nn.Module, Part):
@@ -78,6 +81,25 @@ class Flow(nn.Module, Part):
         length, patch_dim = self.base.shape
         return length * patch_dim
 
+    def noisy(
+        self,
+        stored: Shaped[Tensor, "batch ..."],
+        source: RandomSource = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "batch ..."]:
+        """Stored values as the data whose density this is: encoded, with the noise added.
+
+        Raises:
+            ConfigurationError: The flow does not know its codec or its noise.
+        """
+        if self.codec is None or self.noise is None:
+            raise ConfigurationError("this flow does not know the codec and noise of its data")
+        return self.noise(self.codec.encode(stored, source, dtype), source)
+
+    def known(self, context: Context) -> Context:
+        """The parts of a context that this flow is conditioned on."""
+        return Context(**{c.part: context.get(c.part) for c in self.conditioners})
+
     def save_pretrained(self, directory: Path | str, words: str = "") -> None:
         """Write `config.json` and `model.safetensors`, from which `tarflow.load` reads.
 
@@ -88,7 +110,7 @@ class Flow(nn.Module, Part):
         Raises:
             CheckpointError: The flow has no description.
         """
-        checkpoint.save(directory, *self.described, self.state_dict(), words)
+        checkpoint.save(directory, self.described, self.state_dict(), words)
 
     @property
     def described(self) -> tuple[str, Part]:
@@ -106,7 +128,7 @@ class Flow(nn.Module, Part):
         return type(self)(**vars(description))
 
     @classmethod
-    def from_pretrained(cls, directory: Path | str) -> Self:
+    def from_pretrained(cls: type[Kind], directory: Path | str) -> Kind:
         """Read a folder written by `save_pretrained`: on the CPU, in the dtype of the weights.
 
         The registry finds the class by its name. Nothing is downloaded or imported, and no code
@@ -118,7 +140,7 @@ class Flow(nn.Module, Part):
         """
         name, arguments = checkpoint.read_config(directory)
         weights = checkpoint.read_weights(directory)
-        kind = KNOWN.get(name) if isinstance(name, str) else None
+        kind = KNOWN.get(name)
         if not (isinstance(kind, type) and issubclass(kind, cls)):
             raise CheckpointError(
                 f"{directory} holds a {name!r}, which is not a known {cls.__name__}: import the"
