@@ -25,7 +25,7 @@ def evaluate(config: DictConfig) -> None:
     data = instantiate(config.data.data)
     if config.baseline is not None and not metrics.compares:
         raise ConfigurationError(
-            f"baseline= compares two flows, which metrics of {metrics.name} do not: give"
+            f"baseline= compares likelihoods, and {metrics.name} cannot be compared: give"
             " metrics=likelihood"
         )
     baseline = None if config.baseline is None else find_pretrained(config.baseline)

@@ -88,7 +88,7 @@ class LikelihoodMetrics(Metrics):
         if rows is None:
             return None
         if not np.isfinite(rows["log_prob"]).any():
-            inputs = _inputs(flow, read_batch(part, [0]), ExampleSeeds(self.seed, [0]))
+            inputs = _inputs(flow, read_batch(part, range(1)), ExampleSeeds(self.seed, [0]))
             flow.check_finite(torch.tensor(math.nan), *inputs)  # tells which transform it was
         return self._report(flow, data, rows)
 

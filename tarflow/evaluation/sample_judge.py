@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch.utils.data import Subset
+
 from tarflow.data.loading.batches import read_batch
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.work import Rows
@@ -60,5 +62,6 @@ class SampleJudge:
         known = {conditioner.part for conditioner in self.flow.conditioners} - {"label"}
         if not known & train[0][1].keys():
             return Context(label=label)
-        batch = read_batch(train, [index % len(train) for index in indices])
-        return self.flow.known(batch.context).updated(label=label)
+        in_turn = Subset(train, [index % len(train) for index in indices])
+        context = read_batch(in_turn, range(len(indices))).context
+        return self.flow.known(context).updated(label=label)
