@@ -393,7 +393,7 @@ class Flow(nn.Module, Part):
         if set(context) <= {"temperature"} and guidance.temperature == 1:
             raise ContextError(
                 "guidance needs a null prediction that differs from the conditional one: pass a"
-                " label or another condition, or give the guidance an attention temperature other than 1"
+                " label or another condition, or give it an attention temperature other than 1"
             )
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import statistics
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -25,7 +24,14 @@ from tarflow import (
 from tarflow.cli import run_command
 from tarflow.data import ImageData, digits
 from tarflow.data.loading.batches import read_batch
-from tarflow.evaluation import LikelihoodMetrics, Metrics, PixelFeatures, Report, SampleMetrics
+from tarflow.evaluation import (
+    LikelihoodMetrics,
+    Metrics,
+    PixelFeatures,
+    Report,
+    SampleMetrics,
+    frechet_distance,
+)
 
 from ..models import tiny_flow
 
@@ -57,7 +63,8 @@ class NoiseLength(Metrics):
         mean = float(rows["length"].mean())
         table = [("length", f"{mean:.4f}")]
         values = {"mean": mean, **self.settings(flow, data)}
-        return Report(self.name, "noise", ("", "mean"), table, values, {"length": rows["length"].tolist()})
+        per_image = {"length": rows["length"].tolist()}
+        return Report(self.name, "noise", ("", "mean"), table, values, per_image)
 
 
 @dataclass(frozen=True)
@@ -225,9 +232,6 @@ def test_samples_are_drawn_with_the_conditions_of_training_images(dosed, num_cla
     fake = flow.codec.decode(x).flatten(1).double()
     real = torch.stack([image for image, _ in dosed.train]).flatten(1).double()
     found = report.values["samples"]["no guidance, not denoised"]["pixels"]["frechet_distance"]
-    from tarflow.evaluation import frechet_distance
-
     assert found["mean"] == pytest.approx(frechet_distance(fake.numpy(), real.numpy()), rel=1e-9)
     guided = report.values["samples"]["guidance 1, not denoised"]["pixels"]["frechet_distance"]
     assert guided["mean"] != found["mean"]
-    assert statistics.fmean([guided["mean"], found["mean"]]) > 0
