@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from tarflow.ablation.density import Encoding
-from tarflow.ablation.variants import Variant
+from tarflow.ablation.variants import Encoding, Variant
 from tarflow.data.loading.batches import Batch
 from tarflow.errors import NonFiniteError
 from tarflow.flows.base import DiagonalNormal
@@ -100,12 +100,7 @@ def rate(progress: float) -> float:
     return max(0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))), 1e-3)
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss: Tensor,
-    max_grad_norm: float,
-) -> bool:
+def _step(model: nn.Module, optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> bool:
     """Take a step; whether it was finite."""
     optimizer.zero_grad()
     if not loss.isfinite():

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tarflow.ablation.density import Encoding
 from tarflow.ablation.fitting import Fit, log_probs
-from tarflow.ablation.variants import Variant
+from tarflow.ablation.variants import Encoding, Variant
 from tarflow.data import ImageData
 from tarflow.data.loading.batches import Batch, read_batch
 from tarflow.errors import NonFiniteError

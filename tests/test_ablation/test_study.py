@@ -14,11 +14,10 @@ from tarflow import (
     TarflowError,
     UniformDequantization,
 )
-from tarflow.ablation.density import Encoding
 from tarflow.ablation.fitting import fit, rate, validation_loss
 from tarflow.ablation.judging import Judge, Loaded
 from tarflow.ablation.study import DATA, Study
-from tarflow.ablation.variants import VARIANTS
+from tarflow.ablation.variants import VARIANTS, Encoding
 from tarflow.data import digits
 from tarflow.flows.transforms import Reverse
 
