@@ -59,14 +59,10 @@ class Posterior:
     def log_density_and_gradient(
         self, x: Float[Tensor, "batch ..."]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch ..."]]:
-        """Logarithm of the density up to a constant, in nats, and its gradient.
-
-        Without the check of `Flow.log_prob`, which refuses a batch for one example.
-        """
+        """Logarithm of the density up to a constant, in nats, and its gradient."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            z, log_det = self.flow(x, self.context)
-            log_density = self.flow.base.log_prob(z) + log_det + self.log_likelihood(x)
+            log_density = self.flow.log_prob(x, self.context) + self.log_likelihood(x)
             gradient = torch.autograd.grad(log_density.sum(), x)[0]
         return log_density.detach(), gradient
 

@@ -56,6 +56,9 @@ class AutoregressiveTransform(Transform):
         self, x: Float[Tensor, "batch length patch_dim"], context: Context
     ) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if context.temperature is not None:  # a wrong one shows: attention may hide its NaN
+            known = torch.where(context.temperature > 0, 1.0, torch.nan)
+            x = x * known.to(x.dtype)[:, None, None]
         affine = self.predict(self.network, context, x)(x[:, :-1], 0).after_first()
         return affine.to_noise(x), affine.log_det
 

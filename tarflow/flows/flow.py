@@ -21,6 +21,7 @@ from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import Noise
 from tarflow.flows.report import SamplingReport
 from tarflow.flows.transforms import Composition, Inverse, Transform
+from tarflow.nn.kernels import transformed
 from tarflow.nn.networks import Networks
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
@@ -170,7 +171,7 @@ class Flow(nn.Module, Part):
     ) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
         self.check_data(x)
-        return self.transform(x, self._read(context, x))
+        return self.transform(x, self.read_context(context, x))
 
     def inverse(
         self,
@@ -245,23 +246,38 @@ class Flow(nn.Module, Part):
     ) -> Float[Tensor, " batch"]:
         """Log-density of each example, in nats, summed over all dimensions.
 
-        Raises:
-            NonFiniteError: A density is not finite; tells the transform.
+        It works under `torch.func`, `torch.compile(fullgraph=True)` and `torch.export`, and never
+        waits for the device: a density may be NaN or infinite, and is NaN where a tensor holds a
+        label that the flow does not know. `check_finite` tells why.
+
+        Take Hessians by `torch.func.hessian` or `jacrev`: torch's layer norm (2.15) is silently
+        wrong in forward mode within forward mode.
         """
         z, log_det = self(x, context)
-        log_prob = self.base.log_prob(z) + log_det
-        self.check_finite(log_prob, x, context)
-        return log_prob
+        return self.base.log_prob(z) + log_det
 
     def score(
-        self, x: Float[Tensor, "batch ..."], context: ContextLike = None
+        self,
+        x: Float[Tensor, "batch ..."],
+        context: ContextLike = None,
+        *,
+        create_graph: bool = False,
     ) -> Float[Tensor, "batch ..."]:
-        r"""The gradient $\nabla_x \log p(x)$ of each example."""
+        r"""The gradient $\nabla_x \log p(x)$ of each example.
+
+        Args:
+            x: The data.
+            context: What the density is conditioned on.
+            create_graph: Whether the gradient is itself differentiable, at the price of attention
+                by products; always so under `torch.func`.
+        """
         self.check_data(x)
+        if create_graph or transformed():
+            return torch.func.grad(lambda x: self.log_prob(x, context).sum())(x)
         # Clones, since what was made in inference mode takes no gradient.
         with torch.inference_mode(False), torch.enable_grad():
             x = x.detach().clone().requires_grad_()
-            context = self._read(context, x).map(torch.clone)
+            context = self.read_context(context, x).map(torch.clone)
             return torch.autograd.grad(self.log_prob(x, context).sum(), x)[0]
 
     @torch.no_grad()
@@ -318,21 +334,22 @@ class Flow(nn.Module, Part):
         """
         z = self.base.sample(num_samples, source)
         inverse = self.decode(z, context, **options)
-        if not self._is_exact(inverse, **options):
-            return inverse.x, self.log_prob(inverse.x, context)
-        log_prob = self.base.log_prob(z) + inverse.log_det
+        if self._is_exact(inverse, **options):
+            log_prob = self.base.log_prob(z) + inverse.log_det
+        else:
+            log_prob = self.log_prob(inverse.x, context)
         self.check_finite(log_prob, inverse.x, context)
         return inverse.x, log_prob
 
     def check_data(self, x: Any, name: str = "x") -> None:
-        """Refuse what is no batch of this flow's examples.
+        """Refuse what is not a batch of this flow's examples.
 
         Args:
             x: What was passed as data.
             name: What messages call it.
 
         Raises:
-            ConfigurationError: It is no tensor, or of another dtype, shape or device.
+            ConfigurationError: It is not a tensor, or of another dtype, shape or device.
         """
         check_tensor(name, x, self.image_shape, self.base.anchor.device)
 
@@ -345,6 +362,7 @@ class Flow(nn.Module, Part):
             context: What the density was conditioned on.
 
         Raises:
+            ContextError: The value is not finite, for the context is not one of this flow.
             NonFiniteError: The value is not finite.
         """
         if value.isfinite().all():
@@ -356,19 +374,23 @@ class Flow(nn.Module, Part):
         raise NonFiniteError(f"the output of transform {index} is not finite", index)
 
     def read_context(self, context: ContextLike, examples: Tensor) -> Context:
-        """Read the caller's context as networks take it, without a look at any value.
+        """Read the caller's context as networks take it, without a look at values on a device.
 
         Raises:
             ContextError: A part is unknown, or of another kind or shape.
         """
-        given = Context.of(context, len(examples), examples.device)
+        # Not len(): torch.export makes that a constant.
+        given = Context.of(context, examples.shape[0], examples.device)
         known = {conditioner.part: conditioner for conditioner in self.conditioners}
         for name in given:
             if name == "label" and name not in known:
                 raise ContextError("this flow has no classes: leave the label out")
             if name not in known:
                 raise ContextError(f"{name} is unknown: this flow knows {', '.join(known)}")
-        return Context(**{name: known[name].read(rows) for name, rows in given.parts.items()})
+        read = Context(**{name: known[name].read(rows) for name, rows in given.parts.items()})
+        if isinstance(context, int) and not -1 <= context < self.num_classes:
+            self.check_context(read)  # which the host knows to be wrong
+        return read
 
     def check_context(self, context: Context) -> None:
         """Look at the values of a context: where it enters, once, since that waits for devices.

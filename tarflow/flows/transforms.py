@@ -74,7 +74,7 @@ class Rearrangement(Transform):
 
 def _zeros(x: Tensor) -> Float[Tensor, " batch"]:
     """The log-determinants of nothing but moves."""
-    return x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+    return x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 class Reverse(Rearrangement):
