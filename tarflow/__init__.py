@@ -13,7 +13,7 @@ from tarflow.flows.affine import Affine, ExpScale, Scale, SoftClipScale, Softplu
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
 from tarflow.flows.context import NULL_CLASS, Context
-from tarflow.flows.decoding import Decoder, PerTransform, Sequential
+from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import (
     ConstantSchedule,
@@ -24,9 +24,9 @@ from tarflow.flows.guidance import (
 )
 from tarflow.flows.jacobi import Jacobi
 from tarflow.flows.noise import GaussianNoise, Noise, UniformDequantization
-from tarflow.flows.report import SamplingReport, TransformReport
+from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.tar_flow import TarFlow
-from tarflow.flows.transforms import Composition, Inverse, Patchify, Permute, Reverse, Transform
+from tarflow.flows.transforms import Composition, Patchify, Permute, Reverse, Transform
 from tarflow.nn.networks import Networks
 from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.denoising import denoise
@@ -44,6 +44,7 @@ __all__ = [
     "Context",
     "ContextError",
     "DataError",
+    "DecodeOptions",
     "Decoder",
     "DiagonalNormal",
     "ExampleSeeds",
@@ -73,7 +74,6 @@ __all__ = [
     "TarFlow",
     "TarflowError",
     "Transform",
-    "TransformReport",
     "UniformDequantization",
     "UnitScale",
     "denoise",
