@@ -80,7 +80,9 @@ class ImplicitInverse(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, r: Tensor, log_det: Tensor, found: ParallelPass) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, r: Tensor, log_det: Tensor, found: ParallelPass
+    ) -> tuple[Tensor, Tensor]:
         ctx.found = found
         return found.x.detach(), log_det.clone()
 

@@ -18,6 +18,7 @@ from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.denoising import denoise
 from tarflow.sampling.drawing import draw, labels_of
 
+
 @dataclass(frozen=True)
 class Sampler:
     """Draws samples by their index and turns them into pixels.
