@@ -1,6 +1,6 @@
 """Transformer autoregressive flows: exact likelihoods and samples from one model."""
 
-from tarflow.editing.editing import Inpainting, inpaint, interpolate
+from tarflow.editing import Inpainting, inpaint, interpolate
 from tarflow.errors import (
     CheckpointError,
     ConfigurationError,

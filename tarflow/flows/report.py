@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -67,7 +67,7 @@ class SamplingReport:
     @classmethod
     def stack(cls, reports: Sequence["SamplingReport"]) -> "SamplingReport":
         """One report for transforms that were inverted one after the other."""
-        columns = zip(*(vars(report).values() for report in reports if len(report)), strict=True)
+        columns: Any = zip(*(vars(each).values() for each in reports if len(each)), strict=True)
         return cls(*(torch.cat(c) if isinstance(c[0], Tensor) else sum(c, ()) for c in columns))
 
     @classmethod

@@ -1,7 +1,6 @@
 """Drawing many samples, batch by batch."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
@@ -13,7 +12,6 @@ from tarflow.errors import ConfigurationError, ContextError
 from tarflow.flows.context import NULL_CLASS
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
-from tarflow.flows.guidance import Guidance
 from tarflow.flows.report import SamplingReport
 from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.chunks import ChunkSize
@@ -73,7 +71,6 @@ def sample_batches(
     label: Int[Tensor, " num_samples"] | None,
     seed: int,
     batch_size: int,
-    guidance: Guidance | None = None,
     *,
     options: DecodeOptions = DecodeOptions(),
     **keywords: Unpack[DecodeKeywords],
@@ -88,7 +85,6 @@ def sample_batches(
         label: A label for each, or None.
         seed: Seed of the run.
         batch_size: Number of samples drawn at a time.
-        guidance: That of the options, where they have none.
         options: How to decode.
         **keywords: The fields of `DecodeOptions` to be other than in the options.
 
@@ -98,8 +94,7 @@ def sample_batches(
     Raises:
         ConfigurationError: There is nothing to draw, or a batch is empty.
     """
-    options = DecodeOptions.of(options, keywords)
-    options = replace(options, guidance=guidance or options.guidance).prepared()
+    options = DecodeOptions.of(options, keywords).prepared()
     chunks = ChunkSize()
     for indices in batches_of(num_samples, batch_size):
         part = None if label is None else label[indices.start : indices.stop]
