@@ -21,8 +21,7 @@ FORMAT = 2
 
 def save(
     directory: Path | str,
-    name: str,
-    description: Part,
+    described: tuple[str, Part],
     weights: Mapping[str, Tensor],
     words: str = "",
 ) -> None:
@@ -30,13 +29,14 @@ def save(
 
     Args:
         directory: The folder; made if need be.
-        name: The flow's class, by its name in the registry.
-        description: What the flow is made from: its fields are arguments of the class.
+        described: The flow's class, by its name in the registry, and what it is made from: a
+            dataclass with the arguments of the class.
         weights: Its state dict.
         words: Which weights they are, such as an average of those of training.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    name, description = described
     flow = {**_encode(description), "type": name}
     text = json.dumps({"format": FORMAT, "flow": flow}, indent=2) + "\n"
     new_config, new_weights = directory / f".{CONFIG}.new", directory / f".{WEIGHTS}.new"

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tarflow.arguments import check_instance, check_tensor
-from tarflow.errors import CheckpointError, ContextError, NonFiniteError
+from tarflow.errors import CheckpointError, ConfigurationError, ContextError, NonFiniteError
 from tarflow.flows import checkpoint
 from tarflow.flows.base import StandardNormal
 from tarflow.flows.codec import Codec
@@ -77,6 +77,25 @@ class Flow(nn.Module, Part):
         length, patch_dim = self.base.shape
         return length * patch_dim
 
+    def noisy(
+        self,
+        stored: Shaped[Tensor, "batch ..."],
+        source: RandomSource = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "batch ..."]:
+        """Stored values as the data whose density this is: encoded, with the noise added.
+
+        Raises:
+            ConfigurationError: The flow does not know its codec or its noise.
+        """
+        if self.codec is None or self.noise is None:
+            raise ConfigurationError("this flow does not know the codec and noise of its data")
+        return self.noise(self.codec.encode(stored, source, dtype), source)
+
+    def known(self, context: Context) -> Context:
+        """The parts of a context that this flow is conditioned on."""
+        return Context(**{c.part: context.get(c.part) for c in self.conditioners})
+
     def save_pretrained(self, directory: Path | str, words: str = "") -> None:
         """Write `config.json` and `model.safetensors`, from which `tarflow.load` reads.
 
@@ -87,7 +106,7 @@ class Flow(nn.Module, Part):
         Raises:
             CheckpointError: The flow has no description.
         """
-        checkpoint.save(directory, *self.described, self.state_dict(), words)
+        checkpoint.save(directory, self.described, self.state_dict(), words)
 
     @property
     def described(self) -> tuple[str, Part]:

@@ -67,8 +67,9 @@ class SamplingReport:
     @classmethod
     def stack(cls, reports: Sequence["SamplingReport"]) -> "SamplingReport":
         """One report for transforms that were inverted one after the other."""
-        columns: Any = zip(*(vars(each).values() for each in reports if len(each)), strict=True)
-        return cls(*(torch.cat(c) if isinstance(c[0], Tensor) else sum(c, ()) for c in columns))
+        columns = zip(*(vars(each).values() for each in reports if len(each)), strict=True)
+        joined: Any = (torch.cat(c) if isinstance(c[0], Tensor) else sum(c, ()) for c in columns)
+        return cls(*joined)
 
     @classmethod
     def cat(cls, reports: Sequence["SamplingReport"]) -> "SamplingReport":
