@@ -10,6 +10,7 @@ from tarflow import (
     CheckpointError,
     ConfigurationError,
     ContextError,
+    DecodeOptions,
     Decoder,
     ExampleSeeds,
     Jacobi,
@@ -121,7 +122,8 @@ def test_a_plan_is_read_back_as_it_was_saved(plan, tmp_path):
 
 def conditions(flow, **changes) -> Conditions:
     """Conditions of two samples, but for some changes."""
-    return Conditions.of(flow, **{"batch_size": 2, "guidance": GUIDANCE, **changes})
+    options = DecodeOptions(changes.pop("guidance", GUIDANCE), dtype=changes.pop("dtype", None))
+    return Conditions.of(flow, **{"batch_size": 2, "options": options, **changes})
 
 
 def test_plans_of_other_conditions_are_kept(flow, tmp_path):

@@ -18,7 +18,7 @@ from tarflow import (
     Transform,
     UniformDequantization,
 )
-from tarflow.editing.editing import inpaint, interpolate
+from tarflow.editing import inpaint, interpolate
 from tarflow.editing.markov_chains import CrankNicolson, Hamiltonian
 from tarflow.flows.transforms import Inverse
 from tarflow.randomness import ExampleStreams, normal
