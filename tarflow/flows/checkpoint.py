@@ -74,6 +74,8 @@ def read_config(directory: Path | str) -> tuple[str, dict[str, Any]]:
             )
         arguments = READERS[found](content)
         name = arguments.pop("type")
+        if not isinstance(name, str):
+            raise TypeError(f"its flow is a {name!r}")
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -30,13 +30,16 @@ class Context:
 
     Args:
         label: Class indices; `NULL_CLASS` where there is none.
+        temperature: Divisors of attention logits.
         parts: Other parts by name; None leaves one out.
     """
 
     parts: Mapping[str, Rows]
 
-    def __init__(self, label: Rows | None = None, **parts: Rows | None):
-        given = {"label": label, **parts}
+    def __init__(
+        self, label: Rows | None = None, temperature: Rows | None = None, **parts: Rows | None
+    ):
+        given = {"label": label, "temperature": temperature, **parts}
         held = {name: part for name, part in given.items() if part is not None}
         object.__setattr__(self, "parts", held)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, TypeVar, Unpack
 
 import torch
 from jaxtyping import Float, Shaped
@@ -22,6 +22,9 @@ from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.transforms import Composition, Transform
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
+
+
+Kind = TypeVar("Kind", bound="Flow")
 
 
 class Flow(nn.Module, Part):
@@ -124,7 +127,7 @@ class Flow(nn.Module, Part):
         return type(self)(**vars(description))
 
     @classmethod
-    def from_pretrained(cls, directory: Path | str) -> Self:
+    def from_pretrained(cls: type[Kind], directory: Path | str) -> Kind:
         """Read a folder written by `save_pretrained`: on the CPU, in the dtype of the weights.
 
         The registry finds the class by its name. Nothing is downloaded or imported, and no code
@@ -136,7 +139,7 @@ class Flow(nn.Module, Part):
         """
         name, arguments = checkpoint.read_config(directory)
         weights = checkpoint.read_weights(directory)
-        kind = KNOWN.get(name) if isinstance(name, str) else None
+        kind = KNOWN.get(name)
         if not (isinstance(kind, type) and issubclass(kind, cls)):
             raise CheckpointError(
                 f"{directory} holds a {name!r}, which is not a known {cls.__name__}: import the"
