@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tarflow.flows.affine import Affine
 from tarflow.flows.decoding import Predict
 
 NEGLIGIBLE = 8
@@ -22,19 +21,21 @@ class ParallelPass:
     Attributes:
         x: The data; a leaf.
         z: Its noise.
-        affine: The maps in between, of all positions.
+        log_det: Its log-determinant.
+        scale: The scales in between, of all positions, without a graph.
     """
 
     x: Float[Tensor, "batch length patch_dim"]
     z: Float[Tensor, "batch length patch_dim"]
-    affine: Affine
+    log_det: Float[Tensor, " batch"]
+    scale: Float[Tensor, "batch length patch_dim"]
 
     @classmethod
     def at(cls, x: Float[Tensor, "batch length patch_dim"], predict: Predict) -> "ParallelPass":
         """Evaluate the maps that a prediction, without a cache, gives at x."""
         x = x.detach().requires_grad_()
         affine = predict(x[:, :-1], 0).after_first()
-        return cls(x, affine.to_noise(x), affine)
+        return cls(x, affine.to_noise(x), affine.log_det, affine.log_scale.detach().exp())
 
     def pull_back(self, output: Tensor, cotangent: Tensor) -> Tensor:
         """The cotangent of x that belongs to one of an output."""
@@ -55,11 +56,10 @@ class ParallelPass:
         back, and all of them much more so: it ends where rounding is all that is left to correct,
         and after T - 1 rounds at the latest.
         """
-        scale = torch.exp(self.affine.log_scale.detach())
-        v = scale * cotangent
+        v = self.scale * cotangent
         small = NEGLIGIBLE * torch.finfo(v.dtype).eps
         for _ in range(v.shape[1] - 1):
-            change = scale * (cotangent - self.pull_back(self.z, v))
+            change = self.scale * (cotangent - self.pull_back(self.z, v))
             v = v + change
             if bool((_largest(change) <= small * _largest(v)).all()):
                 break
@@ -90,7 +90,7 @@ class ImplicitInverse(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_x: Tensor, by_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
         found: ParallelPass = ctx.found
-        through_log_det = found.pull_back(found.affine.log_det, by_log_det)
+        through_log_det = found.pull_back(found.log_det, by_log_det)
         return found.solve(by_x + through_log_det), by_log_det, None
 
 
@@ -110,4 +110,4 @@ def differentiable(
         predict: The prediction that was solved for, without a cache.
     """
     found = ParallelPass.at(x, predict)
-    return ImplicitInverse.apply(z - found.z, found.affine.log_det, found)  # pyright: ignore
+    return ImplicitInverse.apply(z - found.z, found.log_det, found)  # pyright: ignore
