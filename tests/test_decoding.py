@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tarflow import (
-    ConfigurationError,
     ContextError,
     DecodeOptions,
     ExampleSeeds,
@@ -186,8 +185,6 @@ def test_options_and_keywords_say_the_same(flow):
     assert torch.equal(draw(options=options, guidance=None, decoder=Sequential()), draw())
     with pytest.raises(TypeError, match="window"):
         draw(window=2)
-    with pytest.raises(ConfigurationError, match="options 'fast' is"):
-        draw(options="fast")
 
 
 def test_guidance_with_nothing_to_guide_is_refused(flow, z):

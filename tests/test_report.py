@@ -55,7 +55,7 @@ def test_transforms_are_in_the_order_of_decoding(flow):
     for index in (0, 2, -1):
         assert report[index].decoder == (decoders[index],)
         assert torch.equal(report[index].residual[0], report.residual[index])
-    assert report[1:].decoder == decoders[1:]
+    assert len(report.transforms) == 3
     with pytest.raises(IndexError):
         report[3]
 

@@ -23,7 +23,6 @@ from tarflow.flows.transforms import Composition, Transform
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
 
-
 Kind = TypeVar("Kind", bound="Flow")
 
 

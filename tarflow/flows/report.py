@@ -23,7 +23,7 @@ class Tolerant(Protocol):
 class SamplingReport:
     """How a batch was decoded: a row for each transform, that nearest the noise first.
 
-    Indexing looks at one transform, or several; `certified` is then theirs alone.
+    Indexing looks at one transform, by a report of one row.
 
     Attributes:
         decoder: How each transform was inverted.
@@ -55,14 +55,14 @@ class SamplingReport:
     @property
     def transforms(self) -> tuple["SamplingReport", ...]:
         """A report of one row for each transform."""
-        return tuple(self[index] for index in range(len(self)))
+        return tuple(self)
 
     def __len__(self) -> int:
         return len(self.decoder)
 
-    def __getitem__(self, index: int | slice) -> "SamplingReport":
-        rows = index if isinstance(index, slice) else slice(index, index + 1 or None)
-        return SamplingReport(*(column[rows] for column in vars(self).values()))
+    def __getitem__(self, index: int) -> "SamplingReport":
+        row = range(len(self))[index]
+        return SamplingReport(*(column[row : row + 1] for column in vars(self).values()))
 
     @classmethod
     def stack(cls, reports: Sequence["SamplingReport"]) -> "SamplingReport":
