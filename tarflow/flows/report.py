@@ -55,7 +55,7 @@ class SamplingReport:
     @property
     def transforms(self) -> tuple["SamplingReport", ...]:
         """A report of one row for each transform."""
-        return tuple(self)
+        return tuple(self[index] for index in range(len(self)))
 
     def __len__(self) -> int:
         return len(self.decoder)
