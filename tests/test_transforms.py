@@ -173,7 +173,7 @@ def test_permute_takes_position_order_i_of_its_input():
 
 @pytest.mark.parametrize("order", [[0, 0, 1], [1, 2, 3], [0, 2], [-1, 0]])
 def test_permute_refuses_what_is_no_permutation(order):
-    with pytest.raises(ValueError, match="no permutation"):
+    with pytest.raises(ValueError, match="not a permutation"):
         Permute(order)
 
 

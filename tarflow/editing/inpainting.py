@@ -93,7 +93,7 @@ def inpaint(
 
     Raises:
         ConfigurationError: The mask does not fit, an observed value is not finite, a number is out
-            of range, or no standard deviation is given and the flow knows none.
+            of range, or no standard deviation is given and the flow has none.
         NonFiniteError: What was decoded is not finite.
     """
     flow.check_data(x)

@@ -366,14 +366,14 @@ class Flow(nn.Module, Part):
         return inverse.x, log_prob
 
     def check_data(self, x: Any, name: str = "x") -> None:
-        """Refuse what is no batch of this flow's examples.
+        """Refuse what is not a batch of this flow's examples.
 
         Args:
             x: What was passed as data.
             name: What messages call it.
 
         Raises:
-            ConfigurationError: It is no tensor, or of another dtype, shape or device.
+            ConfigurationError: It is not a tensor, or of another dtype, shape or device.
         """
         check_tensor(name, x, self.image_shape, self.base.anchor.device)
 

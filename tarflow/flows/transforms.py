@@ -96,7 +96,7 @@ class Permute(Rearrangement):
         order: Position i of the result is position `order[i]` of the input.
 
     Raises:
-        ConfigurationError: The order is no permutation.
+        ConfigurationError: The order is not a permutation.
     """
 
     order: Int[Tensor, " length"]
@@ -105,10 +105,12 @@ class Permute(Rearrangement):
     def __init__(self, order: Sequence[int]):
         super().__init__()
         if not isinstance(order, Iterable):
-            raise ConfigurationError(f"order {shown(order)} is no permutation of 0 ... T - 1")
+            raise ConfigurationError(f"order {shown(order)} is not a permutation of 0 ... T - 1")
         order = [check_integer(f"a position of order {shown(order)}", index) for index in order]
         if not order or sorted(order) != list(range(len(order))):
-            raise ConfigurationError(f"order {order} is no permutation of 0 ... {len(order) - 1}")
+            raise ConfigurationError(
+                f"order {order} is not a permutation of 0 ... {len(order) - 1}"
+            )
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("inverse_order", torch.tensor(order).argsort())
 
@@ -209,7 +211,9 @@ class Composition(Transform):
     def __init__(self, transforms: Iterable[Transform]):
         super().__init__()
         if not isinstance(transforms, Iterable):
-            raise ConfigurationError(f"transforms {shown(transforms)} are no list of transforms")
+            raise ConfigurationError(
+                f"transforms {shown(transforms)} are not a list of transforms"
+            )
         listed = list(transforms)
         for index, transform in enumerate(listed):
             check_instance(f"transforms[{index}]", transform, Transform, "pass a list of them")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
 from tarflow.errors import ConfigurationError, ContextError
-from tarflow.flows.context import NULL_CLASS
+from tarflow.flows.context import NULL_CLASS, Context, ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.report import SamplingReport
@@ -117,17 +117,18 @@ def batches_of(num_samples: int, batch_size: int) -> list[range]:
 def draw(
     flow: Flow,
     indices: range,
-    label: Int[Tensor, " batch"] | None,
+    context: ContextLike,
     seed: int,
     chunks: ChunkSize,
     options: DecodeOptions = DecodeOptions(),
 ) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
     """Draw the samples of some indices, in chunks that fit memory."""
     reports = []
+    given = Context.of(context, len(indices), "cpu")
 
     def compute(rows: slice) -> Tensor:
         source = ExampleSeeds(seed, indices[rows])
-        part = None if label is None else label[rows]
+        part = given.map(lambda each: each[rows])
         x, report = flow.sample_with_report(
             len(source), part, source=source, options=options, certify=options.certify
         )
