@@ -13,6 +13,7 @@ from tarflow import (
     ExampleSeeds,
     Flow,
     GaussianNoise,
+    Inverse,
     NoNoise,
     Reverse,
     StandardNormal,
@@ -20,7 +21,6 @@ from tarflow import (
 )
 from tarflow.editing import inpaint, interpolate
 from tarflow.editing.markov_chains import CrankNicolson, Hamiltonian
-from tarflow.flows.transforms import Inverse
 from tarflow.randomness import ExampleStreams, normal
 
 from .models import tiny_flow
