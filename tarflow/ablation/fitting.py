@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from tarflow.ablation.variants import Encoding, Variant
 from tarflow.data.loading.batches import Batch
-from tarflow.errors import NonFiniteError
 from tarflow.flows.base import DiagonalNormal
 from tarflow.flows.conditioning import with_dropout
 from tarflow.flows.context import Context
@@ -144,11 +143,9 @@ def log_probs(model: nn.Module, x: Tensor, context: Context) -> Tensor:
     found = []
     for rows in torch.arange(len(x)).split(256):
         known = context.map(lambda part, rows=rows: part[rows])
-        try:
-            found.append(model.log_prob(x[rows], known))  # pyright: ignore
-        except NonFiniteError:
-            found.append(torch.full((len(rows),), math.nan))
-    return torch.cat(found).double()
+        found.append(model.log_prob(x[rows], known))  # pyright: ignore
+    log_prob = torch.cat(found).double()
+    return log_prob.where(log_prob.isfinite(), math.nan)
 
 
 def validation_loss(model: nn.Module, encoding: Encoding, batch: Batch) -> float:

@@ -213,8 +213,7 @@ def _round_trip(flow: Flow, x: Tensor, context: Context) -> float:
 
 def _log_prob(flow: Flow, x: Tensor, context: Context) -> Float[Tensor, " batch"]:
     """Log-densities; NaN where they are not finite."""
-    z, log_det = flow(x, context)
-    log_prob = (flow.base.log_prob(z) + log_det).cpu().double()
+    log_prob = flow.log_prob(x, context).cpu().double()
     return log_prob.where(log_prob.isfinite(), math.nan)
 
 
