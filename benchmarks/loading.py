@@ -37,7 +37,7 @@ class Source:
         name: What tables call them.
         data: The images.
         num_workers: Number of processes that read them.
-        length: Most patches to cut an image into; fewer where it has not so many pixels.
+        length: Most patches to cut an image into; fewer where it has fewer pixels.
     """
 
     name: str
@@ -125,8 +125,8 @@ def make_flow(source: Source, model: Model) -> TarFlow:
     """A flow of a source's images, with the transformers of a model."""
     data = source.data
     channels, side, _ = data.image_shape
-    options: Any = {"num_classes": data.num_classes, "noise": GaussianNoise(data.levels)}
-    return TarFlow(side, source.patch_size, channels, **model.sizes, **options)
+    known: Any = {"num_classes": data.num_classes, "codec": data.codec, "noise": GaussianNoise()}
+    return TarFlow(side, source.patch_size, channels, **model.sizes, **known)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tarflow import GaussianNoise, TarFlow
+from tarflow import GaussianNoise, Pixels, TarFlow
 from tarflow.data import ArrayDataset
 
 NUM_CLASSES = 10
@@ -44,10 +44,8 @@ class Model:
     def make(self) -> TarFlow:
         """The flow, with fresh weights."""
         torch.manual_seed(0)
-        noise = GaussianNoise(256, 0.05)
-        return TarFlow(
-            self.image_size, self.patch_size, **self.sizes, num_classes=NUM_CLASSES, noise=noise
-        )
+        known: Any = {"num_classes": NUM_CLASSES, "codec": Pixels(256), "noise": GaussianNoise()}
+        return TarFlow(self.image_size, self.patch_size, **self.sizes, **known)
 
     def images(self, num_images: int) -> ArrayDataset:
         """Images of noise, in memory: how long a step takes does not depend on them."""
