@@ -125,8 +125,9 @@ def make_flow(source: Source, model: Model) -> TarFlow:
     """A flow of a source's images, with the transformers of a model."""
     data = source.data
     channels, side, _ = data.image_shape
-    known: Any = {"num_classes": data.num_classes, "codec": data.codec, "noise": GaussianNoise()}
-    return TarFlow(side, source.patch_size, channels, **model.sizes, **known)
+    options: Any = {"num_classes": data.num_classes, "codec": data.codec}
+    options["noise"] = GaussianNoise()
+    return TarFlow(side, source.patch_size, channels, **model.sizes, **options)
 
 
 @contextmanager

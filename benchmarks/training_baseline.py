@@ -21,7 +21,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tarflow import (
@@ -59,7 +59,7 @@ class TrainingBaseline:
     """Trains a copy of a flow.
 
     Args:
-        flow: The flow, with the exponential scale and Gaussian noise on pixels of 256 levels.
+        flow: The flow, with the exponential scale and Gaussian noise on 256 levels.
         data: Images as bytes, and labels.
         batch_size: Number of images in a step.
         dtype: What autocast computes in; nothing is cast in float32 and above.
@@ -140,8 +140,9 @@ class TrainingBaseline:
         """The whole sequence at once; the output at a position is for the next one."""
         network = transform.network
         h = network.proj_in(x) + network.position_embedding
-        if label is not None:
-            h = h + cast(nn.Module, transform.label_embedding)(label)[:, None]
+        embedding = getattr(transform, "label_embedding", None)
+        if embedding is not None and label is not None:
+            h = h + embedding(label)[:, None]
         for block in network.blocks:
             h = self._layer(cast(Block, block), h)
         out = network.proj_out(h)

@@ -44,8 +44,9 @@ class Model:
     def make(self) -> TarFlow:
         """The flow, with fresh weights."""
         torch.manual_seed(0)
-        known: Any = {"num_classes": NUM_CLASSES, "codec": Pixels(256), "noise": GaussianNoise()}
-        return TarFlow(self.image_size, self.patch_size, **self.sizes, **known)
+        known: Any = {"codec": Pixels(), "noise": GaussianNoise(0.05)}
+        sizes = {**self.sizes, "num_classes": NUM_CLASSES}
+        return TarFlow(self.image_size, self.patch_size, **sizes, **known)
 
     def images(self, num_images: int) -> ArrayDataset:
         """Images of noise, in memory: how long a step takes does not depend on them."""

@@ -88,7 +88,7 @@ def image_data(data: ArrayDataset) -> ImageData:
     """What the package's data module takes."""
     channels, height, width = data.images.shape[1:]
     shape = (channels, height, width)
-    return ImageData("noise", data, None, data, Pixels(256), NUM_CLASSES, shape)
+    return ImageData("noise", data, None, data, Pixels(), NUM_CLASSES, shape)
 
 
 def summarize(
