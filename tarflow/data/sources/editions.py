@@ -66,7 +66,7 @@ class Edition:
         """
         folder = Path(root).expanduser()
         if not folder.is_dir():
-            raise DataError(f"the folder {folder} does not exist. {self.help}")
+            raise DataError(f"there is no folder {folder}. {self.help}")
         data = read_prepared(folder) if (folder / META).exists() else read(folder)
         if not data.name.startswith(self.name) or data.image_shape != (3, image_size, image_size):
             raise DataError(
