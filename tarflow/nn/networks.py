@@ -9,7 +9,7 @@ import torch
 
 from tarflow.errors import ConfigurationError
 from tarflow.nn.compiled import CompiledNetwork
-from tarflow.nn.packing import CacheMemory, PackedTransformer, is_packable
+from tarflow.nn.packing import CacheMemory, PackedTransformer, can_pack
 from tarflow.nn.snapshot import Snapshot
 from tarflow.nn.transformer import CausalTransformer
 
@@ -27,6 +27,10 @@ class Prepared:
     dtype: torch.dtype
     snapshot: Snapshot
     ready: Network
+
+    def serves(self, network: CausalTransformer, dtype: torch.dtype) -> bool:
+        """Whether it is of a transformer as that is now, in a precision."""
+        return self.network is network and self.dtype == dtype and self.snapshot.shows(network)
 
 
 class Networks:
@@ -67,25 +71,21 @@ class Networks:
         What needs no preparation is left alone; everything else is done to a copy.
         """
         dtype = self._dtype(network)
-        if not (
-            self.compile or dtype != network.dtype or any(map(is_packable, network.modules()))
-        ):
+        if not (self.compile or dtype != network.dtype or can_pack(network)):
             return network
         with self.lock:
             kept = self.prepared.get(id(network))
-            if (
-                kept is None
-                or kept.network is not network
-                or kept.dtype != dtype
-                or not kept.snapshot.shows(network)
-            ):
-                # Tensors made in inference mode could not be used outside of it.
-                with torch.inference_mode(False), torch.no_grad():
-                    copied = copy.deepcopy(network).requires_grad_(False)
-                    snapshot = Snapshot(network, copied)
-                    kept = Prepared(network, dtype, snapshot, self._prepare(copied))
-                self.prepared[id(network)] = kept
+            if kept is None or not kept.serves(network, dtype):
+                kept = self.prepared[id(network)] = self._copy(network, dtype)
             return kept.ready
+
+    def _copy(self, network: CausalTransformer, dtype: torch.dtype) -> Prepared:
+        """Prepare a copy."""
+        # Tensors made in inference mode could not be used outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            copied = copy.deepcopy(network).requires_grad_(False)
+            snapshot = Snapshot(network, copied)
+            return Prepared(network, dtype, snapshot, self._prepare(copied))
 
     def _dtype(self, network: CausalTransformer) -> torch.dtype:
         """The precision to compute in: as asked for, or that of autocast, or of the weights."""
@@ -101,8 +101,7 @@ class Networks:
         ready = network.to(self._dtype(network))
         if self.compile:
             return CompiledNetwork(ready)
-        can_pack = any(map(is_packable, ready.modules()))
-        return PackedTransformer(ready, self.memory) if can_pack else ready
+        return PackedTransformer(ready, self.memory) if can_pack(ready) else ready
 
 
 class ExactNetworks(Networks):

@@ -27,9 +27,9 @@ class PackedTransformer:
     """A transformer whose linear layers hold their weights in the layout of oneDNN's kernels.
 
     A step multiplies few rows by every weight, so that reading the weights takes most of its time,
-    and calls of modules most of the rest (docs/experiments.md has the profile). Modules of the
-    types in `FASTER`, without hooks, are replaced by what computes the same; all others, those of
-    a subclass or an adapter too, run as they are.
+    and calls of modules most of the rest (docs/experiments.md has the profile). Modules of exactly
+    the types that `hasten` knows, without hooks, become ones that compute the same faster; all
+    others, those of a subclass or an adapter too, run as they are.
 
     Args:
         network: The transformer, on the CPU; what is packed is its modules themselves.
@@ -159,7 +159,7 @@ def shorten(sequence: nn.Sequential) -> dict[str, nn.Module]:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether calls of a module do what its type does: it has no hooks and no `forward` of its own."""
+    """Whether a module does what its type does: it has no hooks, and no `forward` of its own."""
     return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in HOOKS)
 
 
@@ -175,3 +175,8 @@ def is_packable(module: nn.Module) -> bool:
     weight = module.weight
     on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
     return on_cpu and type(weight) is nn.Parameter
+
+
+def can_pack(network: CausalTransformer) -> bool:
+    """Whether a transformer has a layer to pack."""
+    return any(map(is_packable, network.modules()))

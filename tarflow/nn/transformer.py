@@ -174,7 +174,8 @@ class TransformerShape(Part):
         layer: The kind of layer.
 
     Example:
-        >>> TransformerShape(model_dim=64, num_layers=2)(6, 12, length=5)(torch.ones(1, 5, 6)).shape
+        >>> network = TransformerShape(model_dim=64, num_layers=2)(6, 12, length=5)
+        >>> network(torch.ones(1, 5, 6)).shape
         torch.Size([1, 5, 12])
     """
 
