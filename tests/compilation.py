@@ -1,14 +1,18 @@
 """Compares compiled with eager; run as a program, for the hook of the tests breaks graphs."""
 
 import sys
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from tarflow import ExampleSeeds, GaussianGuidance, Jacobi, LinearGuidance, Networks
+from tarflow.nn.attention import CausalSelfAttention, Window
 from tarflow.nn.compiled import CompiledNetwork
+from tarflow.nn.transformer import CausalTransformer, Layer
 from tarflow.training.acceleration import compile_blocks, recompute
 
-from .models import tiny_flow
+from .models import randomized, tiny_flow
 from .registry import REGISTRY
 
 
@@ -39,10 +43,10 @@ def compare_flow_in_place() -> None:
 
 
 def compare_blocks_in_place() -> None:
-    """Compile the blocks of a flow, one of them recomputed: one graph for each kind of block."""
+    """Compile the blocks of a flow, one of them recomputed: one graph for all."""
     flow = tiny_flow(num_transforms=3, num_layers=3, num_classes=3).train()
     keys, expected, gradients = list(flow.state_dict()), *log_prob_and_gradients(flow)
-    for layers, graphs in ((0, 1), (1, 2)):
+    for layers, graphs in ((0, 1), (1, 1)):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         recompute(flow, layers)
@@ -109,6 +113,45 @@ def compare_buckets() -> None:
     assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 12
 
 
+@torch.no_grad()
+def compare_unequal_networks() -> None:
+    """Networks of other widths, depths, heads or layers have code of their own."""
+    torch._dynamo.reset()
+    shapes = [{"model_dim": 16}, {"model_dim": 32}, {"head_dim": 4}, {"num_layers": 2}]
+    shapes += [{"expansion": 1}, {"expansion": 2}, {"layer": Twice()}, {"num_layers": 3}]
+    networks, x = Prepared(backend="aot_eager", num_buckets=1), torch.randn(2, 4, 3)
+    for shape in shapes:
+        sizes = {"model_dim": 16, "num_layers": 1, "head_dim": 8} | shape
+        network = randomized(CausalTransformer(3, 4, 4, **sizes), 0.3)
+        for condition in (None, torch.randn(2, sizes["model_dim"])):
+            ready = networks.of(network)
+            cache = ready.new_cache(2)
+            steps = [ready(x[:, i : i + 1], condition, Window(i, cache)) for i in range(4)]
+            torch.testing.assert_close(
+                torch.cat(steps, dim=1), network(x, condition), rtol=1e-5, atol=1e-5
+            )
+
+
+@dataclass(frozen=True)
+class Twice(Layer):
+    """Somebody else's layer: attention whose result is attended to again, without an MLP."""
+
+    def __call__(
+        self, model_dim: int, head_dim: int, expansion: int, dropout: float, index: int
+    ) -> nn.Module:
+        return TwiceLayer(model_dim, head_dim, index)
+
+
+class TwiceLayer(nn.Module):
+    def __init__(self, model_dim: int, head_dim: int, index: int):
+        super().__init__()
+        self.attention = CausalSelfAttention(model_dim, head_dim, layer=index)
+        self.norm = nn.RMSNorm(model_dim)
+
+    def forward(self, x: torch.Tensor, window: Window) -> torch.Tensor:
+        return x + self.norm(self.attention(x, window))
+
+
 if __name__ == "__main__":
     comparisons = {
         "aot_eager": (
@@ -116,6 +159,7 @@ if __name__ == "__main__":
             compare_flow_in_place,
             compare_blocks_in_place,
             compare_buckets,
+            compare_unequal_networks,
         ),
         "inductor": (compare_steps_by_inductor,),
     }
