@@ -17,7 +17,7 @@ def predict(transform: AutoregressiveTransform, before: Tensor, label: Tensor, t
 
 def null_aware_embedding(transform: AutoregressiveTransform, label: Tensor) -> Tensor | None:
     """Each label's vector; for -1 the mean of all."""
-    if transform.label_embedding is None:
+    if getattr(transform, "label_embedding", None) is None:
         return None
     vectors = transform.label_embedding.weight
     return torch.stack([vectors[i] if i >= 0 else vectors.mean(dim=0) for i in label.tolist()])
@@ -47,7 +47,7 @@ def sample(
             continue
         z = invert(transform, z, label, rule if deepest or not deepest_only else None, temperature)
         deepest = False
-    return unpatchify(z, flow.config["patch_size"], flow.image_shape)
+    return unpatchify(z, flow.description.patch_size, flow.image_shape)
 
 
 def unpatchify(tokens: Tensor, size: int, image_shape: tuple[int, int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dt
 from tarflow.cli.command import instantiate
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import WEIGHTS
-from tarflow.flows.guidance import Guidance
+from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.machine.processes import Process
 from tarflow.sampling.drawing import read_classes
@@ -33,21 +33,15 @@ def sample(config: DictConfig) -> None:
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
     flow = TarFlow.from_pretrained(directory).to(device_of(config.device, process.local_rank))
-    if flow.noise is None:
+    if flow.noise is None or flow.codec is None:
         raise CheckpointError(
             f"{directory} does not name the noise of its training: convert it with noise_std=..."
         )
     output = Path(config.output or directory.parent / "samples")
     origin = fingerprints(directory)
-    guidance = guidance_of(config)
-    sampler = Sampler(
-        flow,
-        config.seed,
-        read_classes(config.label, flow.num_classes),
-        guidance,
-        config.denoise,
-        _options(config, flow, directory, guidance),
-    )
+    classes = read_classes(config.label, flow.num_classes)
+    options = _options(config, flow, directory)
+    sampler = Sampler(flow, config.seed, classes, config.denoise, options)
     run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     request = {key: plain.get(key) for key in SHOWN}
@@ -64,19 +58,16 @@ def sample(config: DictConfig) -> None:
                 run.folder.finish(request, _write_samples(config, run, panels))
 
 
-def _options(
-    config: DictConfig, flow: TarFlow, directory: Path, guidance: Guidance | None
-) -> dict[str, Any]:
-    """The options of `flow.sample` that are not left to it."""
-    dtype = read_dtype(config.dtype)
+def _options(config: DictConfig, flow: TarFlow, directory: Path) -> DecodeOptions:
+    """How to decode."""
     decoder = instantiate(config.decoder)
+    options = DecodeOptions(guidance_of(config), dtype=read_dtype(config.dtype))
     if isinstance(decoder, Planned):
-        conditions = Conditions.of(flow, config.batch_size, guidance, dtype, decoder.tolerance)
+        conditions = Conditions.of(flow, config.batch_size, options, decoder.tolerance)
         weights = fingerprints(directory)[WEIGHTS]
         decoder, message = decoder.choose(directory, replace(conditions, weights=weights))
         print(message)
-    options = {"dtype": dtype, "decoder": decoder, "compile": config.compile}
-    return {name: value for name, value in options.items() if value}
+    return replace(options, decoder=decoder, compile=config.compile)
 
 
 def _panels(config: DictConfig, run: SampleRun) -> dict[str, torch.Tensor]:
@@ -91,7 +82,7 @@ def _panels(config: DictConfig, run: SampleRun) -> dict[str, torch.Tensor]:
 
 def _write_samples(config: DictConfig, run: SampleRun, panels: dict) -> list[Path]:
     """Write the files that were asked for, and tell of them."""
-    gallery = Gallery(run.directory, run.sampler.noise.levels, config.columns)
+    gallery = Gallery(run.directory, run.sampler.codec, config.columns)
     certificates = run.certificates
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:

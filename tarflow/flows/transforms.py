@@ -1,8 +1,8 @@
 """Bijections between data and noise: the contract, and those that need no network."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from typing import cast
 
 import torch
@@ -12,24 +12,10 @@ from torch import Tensor, nn
 
 from tarflow.arguments import check_instance, check_integer, check_size, shown
 from tarflow.errors import ConfigurationError, NonFiniteError
+from tarflow.flows.conditioning import Conditioner
 from tarflow.flows.context import Context
-from tarflow.flows.decoding import Decoding
-from tarflow.flows.report import TransformReport
-
-
-@dataclass(frozen=True)
-class Inverse:
-    r"""What inverting a transform gives.
-
-    Attributes:
-        x: The data.
-        log_det: $\log |\det dz/dx|$ at x of each example, in nats; of the guided map, if guided.
-        reports: What was measured on the way, one for each transform that was decoded.
-    """
-
-    x: Tensor
-    log_det: Float[Tensor, " batch"]
-    reports: tuple[TransformReport, ...] = ()
+from tarflow.flows.decoding import DecodeOptions
+from tarflow.flows.report import Inverse, SamplingReport
 
 
 class Transform(nn.Module, ABC):
@@ -41,13 +27,27 @@ class Transform(nn.Module, ABC):
     num_decoded: int = 0
     """Number of autoregressive transforms within: those whose inverse is decoded."""
 
+    conditioners: tuple[Conditioner, ...] = ()
+    """What reads the parts of a context for the transform."""
+
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
 
     @abstractmethod
-    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
+    def inverse(
+        self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
+    ) -> Inverse:
         """Map noise to data."""
+
+    def hold(self, x: Tensor, context: Context) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The noise of x, detached, and the inverse with all that predictions read held at x.
+
+        That inverse maps the noise to x in one parallel pass, and has the gradients of what was
+        predicted; without predictions, it is `inverse`.
+        """
+        z = self(x.detach(), context)[0].detach()
+        return z, lambda z: self.inverse(z, context).x
 
 
 class Rearrangement(Transform):
@@ -64,17 +64,23 @@ class Rearrangement(Transform):
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
         return self.arrange(x), _zeros(x)
 
-    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
+    def inverse(
+        self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
+    ) -> Inverse:
         return Inverse(self.restore(z), _zeros(z))
 
 
 def _zeros(x: Tensor) -> Float[Tensor, " batch"]:
     """The log-determinants of nothing but moves."""
-    return x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+    return x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 class Reverse(Rearrangement):
     """Reverses the order of a sequence."""
+
+    def inverted(self) -> "Reverse":
+        """What undoes it."""
+        return Reverse()
 
     def arrange(self, x: Float[Tensor, "batch length patch_dim"]) -> Tensor:
         return x.flip(1)
@@ -90,7 +96,7 @@ class Permute(Rearrangement):
         order: Position i of the result is position `order[i]` of the input.
 
     Raises:
-        ConfigurationError: The order is no permutation.
+        ConfigurationError: The order is not a permutation.
     """
 
     order: Int[Tensor, " length"]
@@ -99,10 +105,12 @@ class Permute(Rearrangement):
     def __init__(self, order: Sequence[int]):
         super().__init__()
         if not isinstance(order, Iterable):
-            raise ConfigurationError(f"order {shown(order)} is no permutation of 0 ... T - 1")
+            raise ConfigurationError(f"order {shown(order)} is not a permutation of 0 ... T - 1")
         order = [check_integer(f"a position of order {shown(order)}", index) for index in order]
         if not order or sorted(order) != list(range(len(order))):
-            raise ConfigurationError(f"order {order} is no permutation of 0 ... {len(order) - 1}")
+            raise ConfigurationError(
+                f"order {order} is not a permutation of 0 ... {len(order) - 1}"
+            )
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("inverse_order", torch.tensor(order).argsort())
 
@@ -111,6 +119,18 @@ class Permute(Rearrangement):
 
     def restore(self, z: Float[Tensor, "batch length patch_dim"]) -> Tensor:
         return z[:, self.inverse_order]
+
+    def inverted(self) -> "Permute":
+        """What undoes it."""
+        return Permute(self.inverse_order.tolist())
+
+
+def rearrangement(order: Sequence[int]) -> Reverse | Permute | None:
+    """What puts a sequence in an order; None where that is its own."""
+    order, own = list(order), list(range(len(order)))
+    if order == own:
+        return None
+    return Reverse() if order == own[::-1] else Permute(order)
 
 
 class Patchify(Rearrangement):
@@ -167,18 +187,39 @@ class Patchify(Rearrangement):
         )
 
 
+class Repatch(Rearrangement):
+    """Puts the patches of a sequence together and cuts the image into patches of another size."""
+
+    def __init__(self, before: Patchify, after: Patchify):
+        super().__init__()
+        self.before, self.after = before, after
+
+    def arrange(
+        self, x: Float[Tensor, "batch length patch_dim"]
+    ) -> Float[Tensor, "batch new_length new_patch_dim"]:
+        return self.after.arrange(self.before.restore(x))
+
+    def restore(
+        self, z: Float[Tensor, "batch new_length new_patch_dim"]
+    ) -> Float[Tensor, "batch length patch_dim"]:
+        return self.before.arrange(self.after.restore(z))
+
+
 class Composition(Transform):
     """Applies transforms one after the other; the first is nearest the data."""
 
     def __init__(self, transforms: Iterable[Transform]):
         super().__init__()
         if not isinstance(transforms, Iterable):
-            raise ConfigurationError(f"transforms {shown(transforms)} are no list of transforms")
+            raise ConfigurationError(
+                f"transforms {shown(transforms)} are not a list of transforms"
+            )
         listed = list(transforms)
         for index, transform in enumerate(listed):
             check_instance(f"transforms[{index}]", transform, Transform, "pass a list of them")
         self.transforms = nn.ModuleList(listed)
         self.num_decoded = sum(transform.num_decoded for transform in self)
+        self.conditioners = tuple(dict.fromkeys(c for each in self for c in each.conditioners))
 
     def __iter__(self) -> Iterator[Transform]:
         return iter(cast(Iterable[Transform], self.transforms))
@@ -196,22 +237,30 @@ class Composition(Transform):
             log_dets.append(log_det)
         return x, torch.stack(log_dets).sum(dim=0)
 
-    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
-        log_dets, reports = [], []
+    def inverse(
+        self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
+    ) -> Inverse:
+        steps = []
         for index in reversed(range(len(self))):
             transform = self[index]
-            step = transform.inverse(z, context, decoding)
-            z = step.x
-            log_dets.append(step.log_det)
-            reports.extend(step.reports)
-            decoding = decoding.deeper(transform.num_decoded)
+            steps.append(transform.inverse(z, context, options))
+            z = steps[-1].x
+            options = options.deeper(transform.num_decoded)
             if transform.num_decoded and not z.isfinite().all():
                 raise NonFiniteError(
                     f"the inverse of transform {index} ({type(transform).__name__}) is not finite:"
                     " lower the guidance weight, or decode in a higher precision",
                     transform=index,
                 )
-        return Inverse(z, torch.stack(log_dets).sum(dim=0), tuple(reports))
+        log_det = torch.stack([step.log_det for step in steps]).sum(dim=0)
+        return Inverse(z, log_det, SamplingReport.stack([step.report for step in steps]))
+
+    def hold(self, x: Tensor, context: Context) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        inverses = []
+        for transform in self:
+            x, inverse = transform.hold(x, context)
+            inverses.append(inverse)
+        return x, lambda z: reduce(lambda z, inverse: inverse(z), reversed(inverses), z)
 
     def find_non_finite(self, x: Tensor, context: Context) -> int | None:
         """Index of the first transform whose output is not finite; None if the input is not.

@@ -20,7 +20,7 @@ class KVCache:
     Rewriting a window of positions needs no rewind: new keys and values overwrite the old ones.
     Storage takes its batch size, dtype and device from the first keys that each layer writes, so a
     cache follows autocast and the model's device by itself. Writes are in place, hence not
-    differentiable: see `DifferentiableKVCache`.
+    differentiable.
 
     Args:
         num_layers: Number of attention layers that share the cache.
@@ -68,19 +68,6 @@ class KVCache:
             kept = store[layer] = new.new_empty(batch, heads, self.length, head_dim)
         kept.narrow(2, start, window).copy_(new)  # half the time of an index, 5 % of a step
         return kept.narrow(2, 0, start + window)
-
-
-class DifferentiableKVCache(KVCache):
-    """A cache that joins instead of overwriting, so that gradients flow through decoding.
-
-    It costs memory quadratic in the length: for gradients only.
-    """
-
-    def _write(self, store: list[Tensor | None], layer: int, start: int, new: Tensor) -> Tensor:
-        kept = store[layer]
-        joined = new if kept is None else torch.cat([kept[:, :, :start], new], dim=2)
-        store[layer] = joined
-        return joined
 
 
 @dataclass(frozen=True)
@@ -201,8 +188,8 @@ class CausalSelfAttention(nn.Module):
     ) -> Float[Tensor, "batch window model_dim"]:
         """Attend to the inputs and to what the window's cache holds before them."""
         # Views, as in the output: einops costs a tenth of a step at batch 1.
-        shape = (*x.shape[:2], 3, self.num_heads, self.head_dim)
-        q, k, v = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind()
+        heads = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind()
         if window.temperature is not None:
             q = q / window.temperature.to(q.dtype)[:, None, None, None]
         dropout = self.dropout if self.training else 0.0

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from tarflow.data.images import ArrayDataset, ImageData
 from tarflow.errors import ConfigurationError
+from tarflow.flows.codec import Pixels
+from tarflow.registry import register
 
 PHOTOGRAPHS = ("china", "flower", "astronaut", "chelsea", "coffee", "rocket", "motorcycle_left")
 """What the labels mean. Pictures of few colours, such as those by microscopes, are left out."""
@@ -19,6 +21,7 @@ Patches drawn at random would lie across those of another part, and a model coul
 """
 
 
+@register
 def photographs(size: int = 16) -> ImageData:
     """Colour patches of seven photographs, divided by region; the label tells the photograph.
 
@@ -41,7 +44,7 @@ def photographs(size: int = 16) -> ImageData:
         train=parts["train"],
         validation=parts["validation"],
         test=parts["test"],
-        levels=256,
+        codec=Pixels(256),
         num_classes=len(PHOTOGRAPHS),
         image_shape=(3, size, size),
         class_names=PHOTOGRAPHS,
