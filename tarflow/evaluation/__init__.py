@@ -2,11 +2,14 @@
 
 from tarflow.evaluation.comparison import compare_likelihoods
 from tarflow.evaluation.distances import frechet_distance, kernel_distance, precision_and_recall
-from tarflow.evaluation.extractors import Extractor, Inception, Pixels
+from tarflow.evaluation.extractors import Extractor, Inception, PixelValues
 from tarflow.evaluation.likelihood import LikelihoodMetrics
 from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.samples import SampleMetrics
 from tarflow.evaluation.work import InMemory, Kept
+
+Pixels = PixelValues
+"""What configurations of before name."""
 
 __all__ = [
     "Extractor",
@@ -14,6 +17,7 @@ __all__ = [
     "Inception",
     "Kept",
     "LikelihoodMetrics",
+    "PixelValues",
     "Pixels",
     "Report",
     "SampleMetrics",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tarflow.errors import TarflowError
 from tarflow.evaluation.provenance import sha256_of
+from tarflow.registry import Part
 
 INCEPTION = "~/.cache/tarflow/weights-inception-2015-12-05-6726825d.pth"
 """Where the network's weights are looked for; docs/evaluation.md tells where they come from."""
@@ -24,7 +25,7 @@ class UnavailableError(TarflowError):
     """A metric cannot be computed here; the others can."""
 
 
-class Extractor(ABC):
+class Extractor(Part, ABC):
     """Maps images to vectors."""
 
     @property
@@ -48,7 +49,7 @@ class Extractor(ABC):
 
 
 @dataclass(frozen=True)
-class Pixels(Extractor):
+class PixelValues(Extractor):
     """The pixels themselves: for images so small that their covariance means something.
 
     Attributes:

@@ -21,6 +21,7 @@ from tarflow.evaluation.work import InMemory, Rows, Work
 from tarflow.flows.noise import UniformDequantization
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.randomness import ExampleSeeds, ExampleStreams
+from tarflow.registry import Part
 
 ROUND_TRIPS = 32
 """Number of images, the first ones, that are mapped to noise and back: that takes long."""
@@ -30,7 +31,7 @@ UNITS = ("auto", "bits", "nats")
 
 
 @dataclass(frozen=True)
-class LikelihoodMetrics:
+class LikelihoodMetrics(Part):
     """Evaluates likelihoods: bits/dim with uniform dequantization, nats/dim with Gaussian noise.
 
     A density of data with Gaussian noise is not one of pixels, so it is never put in bits.

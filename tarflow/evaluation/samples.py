@@ -8,7 +8,7 @@ from typing import Any
 from tarflow.arguments import check_integer, shown
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
-from tarflow.evaluation.extractors import Extractor, Inception, Pixels, UnavailableError
+from tarflow.evaluation.extractors import Extractor, Inception, PixelValues, UnavailableError
 from tarflow.evaluation.likelihood import check_fit
 from tarflow.evaluation.provenance import software
 from tarflow.evaluation.reporting import Report
@@ -16,10 +16,11 @@ from tarflow.evaluation.sample_judge import SampleJudge, WorkOf
 from tarflow.evaluation.work import InMemory
 from tarflow.flows.guidance import Guidance, LinearGuidance
 from tarflow.flows.tar_flow import TarFlow
+from tarflow.registry import Part
 
 
 @dataclass(frozen=True)
-class SampleMetrics:
+class SampleMetrics(Part):
     """Judges samples by distances between features of them and of real training images.
 
     For every extractor of features: the Fréchet distance, the kernel distance, precision and
@@ -44,7 +45,7 @@ class SampleMetrics:
     guidance: Guidance = field(default_factory=lambda: LinearGuidance(1.0))
     batch_size: int = 250
     extractors: Mapping[str, Extractor] = field(
-        default_factory=lambda: {"pixels": Pixels(), "inception": Inception()}
+        default_factory=lambda: {"pixels": PixelValues(), "inception": Inception()}
     )
     num_reference: int | None = 50_000
     statistics: Path | str | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tarflow.arguments import check_real
 from tarflow.errors import ConfigurationError
+from tarflow.registry import Part
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Part):
     """How a network's output becomes a log-scale: here, it is the log-scale (TarFlow)."""
 
     num_outputs: ClassVar[int] = 2

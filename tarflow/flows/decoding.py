@@ -13,6 +13,7 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Affine
 from tarflow.flows.guidance import Guidance
 from tarflow.nn.networks import Networks
+from tarflow.registry import Part
 
 Predict = Callable[[Float[Tensor, "batch window patch_dim"], int], Affine]
 """Given values at positions `start ...`, predicts the maps one position further on."""
@@ -51,7 +52,7 @@ def residual(
     return (affine.to_noise(x[:, 1:]) - z[:, 1:]).abs().amax(dim=(1, 2))
 
 
-class Decoder(ABC):
+class Decoder(Part, ABC):
     """Finds the x that an autoregressive transform maps to a given z."""
 
     tolerance: float = torch.inf

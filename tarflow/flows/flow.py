@@ -17,12 +17,13 @@ from tarflow.flows.report import SamplingReport
 from tarflow.flows.transforms import Composition, Inverse, Transform
 from tarflow.nn.networks import Networks
 from tarflow.randomness import RandomSource
+from tarflow.registry import Part
 
 ContextLike = Context | Tensor | int | None
 """A context, labels (a tensor, or one integer for the whole batch), or nothing."""
 
 
-class Flow(nn.Module):
+class Flow(nn.Module, Part):
     r"""The density $p(x) = p_Z(f(x)) |\det f'(x)|$ of data that a transform f maps to noise.
 
     Args:

@@ -10,9 +10,10 @@ from torch import Tensor
 from tarflow.arguments import check_instance, check_real
 from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Affine
+from tarflow.registry import Part
 
 
-class Schedule(ABC):
+class Schedule(Part, ABC):
     """How a guidance weight depends on the position that is predicted."""
 
     @abstractmethod
@@ -39,7 +40,7 @@ class LinearSchedule(Schedule):
 
 
 @dataclass(frozen=True)
-class Guidance(ABC):
+class Guidance(Part, ABC):
     """Moves a conditional prediction away from a null prediction.
 
     The null prediction is that of the same network with the label dropped and attention logits

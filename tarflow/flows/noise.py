@@ -11,10 +11,11 @@ from torch import Tensor
 from tarflow.arguments import check_integer, check_real
 from tarflow.errors import ConfigurationError
 from tarflow.randomness import RandomSource, normal, uniform
+from tarflow.registry import Part
 
 
 @dataclass(frozen=True)
-class Noise(ABC):
+class Noise(Part, ABC):
     """Maps integers 0 ... levels - 1 to noisy numbers around [-1, 1], and back.
 
     Attributes:

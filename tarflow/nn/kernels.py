@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.errors import ConfigurationError
+from tarflow.registry import Part
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ over rows of 64, for it computes the rest of a row one by one, and products are 
 padding a step in bfloat16 (width 256, 4 x 4 layers, batch 32) takes 0.94 of the time."""
 
 
-class AttentionKernel(ABC):
+class AttentionKernel(Part, ABC):
     """Causal attention: each position attends to itself and to what came before.
 
     A kernel is a frozen dataclass without state: it may be shared, compiled and copied.

@@ -15,6 +15,7 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.jacobi import Jacobi
 from tarflow.machine.files import write_atomically
+from tarflow.registry import Part
 
 PLANS = "plans.json"
 FORMAT = 1
@@ -145,7 +146,7 @@ def find_plan(plans: Sequence[Plan], conditions: Conditions) -> tuple[Plan | Non
 
 
 @dataclass(frozen=True)
-class Planned:
+class Planned(Part):
     """The decoder of a fitting plan, where there is one; sequential decoding elsewhere.
 
     Attributes:

@@ -21,6 +21,7 @@ from tarflow.flows.noise import UniformDequantization
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
+from tarflow.registry import register
 from tarflow.training.acceleration import (
     compile_blocks,
     multiplied_in,
@@ -43,6 +44,7 @@ class DivergenceError(TarflowError):
     """Training produces values that are not finite, again and again."""
 
 
+@register
 class FlowModule(lightning.LightningModule):
     """Fits a flow to noisy data; batches are integer pixels and labels.
 

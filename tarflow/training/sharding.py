@@ -12,8 +12,10 @@ from torch.distributed.tensor import DTensor
 
 from tarflow.flows.flow import Flow
 from tarflow.nn.transformer import Block
+from tarflow.registry import register
 
 
+@register
 class ShardedStrategy(ModelParallelStrategy):
     """Data parallel, with weights, gradients and moments divided between all processes.
 

@@ -11,6 +11,7 @@ from tarflow.data.images import ImageData
 from tarflow.data.loading.batches import Batches, Drawn, EvaluationBatches, Numbered
 from tarflow.data.loading.shares import BatchShares
 from tarflow.errors import DataError
+from tarflow.registry import register
 
 
 class ResumedLoader(DataLoader):
@@ -24,6 +25,7 @@ class ResumedLoader(DataLoader):
         """Nothing to do."""
 
 
+@register
 class ImageDataModule(LightningDataModule):
     """Batches of images and labels; training images in an order drawn anew in each epoch.
 

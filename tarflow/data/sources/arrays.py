@@ -13,6 +13,7 @@ from tarflow.data.images import UNLABELLED, ArrayDataset, ImageData
 from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
 from tarflow.data.storage.array_files import find_parts, load_arrays
 from tarflow.errors import DataError
+from tarflow.registry import register
 
 MAX_CLASSES = 1_000_000
 """Labels from this on are no numbers of classes."""
@@ -21,6 +22,7 @@ MAX_CHANNELS = 4
 """An axis this short is taken for channels, not for height or width."""
 
 
+@register
 def arrays(
     path: str | Path,
     levels: int = 256,

@@ -5,10 +5,12 @@ from torch.utils.data import Subset
 
 from tarflow.data.images import ArrayDataset, ImageData
 from tarflow.data.loading.splits import MADE_SPLIT, make_split
+from tarflow.registry import register
 
 NUM_TEST = 360
 
 
+@register
 def digits(validation_fraction: float = 0.0) -> ImageData:
     """The 1,797 test digits of UCI's "optdigits": ten classes, and 17 levels, not 256.
 

@@ -10,6 +10,7 @@ from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
 from tarflow.data.loading.training_part import Mirrored
 from tarflow.data.storage.image_files import ImageFiles, Samples
 from tarflow.errors import DataError
+from tarflow.registry import register
 
 LAYOUT = (
     "the layout is ROOT/CLASS/IMAGE with a folder for each class, or ROOT/train/CLASS/IMAGE and"
@@ -17,6 +18,7 @@ LAYOUT = (
 )
 
 
+@register
 def image_folder(
     root: str | Path,
     image_size: int,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tarflow.data.images import ArrayDataset, ImageData
 from tarflow.errors import ConfigurationError
+from tarflow.registry import register
 
 PHOTOGRAPHS = ("china", "flower", "astronaut", "chelsea", "coffee", "rocket", "motorcycle_left")
 """What the labels mean. Pictures of few colours, such as those by microscopes, are left out."""
@@ -19,6 +20,7 @@ Patches drawn at random would lie across those of another part, and a model coul
 """
 
 
+@register
 def photographs(size: int = 16) -> ImageData:
     """Colour patches of seven photographs, divided by region; the label tells the photograph.
 

@@ -14,10 +14,12 @@ from tarflow.data.sources import editions, published_files
 from tarflow.data.sources.editions import Edition
 from tarflow.data.storage.prepared import META, read_prepared
 from tarflow.errors import DataError
+from tarflow.registry import register
 
 Reader = Callable[[Edition, Path], ImageData]
 
 
+@register
 def cifar10(
     root: str | Path,
     check_counts: bool = True,
@@ -39,6 +41,7 @@ def cifar10(
     return with_training_part(data, validation_fraction, horizontal_flip)
 
 
+@register
 def imagenet(
     root: str | Path,
     image_size: int,
@@ -67,6 +70,7 @@ def imagenet(
     return with_training_part(data, validation_fraction, horizontal_flip)
 
 
+@register
 def imagenet64(
     root: str | Path,
     version: str,
@@ -96,6 +100,7 @@ def imagenet64(
     return with_training_part(data, validation_fraction, horizontal_flip)
 
 
+@register
 def afhq(
     root: str | Path,
     image_size: int,
@@ -124,6 +129,7 @@ def afhq(
     return with_training_part(data, validation_fraction, horizontal_flip)
 
 
+@register
 def ffhq(
     root: str | Path,
     image_size: int,

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from tarflow.arguments import check_integer
 from tarflow.data.images import UNLABELLED, ImageData
 from tarflow.errors import DataError
+from tarflow.registry import register
 
 
 class RandomImages(Dataset):
@@ -48,6 +49,7 @@ class RandomImages(Dataset):
         return torch.from_numpy(pixels), label
 
 
+@register
 def random_images(
     num_train: int = 10_000,
     num_test: int = 1_000,

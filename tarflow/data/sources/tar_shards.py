@@ -29,6 +29,7 @@ from tarflow.data.loading.training_part import with_training_part
 from tarflow.data.storage.framing import Framing
 from tarflow.errors import DataError
 from tarflow.machine.files import write_atomically
+from tarflow.registry import register
 
 IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "ppm")
 MAX_OPEN = 64
@@ -148,6 +149,7 @@ class TarImages(Dataset):
         self._open = {}
 
 
+@register
 def tar_shards(
     root: str | Path,
     image_size: int,

@@ -28,6 +28,7 @@ from tarflow.data.storage.prepared import Description, Digest
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.machine.files import writing
 from tarflow.machine.processes import Process
+from tarflow.registry import Part
 
 BATCH = 256
 """Images that are read at a time."""
@@ -38,7 +39,7 @@ LOCK = ".lock"
 ImageBatches = Iterable[tuple[Tensor, Tensor]]
 
 
-class Format(ABC):
+class Format(Part, ABC):
     """How the images of a part are kept in a folder.
 
     Attributes:

@@ -22,6 +22,7 @@ from tarflow.data.loading.training_part import with_training_part
 from tarflow.data.sources.tar_shards import read_part
 from tarflow.errors import DataError
 from tarflow.machine.files import write_atomically
+from tarflow.registry import register
 
 META = "meta.json"
 LAYOUT = (
@@ -148,6 +149,7 @@ class MappedImages(Dataset):
         return list(zip(images, self.labels[indices].tolist(), strict=True))
 
 
+@register
 def memory_mapped(
     root: str | Path,
     validation_fraction: float = 0.0,
