@@ -293,7 +293,7 @@ def test_the_wheel_works_from_any_directory(tmp_path):
     dependencies = Path(torch.__file__).parents[1]
     (packages / "dependencies.pth").write_text(f"{dependencies}\n")
     where = subprocess.run(
-        [python, "-c", "from tarflow.cli.command import CONF; print(CONF)"],
+        [python, "-c", "from tarflow.cli.settings import CONF; print(CONF)"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert where.stdout.strip() == str(packages / "tarflow" / "conf")

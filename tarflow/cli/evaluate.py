@@ -1,11 +1,11 @@
 """`tarflow evaluate`: measures a flow on data."""
 
+from dataclasses import dataclass
 from pathlib import Path
-
-from omegaconf import DictConfig
 
 from tarflow.cli.choices import device_of, find_pretrained
 from tarflow.cli.command import instantiate
+from tarflow.cli.settings import Section, Settings
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.evaluation import (
@@ -21,7 +21,24 @@ from tarflow.flows.tar_flow import TarFlow
 from tarflow.machine.processes import Process
 
 
-def evaluate(config: DictConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Settings):
+    """The settings of `tarflow evaluate`."""
+
+    checkpoint: str = "???"  # a run folder or a pretrained folder
+    data: Section
+    metrics: Section
+    baseline: str | None = None  # another one: likelihoods are compared image by image
+    output: str | None = None  # the report's; by default evaluation/ beside the pretrained folder
+    guidance: float = 1.0  # weight, for metrics of samples
+    guidance_rule: Section
+    temperature: float = 1.0  # attention temperature of the null prediction
+    device: str = "auto"  # or cpu, cuda, cuda:1, mps
+    rank: int | None = None  # which of several processes that share the work; torchrun, srun tell
+    world_size: int | None = None  # the number of these processes
+
+
+def evaluate(config: EvaluateSettings) -> None:
     """Evaluate a pretrained flow and leave a report; compare it with another if there is one.
 
     The work is shared with other processes, and goes on with what a killed one has left.
@@ -40,7 +57,7 @@ def evaluate(config: DictConfig) -> None:
 
 
 def _evaluate_likelihood(
-    config: DictConfig,
+    config: EvaluateSettings,
     metrics: LikelihoodMetrics,
     data: ImageData,
     directory: Path,
@@ -71,7 +88,11 @@ def _evaluate_likelihood(
 
 
 def _evaluate_samples(
-    config: DictConfig, metrics: SampleMetrics, data: ImageData, directory: Path, process: Process
+    config: EvaluateSettings,
+    metrics: SampleMetrics,
+    data: ImageData,
+    directory: Path,
+    process: Process,
 ) -> None:
     """Judge the samples of a flow."""
     output = _output(config, directory, "samples")
@@ -91,13 +112,13 @@ def _evaluate_samples(
         Kept(values, settings).forget()
 
 
-def _load(config: DictConfig, pretrained: Path, process: Process) -> TarFlow:
+def _load(config: EvaluateSettings, pretrained: Path, process: Process) -> TarFlow:
     """Read a flow to this process's device."""
     flow = TarFlow.from_pretrained(pretrained)
     return flow.to(device_of(config.device, process.local_rank))
 
 
-def _output(config: DictConfig, directory: Path, name: str) -> Path:
+def _output(config: EvaluateSettings, directory: Path, name: str) -> Path:
     """Where a report goes."""
     return Path(config.output or directory.parent / "evaluation" / name)
 

@@ -1,15 +1,15 @@
 """`tarflow sample`: draws samples."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from tarflow.arguments import check_integer
 from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
 from tarflow.cli.command import instantiate
+from tarflow.cli.settings import Section, Settings
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import WEIGHTS
 from tarflow.flows.guidance import Guidance
@@ -26,7 +26,37 @@ SHOWN = ("num_samples", "grid_samples", "columns", "save_png", "save_npz", "data
 """Keys of `tarflow sample` that change the files made of its samples, and not the samples."""
 
 
-def sample(config: DictConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(Settings):
+    """The settings of `tarflow sample`."""
+
+    checkpoint: str = "???"  # a run folder or a pretrained folder
+    num_samples: int = 100
+    label: str | int | list[int] = "all"  # all: go round the classes; none; one class; or [3,7]
+    guidance: float = 0.0  # weight; 0 is off
+    guidance_rule: Section
+    temperature: float = 1.0  # attention temperature of the null; guides flows without classes
+    denoise: bool = True  # where the flow was trained with Gaussian noise
+    seed: int = 0  # sample n of a seed is the same whatever the batch size
+    batch_size: int = 100  # samples drawn, and written, at a time; fewer where memory runs out
+    dtype: str | None = None  # float32, bfloat16 or float16: of the transformer; its weights'
+    compile: bool = False  # run single steps compiled: pays after many samples, if at all
+    decoder: Section
+    tolerance: float = 1e-3  # largest residual of a certified sample; a plan is of one
+    window: int = 64  # of decoder=jacobi
+    data: Section | None = None  # one to see held-out images of beside the samples
+    grid_samples: int = 100  # the first samples, those that the grid shows
+    columns: int | None = None  # images in a row of the grid
+    save_png: bool = False
+    save_npz: bool = False
+    output: str | None = None  # by default samples/ beside the pretrained folder
+    overwrite: bool = False  # true: replace what other settings left in the output folder
+    device: str = "auto"  # or cpu, cuda, cuda:1, mps; several processes take a GPU each
+    rank: int | None = None  # which of several processes this is, from 0; torchrun and srun tell
+    world_size: int | None = None  # the number of these processes
+
+
+def sample(config: SampleSettings) -> None:
     """Draw samples from a pretrained flow and leave pictures."""
     if config.columns is not None:
         check_integer("columns", config.columns, least=1)
@@ -39,7 +69,7 @@ def sample(config: DictConfig) -> None:
         )
     output = Path(config.output or directory.parent / "samples")
     origin = fingerprints(directory)
-    guidance = guidance_of(config)
+    guidance = guidance_of(config.guidance_rule, config.guidance)
     sampler = Sampler(
         flow,
         config.seed,
@@ -49,8 +79,7 @@ def sample(config: DictConfig) -> None:
         _options(config, flow, directory, guidance),
     )
     run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    request = {key: plain.get(key) for key in SHOWN}
+    request = {key: config.composed.get(key) for key in SHOWN}
     files = run.files(request)
     if files:
         names = ", ".join(map(str, files))
@@ -65,7 +94,7 @@ def sample(config: DictConfig) -> None:
 
 
 def _options(
-    config: DictConfig, flow: TarFlow, directory: Path, guidance: Guidance | None
+    config: SampleSettings, flow: TarFlow, directory: Path, guidance: Guidance | None
 ) -> dict[str, Any]:
     """The options of `flow.sample` that are not left to it."""
     dtype = read_dtype(config.dtype)
@@ -79,17 +108,17 @@ def _options(
     return {name: value for name, value in options.items() if value}
 
 
-def _panels(config: DictConfig, run: SampleRun) -> dict[str, torch.Tensor]:
+def _panels(config: SampleSettings, run: SampleRun) -> dict[str, torch.Tensor]:
     """What the grid shows: samples, denoised ones, real ones."""
     panels = run.panels(config.grid_samples)
-    if config.get("data"):
+    if config.data:
         count = len(panels["samples"])
         label = run.sampler.label(range(count))
         panels["real"] = real_images(instantiate(config.data.data).test, label, count)
     return panels
 
 
-def _write_samples(config: DictConfig, run: SampleRun, panels: dict) -> list[Path]:
+def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list[Path]:
     """Write the files that were asked for, and tell of them."""
     gallery = Gallery(run.directory, run.sampler.noise.levels, config.columns)
     certificates = run.certificates

@@ -10,7 +10,7 @@ import torch
 
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import check_weights
-from tarflow.flows.tar_flow import TarFlow
+from tarflow.flows.flow import Flow
 from tarflow.machine.files import write_atomically
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "resume", "run_dir")
@@ -82,7 +82,7 @@ class Run:
         """
         return self._read()["global_step"] if self.checkpoint.exists() else 0
 
-    def check(self, flow: TarFlow) -> None:
+    def check(self, flow: Flow) -> None:
         """Refuse a checkpoint of another model.
 
         Raises:

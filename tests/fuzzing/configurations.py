@@ -6,22 +6,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from tarflow import GaussianNoise
 from tarflow.cli import run_command
 from tarflow.cli.calibrate import calibrate
-from tarflow.cli.command import CONF, told_plainly
+from tarflow.cli.command import settings_of, told_plainly
 from tarflow.cli.evaluate import evaluate
 from tarflow.cli.prepare import prepare
 from tarflow.cli.sample import sample
 from tarflow.cli.train import train
-from tarflow.cli.values import check_values
+from tests.composing import composed
 from tests.fuzzing.judging import BadInput
 from tests.models import tiny_flow
 
-COMMANDS: dict[str, tuple[Callable[[DictConfig], None], tuple[str, ...]]] = {
+COMMANDS: dict[str, tuple[Callable[[Any], None], tuple[str, ...]]] = {
     "sample": (sample, ("num_samples=2",)),
     "evaluate": (evaluate, ()),
     "calibrate": (calibrate, ("batch_size=1", "repetitions=1")),
@@ -147,16 +146,14 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 
 @cache
-def composed(name: str) -> DictConfig:
+def right(name: str) -> DictConfig:
     """A command's configuration, before anything is wrong with it."""
-    overrides = list(COMMANDS[name][1])
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(name, overrides)
+    return composed(name, *COMMANDS[name][1])
 
 
 def give(folder: Path, name: str, key: str, value: Any) -> None:
     """Run a command with one value in place of another."""
-    config = composed(name).copy()
+    config = right(name).copy()
     with chdir(folder):
         OmegaConf.set_struct(config, False)
         if name in ("sample", "evaluate", "calibrate"):
@@ -168,8 +165,8 @@ def give(folder: Path, name: str, key: str, value: Any) -> None:
             config.num_workers = 0
         OmegaConf.update(config, key, value, merge=False)
         with told_plainly():
-            check_values(config)
-            COMMANDS[name][0](config)
+            task = COMMANDS[name][0]
+            task(settings_of(task).of(config))
 
 
 def bad_inputs() -> Iterator[BadInput]:
