@@ -12,9 +12,11 @@ from tarflow.errors import (
 from tarflow.flows.affine import Affine, ExpScale, Scale, SoftClipScale, SoftplusScale, UnitScale
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
+from tarflow.flows.codec import Codec, Pixels, UniformDequantization
+from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
 from tarflow.flows.decoding import Decoder, PerTransform, Sequential
-from tarflow.flows.flow import Flow
+from tarflow.flows.flow import Flow, load
 from tarflow.flows.guidance import (
     ConstantSchedule,
     GaussianGuidance,
@@ -23,12 +25,14 @@ from tarflow.flows.guidance import (
     LinearSchedule,
 )
 from tarflow.flows.jacobi import Jacobi
-from tarflow.flows.noise import GaussianNoise, Noise, UniformDequantization
+from tarflow.flows.noise import GaussianNoise, Noise, NoNoise
+from tarflow.flows.ordering import Alternating, Ordering, Raster
 from tarflow.flows.report import SamplingReport, TransformReport
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.flows.transforms import Composition, Inverse, Patchify, Permute, Reverse, Transform
 from tarflow.nn.networks import Networks
 from tarflow.randomness import ExampleSeeds
+from tarflow.registry import Part, register
 from tarflow.sampling.denoising import denoise
 
 __version__ = "0.1.0"
@@ -36,9 +40,12 @@ __version__ = "0.1.0"
 __all__ = [
     "NULL_CLASS",
     "Affine",
+    "Alternating",
     "AutoregressiveTransform",
     "CheckpointError",
+    "Codec",
     "Composition",
+    "Conditioner",
     "ConfigurationError",
     "ConstantSchedule",
     "Context",
@@ -55,14 +62,20 @@ __all__ = [
     "Inpainting",
     "Inverse",
     "Jacobi",
+    "LabelConditioner",
     "LinearGuidance",
     "LinearSchedule",
     "Networks",
+    "NoNoise",
     "Noise",
     "NonFiniteError",
+    "Ordering",
+    "Part",
     "Patchify",
     "PerTransform",
     "Permute",
+    "Pixels",
+    "Raster",
     "Reverse",
     "SamplingReport",
     "Scale",
@@ -79,4 +92,6 @@ __all__ = [
     "denoise",
     "inpaint",
     "interpolate",
+    "load",
+    "register",
 ]

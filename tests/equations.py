@@ -47,7 +47,7 @@ def sample(
             continue
         z = invert(transform, z, label, rule if deepest or not deepest_only else None, temperature)
         deepest = False
-    return unpatchify(z, flow.config["patch_size"], flow.image_shape)
+    return unpatchify(z, flow.description.patch_size, flow.image_shape)
 
 
 def unpatchify(tokens: Tensor, size: int, image_shape: tuple[int, int, int]) -> Tensor:

@@ -9,13 +9,13 @@ from tarflow import (
     AutoregressiveTransform,
     ExpScale,
     Flow,
+    LabelConditioner,
     Patchify,
     Permute,
     Scale,
     StandardNormal,
     TarFlow,
 )
-from tarflow.nn.embedding import LabelEmbedding
 from tarflow.nn.transformer import CausalTransformer
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -43,7 +43,9 @@ def tiny_autoregressive(
 ) -> AutoregressiveTransform:
     """An autoregressive transform with three classes."""
     network = tiny_network(patch_dim, scale.num_outputs * patch_dim, length, num_layers)
-    return AutoregressiveTransform(network, scale, randomized(LabelEmbedding(3, 16)))
+    transform = AutoregressiveTransform(network, scale, [LabelConditioner(3)])
+    randomized(transform.get_submodule("label_embedding"))
+    return transform
 
 
 def tiny_flow(
@@ -65,9 +67,9 @@ def tough_flow(
     transforms = [Patchify((1, length), 1)]
     for seed in range(2):
         network = CausalTransformer(2, 2 * scale.num_outputs, length, 16, 1, head_dim=8)
-        labels = LabelEmbedding(num_classes, 16) if num_classes else None
+        labels = [LabelConditioner(num_classes)] if num_classes else []
         transform = randomized(AutoregressiveTransform(network, scale, labels), std, seed)
         with torch.no_grad():
             network.proj_out.weight *= 0.5  # the values stay of order one
         transforms += [transform, Permute(torch.randperm(length, generator=generator).tolist())]
-    return Flow(transforms, StandardNormal(length, 2), num_classes).eval()
+    return Flow(transforms, StandardNormal(length, 2)).eval()

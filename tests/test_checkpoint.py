@@ -10,23 +10,31 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import tarflow
 from tarflow import (
     CheckpointError,
     ExpScale,
+    Flow,
     GaussianNoise,
+    NoNoise,
+    Part,
+    Pixels,
+    Raster,
+    Reverse,
     Scale,
     SoftClipScale,
     SoftplusScale,
+    StandardNormal,
     TarFlow,
     UniformDequantization,
     UnitScale,
-    checkpoint,
 )
+from tarflow.flows import checkpoint
 
 from .models import tiny_flow
 
 SCALES = [Scale(), ExpScale(), SoftClipScale(bound=2.5), SoftplusScale(), UnitScale()]
-NOISES = [None, UniformDequantization(17), GaussianNoise(levels=17, std=0.1)]
+DATA = [(None, None), (UniformDequantization(17), NoNoise()), (Pixels(17), GaussianNoise(0.1))]
 KEY = "transform.transforms.1.network.proj_in.weight"
 
 
@@ -41,8 +49,8 @@ def edit_config(folder, **changes):
     """Change the constructor arguments that a folder holds; None removes one."""
     path = folder / "config.json"
     content = json.loads(path.read_text())
-    content["model"] |= changes
-    content["model"] = {key: value for key, value in content["model"].items() if value is not None}
+    content["flow"] |= changes
+    content["flow"] = {key: value for key, value in content["flow"].items() if value is not None}
     path.write_text(json.dumps(content))
 
 
@@ -58,18 +66,18 @@ def contents(folder):
 
 
 def assert_same(flow, loaded, x, label=None):
-    assert loaded.config == flow.config
-    assert loaded.noise == flow.noise
+    assert loaded.description == flow.description
+    assert (loaded.codec, loaded.noise) == (flow.codec, flow.noise)
     assert not loaded.training
     assert loaded.state_dict().keys() == flow.state_dict().keys()
     assert torch.equal(loaded.log_prob(x, label), flow.log_prob(x, label))
 
 
 @pytest.mark.parametrize("num_classes", [0, 3])
-@pytest.mark.parametrize("noise", NOISES, ids=repr)
+@pytest.mark.parametrize(("codec", "noise"), DATA, ids=repr)
 @pytest.mark.parametrize("scale", SCALES, ids=repr)
-def test_flow_survives_saving(tmp_path, scale, noise, num_classes):
-    flow = tiny_flow(num_classes=num_classes, scale=scale, noise=noise)
+def test_flow_survives_saving(tmp_path, scale, codec, noise, num_classes):
+    flow = tiny_flow(num_classes=num_classes, scale=scale, codec=codec, noise=noise)
     flow.save_pretrained(tmp_path)
     label = torch.tensor([0, 2, -1, 1]) if num_classes else None
     assert_same(flow, TarFlow.from_pretrained(tmp_path), torch.randn(4, 2, 4, 4), label)
@@ -82,7 +90,40 @@ def test_every_argument_survives_saving(tmp_path):
     loaded = TarFlow.from_pretrained(str(tmp_path / "deep" / "folder"))
     assert_same(flow, loaded, torch.randn(4, 1, 4, 6))
     assert loaded.image_shape == (1, 4, 6)
-    assert loaded.config["image_size"] == (4, 6)
+    assert loaded.description.image_size == (4, 6)
+
+
+def test_one_value_for_each_transform_survives_saving(tmp_path):
+    options = {"patch_size": (2, 4, 2), "num_layers": (1, 2, 1), "model_dim": (16, 8, 24)}
+    flow = tiny_flow(4, num_channels=1, ordering=Raster(), **options).eval()
+    flow.save_pretrained(tmp_path)
+    assert_same(flow, TarFlow.from_pretrained(tmp_path), torch.randn(4, 1, 4, 4))
+
+
+def test_a_flow_without_a_description_cannot_be_saved(tmp_path):
+    flow = Flow([Reverse()], StandardNormal(4, 2))
+    with pytest.raises(CheckpointError, match="this Flow has no description"):
+        flow.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_class_is_found_by_its_name(tmp_path):
+    class OtherFlow(TarFlow):
+        pass
+
+    OtherFlow(4, 2, 1, 1, 1, 8, 8).save_pretrained(tmp_path)
+    assert type(tarflow.load(tmp_path)) is OtherFlow
+    assert type(TarFlow.from_pretrained(tmp_path)) is OtherFlow
+    tiny_flow().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="holds a 'TarFlow', which is not a known OtherFlow"):
+        OtherFlow.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Flow", "ExpScale", "os.system", "Unheard", "", None, 3, ["x"]])
+def test_what_is_not_a_known_flow_is_refused(folder, name):
+    edit_config(folder, type=name)
+    with pytest.raises(CheckpointError, match=r"which is not a known|cannot make|damaged"):
+        tarflow.load(folder)
 
 
 def test_learned_variance_is_saved(tmp_path):
@@ -111,8 +152,8 @@ def test_scale_of_the_user(tmp_path):
 def test_files_of_a_folder(folder):
     assert sorted(contents(folder)) == ["config.json", "model.safetensors"]
     content = json.loads((folder / "config.json").read_text())
-    assert content["format"] == 1
-    assert content["model"]["scale"] == {"type": "ExpScale"}
+    assert content["format"] == 2
+    assert content["flow"]["scale"] == {"type": "ExpScale"}
     weights = (folder / "model.safetensors").read_bytes()
     header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
     assert header.keys() - {"__metadata__"} == tiny_flow().state_dict().keys()
@@ -128,7 +169,7 @@ def tiny_state():
 
 def test_noncontiguous_weights_are_saved(tmp_path):
     weights = {"a": torch.randn(3, 4).mT}
-    checkpoint.save(tmp_path, {}, weights)
+    checkpoint.save(tmp_path, ("TarFlow", ExpScale()), weights)
     assert torch.equal(checkpoint.read_weights(tmp_path)["a"], weights["a"])
 
 
@@ -140,7 +181,7 @@ def test_saving_replaces_an_older_folder(folder):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(CheckpointError, match=r"nowhere is no pretrained folder.*config\.json"):
+    with pytest.raises(CheckpointError, match=r"nowhere is not a pretrained folder.*config\.json"):
         TarFlow.from_pretrained(tmp_path / "nowhere")
 
 
@@ -164,6 +205,9 @@ def test_missing_weights(folder):
         b'{"model": {}}',
         b'{"format": 1, "model": 3}',
         b'{"format": 1, "model": ["image_size"]}',
+        b'{"format": 2}',
+        b'{"format": 2, "flow": {}}',
+        b'{"format": 2, "flow": 3}',
     ],
 )
 def test_damaged_configuration(folder, content):
@@ -172,11 +216,11 @@ def test_damaged_configuration(folder, content):
         TarFlow.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("number", [0, 2, "1", None])
+@pytest.mark.parametrize("number", [0, 3, "1", None])
 def test_unknown_format(folder, number):
     content = json.loads((folder / "config.json").read_text()) | {"format": number}
     (folder / "config.json").write_text(json.dumps(content))
-    message = f"has format {number!r}, but this version of tarflow reads format 1"
+    message = f"has format {number!r}, but this version of tarflow reads formats 1 and 2"
     with pytest.raises(CheckpointError, match=message):
         TarFlow.from_pretrained(folder)
 
@@ -190,6 +234,7 @@ def test_unknown_format(folder, number):
         "eval",
         "tarflow.flows.affine.ExpScale",
         "TarFlow",
+        "LinearGuidance",
         "",
         3,
         ["x"],
@@ -198,7 +243,7 @@ def test_unknown_format(folder, number):
 )
 def test_unknown_kind(folder, argument, named):
     edit_config(folder, **{argument: {"type": named}})
-    with pytest.raises(CheckpointError, match=r"config\.json names .*; known are \['ExpScale'"):
+    with pytest.raises(CheckpointError, match=r"which is not known here|is not a"):
         TarFlow.from_pretrained(folder)
 
 
@@ -245,8 +290,9 @@ def test_weights_are_never_unpickled(folder, tmp_path):
         ({"num_classes": -1}, "cannot make the model"),
         ({"image_size": None}, "cannot make the model: .*'image_size'"),
         ({"scale": {"type": "GaussianNoise"}}, "cannot make the model"),
+        ({"num_layers": [1, 2]}, "cannot make the model: .*one for each of the 3 transforms"),
         ({"scale": {"type": "SoftClipScale", "width": 1}}, "a SoftClipScale: .*'width'"),
-        ({"noise": {"type": "GaussianNoise", "levels": 1}}, "a GaussianNoise: levels 1 must be"),
+        ({"codec": {"type": "Pixels", "levels": 1}}, "a Pixels: levels 1 must be"),
         ({"noise": {"type": "GaussianNoise", "std": -1.0}}, "a GaussianNoise: noise std -1.0"),
         ({"noise": {"type": "Noise"}}, "cannot make a Noise"),
     ],
@@ -302,12 +348,16 @@ def test_refused_weights_leave_the_module_alone():
 
 
 def test_failing_save_leaves_the_folder_as_it_was(folder):
+    @dataclass(frozen=True)
+    class Holding(Part):
+        value: object
+
     before = contents(folder)
     shared = torch.zeros(3)
     with pytest.raises(TypeError, match="not JSON serializable"):
-        checkpoint.save(folder, {"scale": object()}, {"a": shared})
+        checkpoint.save(folder, ("TarFlow", Holding(object())), {"a": shared})
     with pytest.raises(RuntimeError, match="share memory"):
-        checkpoint.save(folder, {"image_size": 4}, {"a": shared, "b": shared})
+        checkpoint.save(folder, ("TarFlow", ExpScale()), {"a": shared, "b": shared})
     assert contents(folder) == before
     TarFlow.from_pretrained(folder)
 

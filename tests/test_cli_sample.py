@@ -127,7 +127,7 @@ def test_other_settings_need_another_folder_or_consent(sample, checkpoint):
 def test_a_changed_checkpoint_is_noticed(sample, checkpoint, tmp_path):
     other = tmp_path / "other"
     flow = TarFlow.from_pretrained(checkpoint)
-    flow.config["noise"] = GaussianNoise(17, 0.2)
+    flow.description.noise = GaussianNoise(17, 0.2)
     flow.save_pretrained(other)
     sample("num_samples=4", "output=out")
     message = error_of("sample", f"checkpoint={other}", "num_samples=4", "output=out")

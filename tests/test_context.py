@@ -1,9 +1,11 @@
-"""Reading, stacking and dropping conditions."""
+"""Reading contexts of named parts, and what may be done to every part."""
+
+import pickle
 
 import pytest
 import torch
 
-from tarflow import NULL_CLASS, Context, ContextError
+from tarflow import Context, ContextError
 
 
 def test_one_label_stands_for_the_whole_batch():
@@ -12,14 +14,22 @@ def test_one_label_stands_for_the_whole_batch():
 
 
 def test_a_context_passes_through():
-    context = Context(torch.tensor([0, 1]), torch.tensor([0.5, 1.0]))
+    context = Context(torch.tensor([0, 1]), torch.tensor([0.5, 1.0]), vector=torch.rand(2, 5))
     read = Context.of(context, 2, "cpu")
-    assert torch.equal(read.label, context.label)
-    assert torch.equal(read.temperature, context.temperature)
+    assert list(read) == ["label", "temperature", "vector"]
+    for name in context:
+        assert torch.equal(read[name], context[name])
+
+
+def test_parts_are_read_by_name_from_a_mapping():
+    read = Context.of({"label": [1, 2], "level": 0.5, "absent": None}, 2, "cpu")
+    assert read.label.tolist() == [1, 2]
+    assert read["level"].tolist() == [0.5, 0.5]
+    assert "absent" not in read
 
 
 def test_nothing_is_read_as_no_condition():
-    assert Context.of(None, 3, "cpu") == Context()
+    assert list(Context.of(None, 3, "cpu")) == list(Context()) == []
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -28,52 +38,34 @@ def test_a_wrong_number_of_labels_is_refused(batch):
         Context.of(torch.tensor([0, 1]), batch, "cpu")
 
 
-def test_a_wrong_number_of_temperatures_is_refused():
-    with pytest.raises(ContextError, match="temperature"):
-        Context.of(Context(temperature=torch.ones(2)), 3, "cpu")
+def test_a_wrong_number_of_rows_is_refused_for_any_part():
+    for name in ("temperature", "vector"):
+        with pytest.raises(ContextError, match=name):
+            Context.of({name: torch.ones(2, 4)}, 3, "cpu")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
-def test_labels_that_are_no_integers_are_refused(dtype):
-    with pytest.raises(ContextError, match="labels are integers"):
-        Context.of(torch.ones(2, dtype=dtype), 2, "cpu")
+def test_what_is_not_numbers_is_refused_by_name():
+    with pytest.raises(ContextError, match="labels are integers, not 'cats'"):
+        Context.of("cats", 3, "cpu")
+    with pytest.raises(ContextError, match="vector is not a tensor but 'cats'"):
+        Context.of({"vector": "cats"}, 3, "cpu")
 
 
-def test_the_null_context_is_stacked_under_the_conditional_one():
-    stacked = Context(torch.tensor([2, 0])).with_null(torch.zeros(2), temperature=0.25)
-    assert stacked.label.tolist() == [2, 0, NULL_CLASS, NULL_CLASS]
-    assert stacked.temperature.tolist() == [1, 1, 0.25, 0.25]
+def test_every_part_is_mapped_joined_and_updated_whatever_its_name():
+    context = Context(torch.tensor([0, 1]), depth=torch.rand(2, 3), level=torch.rand(2))
+    rows = context.map(lambda part: part[:1])
+    assert [tuple(rows[name].shape) for name in rows] == [(1,), (1, 3), (1,)]
+    both = rows.cat(context)
+    assert torch.equal(both["depth"], torch.cat([context["depth"][:1], context["depth"]]))
+    changed = context.updated(level=None, label=torch.tensor([5, 5]))
+    assert list(changed) == ["label", "depth"]
+    assert changed.label.tolist() == [5, 5]
+    assert context.label.tolist() == [0, 1]
 
 
-def test_the_temperature_of_the_conditional_prediction_survives_stacking():
-    context = Context(torch.tensor([2, 0]), torch.tensor([0.5, 2.0]))
-    for temperature in (1.0, 0.25):
-        stacked = context.with_null(torch.zeros(2), temperature)
-        assert stacked.temperature.tolist()[:2] == [0.5, 2.0]
-
-
-def test_labels_are_dropped_at_the_rate_and_reproducibly():
-    context = Context(torch.arange(10_000) % 7)
-    dropped, again = (
-        context.drop_label(0.1, torch.Generator().manual_seed(5)).label for _ in range(2)
-    )
-    gone = dropped == NULL_CLASS
-    assert abs(gone.float().mean() - 0.1) < 0.015  # five standard errors
-    assert torch.equal(dropped[~gone], context.label[~gone])
-    assert torch.equal(dropped, again)
-
-
-def test_dropping_leaves_the_original_alone():
-    label = torch.arange(5)
-    assert Context(label).drop_label(1.0).label.eq(NULL_CLASS).all()
-    assert label.tolist() == [0, 1, 2, 3, 4]
-
-
-def test_there_may_be_nothing_to_drop():
-    assert Context().drop_label(0.5) == Context()
-    assert Context(torch.arange(5)).drop_label(0.0).label.tolist() == [0, 1, 2, 3, 4]
-
-
-def test_dropping_keeps_the_other_conditions():
-    context = Context(torch.arange(2), torch.tensor([0.5, 2.0])).drop_label(1.0)
-    assert context.temperature.tolist() == [0.5, 2.0]
+def test_every_part_moves_and_survives_pickling():
+    context = Context(torch.tensor([0, 1]), depth=torch.rand(2, 3))
+    moved = context.to("meta")
+    assert all(moved[name].is_meta for name in moved)
+    again = pickle.loads(pickle.dumps(context))
+    assert torch.equal(again["depth"], context["depth"])

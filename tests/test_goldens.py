@@ -66,7 +66,7 @@ def sample(flow: TarFlow, noise: Tensor, label: Tensor | None, options: dict) ->
         on_log_scale="a" in what,
         on_shift="b" in what,
     )
-    if isinstance(flow.config["scale"], UnitScale):
+    if isinstance(flow.description.scale, UnitScale):
         noise = noise * flow.base.variance.sqrt()
     return flow.inverse(noise, label, guidance=guidance)
 

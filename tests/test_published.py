@@ -200,7 +200,7 @@ def test_given_image_size(sizes, image_size, patch_size, num_channels):
     flow = from_published(random_state(**sizes), image_size)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     assert flow.image_shape == (num_channels, height, width)
-    assert flow.config["patch_size"] == patch_size
+    assert flow.description.patch_size == patch_size
 
 
 @pytest.mark.parametrize("image_size", [0, 1, 2, 6, 7, 12, 16, (8, 4), (1, 64)])

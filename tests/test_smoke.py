@@ -39,7 +39,7 @@ def test_every_experiment_takes_two_small_steps(experiment, monkeypatch, capsys)
     [run] = (Path("outputs") / "smoke" / experiment).iterdir()
     assert [path.name for path in Path("outputs").iterdir()] == ["smoke"]
     flow = TarFlow.from_pretrained(run / "pretrained")
-    assert flow.config["patch_size"] == as_published.patch_size
+    assert flow.description.patch_size == as_published.patch_size
     assert sum(parameter.numel() for parameter in flow.parameters()) < 300_000
     assert (run / "grids" / "step_0000002.png").exists()
     assert (run / "checkpoints" / "last.ckpt").exists()

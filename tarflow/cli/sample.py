@@ -63,7 +63,7 @@ def sample(config: SampleSettings) -> None:
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
     flow = TarFlow.from_pretrained(directory).to(device_of(config.device, process.local_rank))
-    if flow.noise is None:
+    if flow.noise is None or flow.codec is None:
         raise CheckpointError(
             f"{directory} does not name the noise of its training: convert it with noise_std=..."
         )
@@ -120,7 +120,7 @@ def _panels(config: SampleSettings, run: SampleRun) -> dict[str, torch.Tensor]:
 
 def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list[Path]:
     """Write the files that were asked for, and tell of them."""
-    gallery = Gallery(run.directory, run.sampler.noise.levels, config.columns)
+    gallery = Gallery(run.directory, run.sampler.codec, config.columns)
     certificates = run.certificates
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:

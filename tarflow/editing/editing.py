@@ -12,8 +12,8 @@ from torch import Tensor
 from tarflow.arguments import check_instance, check_integer, check_real
 from tarflow.editing.markov_chains import Chain, ChainState, Hamiltonian, MarkovKernel, Posterior
 from tarflow.errors import ConfigurationError
-from tarflow.flows.context import Context
-from tarflow.flows.flow import ContextLike, Flow
+from tarflow.flows.context import Context, ContextLike
+from tarflow.flows.flow import Flow
 from tarflow.flows.noise import GaussianNoise
 from tarflow.randomness import ExampleStreams, RandomSource
 

@@ -16,10 +16,10 @@ from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError, DataError, NonFiniteError
 from tarflow.evaluation.provenance import content_of, digests, software
 from tarflow.evaluation.reporting import Report, mean_and_error
-from tarflow.evaluation.unit import Unit
 from tarflow.evaluation.work import InMemory, Rows, Work
 from tarflow.flows.noise import UniformDequantization
 from tarflow.flows.tar_flow import TarFlow
+from tarflow.flows.unit import Unit
 from tarflow.randomness import ExampleSeeds, ExampleStreams
 from tarflow.registry import Part
 

@@ -1,5 +1,6 @@
 """The autoregressive transform: a causal transformer that predicts an affine map per position."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -7,13 +8,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tarflow.flows.affine import Affine, Scale
+from tarflow.flows.conditioning import (
+    Conditioner,
+    TemperatureConditioner,
+    with_null,
+)
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import Decoder, Decoding, Predict, residual
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.report import TransformReport
 from tarflow.flows.transforms import Inverse, Transform
 from tarflow.nn.attention import DifferentiableKVCache, KVCache, Window
-from tarflow.nn.embedding import LabelEmbedding
 from tarflow.nn.networks import Network
 from tarflow.nn.transformer import CausalTransformer
 
@@ -27,7 +32,7 @@ class AutoregressiveTransform(Transform):
     Args:
         network: Its output at position i parameterizes position i + 1.
         scale: How the network's output becomes an affine map.
-        label_embedding: Embeds the context's label, for a flow with classes.
+        conditioners: Read parts of the context; what each learns here is `<part>_embedding`.
     """
 
     num_decoded = 1
@@ -36,12 +41,16 @@ class AutoregressiveTransform(Transform):
         self,
         network: CausalTransformer,
         scale: Scale,
-        label_embedding: LabelEmbedding | None = None,
+        conditioners: Sequence[Conditioner] = (),
     ):
         super().__init__()
         self.network = network
         self.scale = scale
-        self.label_embedding = label_embedding
+        self.conditioners = (*conditioners, TemperatureConditioner())
+        for conditioner in self.conditioners:
+            module = conditioner.module(network.model_dim)
+            if module is not None:
+                self.add_module(f"{conditioner.part}_embedding", module)
 
     def forward(
         self, x: Float[Tensor, "batch length patch_dim"], context: Context
@@ -75,19 +84,22 @@ class AutoregressiveTransform(Transform):
         self, network: Network, context: Context, example: Tensor, cache: KVCache | None = None
     ) -> "Prediction":
         """Its prediction in a context, by its network or one made of that."""
-        condition = self.condition(context, len(example))
+        condition = self.condition(context, example)
         return Prediction(
             network, self.scale, condition, context.temperature, cache, example.dtype
         )
 
-    def condition(self, context: Context, batch: int) -> Float[Tensor, "batch model_dim"] | None:
+    def condition(
+        self, context: Context, example: Tensor
+    ) -> Float[Tensor, "batch model_dim"] | None:
         """What the network adds at every position."""
-        if self.label_embedding is None:
-            return None
-        label = context.label
-        if label is None:
-            label = torch.full((batch,), -1, device=self.label_embedding.weight.device)
-        return self.label_embedding(label)
+        vectors = []
+        for conditioner in self.conditioners:
+            module = getattr(self, f"{conditioner.part}_embedding", None)
+            if module is not None:
+                rows = context.get(conditioner.part)
+                vectors.append(module(conditioner.null(example) if rows is None else rows))
+        return sum(vectors[1:], start=vectors[0]) if vectors else None
 
 
 @dataclass(frozen=True)
@@ -205,7 +217,7 @@ class Inversion:
         if guidance is None:
             cache = self._cache(network, len(z)) if cached else None
             return self.transform.predict(network, context, z, cache)
-        stacked = context.with_null(z, guidance.temperature)
+        stacked = with_null(context, self.transform.conditioners, z, guidance.temperature)
         cache = self._cache(network, 2 * len(z)) if cached else None
         unguided = self.transform.predict(network, stacked, torch.cat([z, z]), cache)
         position = torch.arange(z.shape[1], dtype=z.dtype, device=z.device)

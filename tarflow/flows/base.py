@@ -32,6 +32,15 @@ class StandardNormal(nn.Module):
         """Log-density of each example, in nats, summed over all dimensions."""
         return -0.5 * (z.square() + LOG_2_PI).sum(dim=(1, 2))
 
+    def moment(
+        self, z: Float[Tensor, "batch length patch_dim"]
+    ) -> Float[Tensor, "length patch_dim"] | None:
+        """What `update` takes of a training batch; None for a base that learns nothing."""
+        return None
+
+    def update(self, moment: Float[Tensor, "length patch_dim"]) -> None:
+        """Learn from the moment of a training batch, once for each step."""
+
     def sample(
         self, num_samples: int, source: RandomSource = None
     ) -> Float[Tensor, "batch length patch_dim"]:
@@ -60,11 +69,16 @@ class DiagonalNormal(StandardNormal):
         self.rate = rate
         self.register_buffer("variance", torch.ones(length, patch_dim))
 
-    def log_prob(self, z):
+    def log_prob(self, z: Float[Tensor, "batch length patch_dim"]) -> Float[Tensor, " batch"]:
         standardized = z / self.variance.sqrt()
         return super().log_prob(standardized) - 0.5 * self.variance.log().sum()
 
-    def sample(self, num_samples, source=None):
+    def moment(self, z: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+        return z.detach().square().mean(dim=0)
+
+    def sample(
+        self, num_samples: int, source: RandomSource = None
+    ) -> Float[Tensor, "batch length patch_dim"]:
         return super().sample(num_samples, source) * self.variance.sqrt()
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +12,38 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tarflow.errors import CheckpointError
-from tarflow.flows.affine import Scale
-from tarflow.flows.noise import Noise
+from tarflow.registry import KNOWN, Part
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout; raised when an older reader would misread a newer folder."""
 
 
 def save(
     directory: Path | str,
-    config: Mapping[str, Any],
+    described: tuple[str, Part],
     weights: Mapping[str, Tensor],
-    description: str = "",
+    words: str = "",
 ) -> None:
     """Write a pretrained folder; a failure leaves what was there before.
 
     Args:
         directory: The folder; made if need be.
-        config: Constructor arguments of the model.
+        described: The flow's class, by its name in the registry, and what it is made from: a
+            dataclass with the arguments of the class.
         weights: Its state dict.
-        description: Which weights they are, such as an average of those of training.
+        words: Which weights they are, such as an average of those of training.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": FORMAT, "model": _encode(config)}, indent=2) + "\n"
+    name, description = described
+    flow = {**_encode(description), "type": name}
+    text = json.dumps({"format": FORMAT, "flow": flow}, indent=2) + "\n"
     new_config, new_weights = directory / f".{CONFIG}.new", directory / f".{WEIGHTS}.new"
     try:
         new_config.write_text(text)
         tensors = {key: value.contiguous() for key, value in weights.items()}
-        save_file(tensors, new_weights, {"description": description} if description else None)
+        save_file(tensors, new_weights, {"description": words} if words else None)
         new_weights.chmod(new_config.stat().st_mode)  # safetensors keeps others from reading it
         os.replace(new_weights, directory / WEIGHTS)
         os.replace(new_config, directory / CONFIG)
@@ -50,8 +52,8 @@ def save(
         new_weights.unlink(missing_ok=True)
 
 
-def read_config(directory: Path | str) -> dict[str, Any]:
-    """Read a pretrained folder's constructor arguments.
+def read_config(directory: Path | str) -> tuple[str, dict[str, Any]]:
+    """Read the name of a pretrained flow's class, and the arguments that it is made with.
 
     Raises:
         CheckpointError: The folder or its configuration is missing, damaged or of a newer format.
@@ -59,20 +61,43 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise CheckpointError(
-            f"{directory} is no pretrained folder: it has no {CONFIG}. Such a folder is written by"
-            " `tarflow train`, `tarflow convert` and `flow.save_pretrained`"
+            f"{directory} is not a pretrained folder: it has no {CONFIG}. Such a folder is written"
+            " by `tarflow train`, `tarflow convert` and `flow.save_pretrained`"
         )
     try:
         content = json.loads(path.read_text())
-        found, model = content["format"], dict(content["model"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:  # json's are ValueErrors
+        found = content["format"]
+        if found not in READERS:
+            raise CheckpointError(
+                f"{path} has format {found!r}, but this version of tarflow reads formats"
+                f" {' and '.join(map(str, READERS))}: install the version that wrote it"
+            )
+        arguments = READERS[found](content)
+        name = arguments.pop("type")
+        if not isinstance(name, str):
+            raise TypeError(f"its flow is a {name!r}")
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}") from error
-    if found != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {found!r}, but this version of tarflow reads format {FORMAT}:"
-            " install the version that wrote it"
-        )
-    return {key: _decode(value, path) for key, value in model.items()}
+    return name, {key: _decode(value, path) for key, value in arguments.items()}
+
+
+def _read_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring what version 0.1 wrote up to date: its noise was noise and codec in one."""
+    model = dict(content["model"])
+    noise = model.get("noise")
+    if isinstance(noise, dict):
+        noise = dict(noise)
+        levels = {"levels": noise.pop("levels", 256)}
+        uniform = noise.get("type") == "UniformDequantization"
+        model["codec"] = {"type": "UniformDequantization" if uniform else "Pixels", **levels}
+        model["noise"] = {"type": "NoNoise"} if uniform else noise
+    return {"type": "TarFlow", **model}
+
+
+READERS = {1: _read_format_1, 2: lambda content: dict(content["flow"])}
+"""What turns each format ever released into the present one."""
 
 
 def read_weights(directory: Path | str) -> dict[str, Tensor]:
@@ -144,32 +169,46 @@ def check_weights(
         raise CheckpointError(f"{origin}: the model has no {unknown[0]!r}")
 
 
-def _kinds() -> dict[str, type]:
-    """The classes that a configuration may name: scales and noises, those of the user too."""
-    kinds: list[type] = [Scale, Noise]
-    for kind in kinds:  # grows while it is walked: subclasses of subclasses count
-        kinds += kind.__subclasses__()
-    return {kind.__name__: kind for kind in kinds}
+def check_extent(arguments: Mapping[str, Any], num_weights: int, origin: Path | str) -> None:
+    """Refuse a damaged number of layers, which would take forever to make.
+
+    Raises:
+        CheckpointError: There are more of them than tensors of weights.
+    """
+    extent = 1
+    for name in ("num_transforms", "num_layers"):
+        value = arguments.get(name)
+        largest = max(value, default=1) if isinstance(value, tuple) else value
+        extent *= largest if isinstance(largest, int) and name == "num_transforms" else 1
+        if isinstance(largest, int) and max(extent, largest) > num_weights:
+            raise CheckpointError(
+                f"{origin}: {name} {value} does not fit {num_weights} tensors of weights"
+            )
 
 
 def _encode(value: Any) -> Any:
-    """Make a constructor argument fit for JSON."""
+    """Make an argument fit for JSON; dataclasses within dataclasses keep their types."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__, **asdict(value)}
-    if isinstance(value, Mapping):
-        return {key: _encode(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+        own = {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
+        return {"type": type(value).__name__, **own}
+    return [_encode(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _decode(value: Any, path: Path) -> Any:
-    """Undo `_encode`; nothing but the known kinds is ever constructed."""
+    """Undo `_encode`; nothing but parts that the registry knows is ever constructed."""
+    if isinstance(value, list):
+        return tuple(_decode(item, path) for item in value)
     if not isinstance(value, dict):
-        return tuple(value) if isinstance(value, list) else value
-    arguments = dict(value)
+        return value
+    arguments = {key: _decode(item, path) for key, item in value.items()}
     kind = arguments.pop("type", None)
-    if not isinstance(kind, str) or kind not in _kinds():
-        raise CheckpointError(f"{path} names {kind!r}; known are {sorted(_kinds())}")
+    part = KNOWN.get(kind) if isinstance(kind, str) else None
+    if not (isinstance(part, type) and issubclass(part, Part) and is_dataclass(part)):
+        raise CheckpointError(
+            f"{path} names {kind!r}, which is not known here: import the package that defines it"
+            f" first, or give the commands its name in TARFLOW_TARGETS"
+        )
     try:
-        return _kinds()[kind](**arguments)
+        return part(**arguments)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot make a {kind}: {error}") from error

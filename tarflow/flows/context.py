@@ -1,41 +1,55 @@
 """What a density is conditioned on."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Shaped
 from torch import Tensor
 
 from tarflow.arguments import shown
 from tarflow.errors import ContextError
-from tarflow.randomness import RandomSource, uniform
 
 NULL_CLASS = -1
 """The label that stands for "no class": what a dropped label becomes."""
 
+Rows = Shaped[Tensor, "batch ..."]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, init=False, eq=False)
 class Context:
-    """Conditions of a batch of examples, one row each.
+    """Conditions of a batch of examples: named parts, each with one row for each example.
 
-    Attributes:
+    What a part means is up to the conditioner that reads it; see `tarflow.flows.conditioning`.
+
+    Example:
+        >>> context = Context(label=torch.tensor([3, 1]), temperature=torch.ones(2))
+        >>> context["label"], list(context.map(lambda part: part[:1]))
+        (tensor([3, 1]), ['label', 'temperature'])
+
+    Args:
         label: Class indices; `NULL_CLASS` where there is none.
-        temperature: Divisor of the attention logits, one per example; sets apart the null
-            prediction of a flow that has no classes.
+        temperature: Divisors of attention logits.
+        parts: Other parts by name; None leaves one out.
     """
 
-    label: Int[Tensor, " batch"] | None = None
-    temperature: Float[Tensor, " batch"] | None = None
+    parts: Mapping[str, Rows]
+
+    def __init__(
+        self, label: Rows | None = None, temperature: Rows | None = None, **parts: Rows | None
+    ):
+        given = {"label": label, "temperature": temperature, **parts}
+        held = {name: part for name, part in given.items() if part is not None}
+        object.__setattr__(self, "parts", held)
 
     @classmethod
-    def of(
-        cls, value: "Context | Tensor | int | None", batch: int, device: torch.device | str
-    ) -> "Context":
+    def of(cls, value: "ContextLike", batch: int, device: torch.device | str) -> "Context":
         """Read what a caller passed where a context is expected.
 
         Args:
-            value: A context, a tensor of labels, one label for the whole batch, or None.
+            value: A context, a mapping of parts, a tensor of labels, one label for the whole
+                batch, or None.
             batch: Number of examples.
             device: Where the examples are.
 
@@ -43,81 +57,73 @@ class Context:
             ContextError: The value is none of these, or has another number of rows.
         """
         if isinstance(value, Context):
-            context = value
-            _check_parts(context)
+            given: Mapping[str, Any] = value.parts
         else:
-            context = cls(label=None if value is None else _read_label(value, batch))
-        for field in fields(cls):
-            part = getattr(context, field.name)
-            if part is not None and part.shape != (batch,):
-                raise ContextError(
-                    f"{field.name} has shape {tuple(part.shape)}, but there are {batch} examples:"
-                    f" pass one {field.name} per example"
-                )
-        return context.to(device)
+            given = value if isinstance(value, Mapping) else {"label": value}
+        read = {name: _read(name, part, batch) for name, part in given.items()}
+        return cls(**read).to(device)
+
+    def __getitem__(self, name: str) -> Rows:
+        return self.parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts)
+
+    def get(self, name: str) -> Rows | None:
+        """A part, or None where it is not there."""
+        return self.parts.get(name)
+
+    @property
+    def label(self) -> Rows | None:
+        """The class indices, if there are any."""
+        return self.get("label")
+
+    @property
+    def temperature(self) -> Rows | None:
+        """The divisors of attention logits, if there are any."""
+        return self.get("temperature")
+
+    def updated(self, **parts: Rows | None) -> "Context":
+        """The same with other parts in place of its own, or beside them."""
+        return Context(**{**self.parts, **parts})
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Context":
+        """Apply a function to every part."""
+        return Context(**{name: function(part) for name, part in self.parts.items()})
 
     def to(self, device: torch.device | str) -> "Context":
         """Move every part to a device."""
         return self.map(lambda part: part.to(device))
 
-    def with_null(self, examples: Tensor, temperature: float = 1.0) -> "Context":
-        """Stack the context of the null prediction under this one: twice the rows, for guidance.
+    def pin_memory(self) -> "Context":
+        """Copy every part to memory from which GPUs read fast; data loaders look for this."""
+        return self.map(torch.Tensor.pin_memory)
 
-        Args:
-            examples: The examples of this context; tells their number, device and dtype.
-            temperature: Divisor of the attention logits of the null prediction, and of it alone.
-        """
-        batch, device = len(examples), examples.device
-        null_label = torch.full((batch,), NULL_CLASS, device=device)
-        label = null_label if self.label is None else self.label
-        divisor = None
-        if temperature != 1 or self.temperature is not None:
-            own = examples.new_ones(batch) if self.temperature is None else self.temperature
-            divisor = torch.cat([own.to(examples.dtype), temperature * examples.new_ones(batch)])
-        return Context(torch.cat([label, null_label]), divisor)
-
-    def drop_label(self, probability: float, source: RandomSource = None) -> "Context":
-        """Replace each label by `NULL_CLASS` with the given probability, as training does."""
-        if self.label is None or probability == 0:
-            return self
-        draw = uniform(self.label.shape, source, torch.float32, self.label.device, "label")
-        return replace(self, label=self.label.masked_fill(draw < probability, NULL_CLASS))
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Context":
-        """Apply a function to every part that is there."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Context(**{k: None if v is None else function(v) for k, v in parts.items()})
-
-
-def _read_label(value: Tensor | int, batch: int) -> Tensor:
-    """Turn a label or labels into an integer tensor with a row per example."""
-    try:
-        label = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ContextError(f"labels are integers, not {value!r}") from error
-    _check_integers(label)
-    return label.expand(batch) if label.ndim == 0 else label
-
-
-def _check_parts(context: Context) -> None:
-    """Refuse parts of another kind, and a temperature that divides by nothing."""
-    for name in ("label", "temperature"):
-        part = getattr(context, name)
-        if not isinstance(part, Tensor | None):
-            raise ContextError(f"{name} is a {type(part).__name__}: pass a tensor, or None")
-    if context.label is not None:
-        _check_integers(context.label)
-    temperature = context.temperature
-    if temperature is None:
-        return
-    if not temperature.is_floating_point() or not (temperature > 0).all():
-        raise ContextError(
-            "a temperature divides attention logits: pass floating-point numbers above 0, not"
-            f" {shown(temperature.tolist())}"
+    def cat(self, other: "Context") -> "Context":
+        """Put the rows of another context with the same parts under these."""
+        return Context(
+            **{name: torch.cat([part, other[name]]) for name, part in self.parts.items()}
         )
 
 
-def _check_integers(label: Tensor) -> None:
-    """Refuse labels of another kind."""
-    if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
-        raise ContextError(f"labels are integers, not {label.dtype}: convert them with .long()")
+ContextLike = Context | Mapping[str, Any] | Tensor | int | None
+"""A context, its parts by name, labels (a tensor, or one integer for all examples), or nothing."""
+
+
+def _read(name: str, value: Any, batch: int) -> Rows | None:
+    """Turn what was passed as a part into a tensor with a row for each example."""
+    if value is None:
+        return None
+    try:
+        part = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = "labels are integers, not" if name == "label" else f"{name} is not a tensor but"
+        raise ContextError(f"{kind} {shown(value)}") from error
+    if part.ndim == 0:
+        return part.expand(batch)
+    if len(part) != batch:
+        raise ContextError(
+            f"{name} has shape {tuple(part.shape)}, but there are {batch} examples:"
+            f" pass one {name} per example"
+        )
+    return part

@@ -1,15 +1,20 @@
 """Flows: a transform and a base distribution make a density."""
 
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from tarflow.arguments import check_instance, check_integer, check_tensor
-from tarflow.errors import ConfigurationError, ContextError, NonFiniteError
+from tarflow.arguments import check_instance, check_tensor
+from tarflow.errors import CheckpointError, ConfigurationError, ContextError, NonFiniteError
+from tarflow.flows import checkpoint
 from tarflow.flows.base import StandardNormal
-from tarflow.flows.context import Context
+from tarflow.flows.codec import Codec
+from tarflow.flows.conditioning import Conditioner, LabelConditioner
+from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.decoding import Decoder, Decoding, Sequential
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import Noise
@@ -17,20 +22,24 @@ from tarflow.flows.report import SamplingReport
 from tarflow.flows.transforms import Composition, Inverse, Transform
 from tarflow.nn.networks import Networks
 from tarflow.randomness import RandomSource
-from tarflow.registry import Part
+from tarflow.registry import KNOWN, Part
 
-ContextLike = Context | Tensor | int | None
-"""A context, labels (a tensor, or one integer for the whole batch), or nothing."""
+
+Kind = TypeVar("Kind", bound="Flow")
 
 
 class Flow(nn.Module, Part):
     r"""The density $p(x) = p_Z(f(x)) |\det f'(x)|$ of data that a transform f maps to noise.
 
+    A named flow is a subclass whose constructor makes the transforms. If it also passes a
+    description, a dataclass with the constructor's arguments, it can be saved and loaded.
+
     Args:
         transforms: The transforms from data to noise.
         base: The distribution of the noise.
-        num_classes: Number of classes that a label may name; 0 for a flow without labels.
-        noise: The noise that was added to the data whose density this is, if any.
+        codec: How stored values became the data whose density this is, if that is known.
+        noise: The noise that was added to the data, if that is known.
+        description: What the flow was made from.
     """
 
     image_shape: tuple[int, int, int] | None = None
@@ -38,26 +47,118 @@ class Flow(nn.Module, Part):
 
     def __init__(
         self,
-        transforms: list[Transform],
+        transforms: Iterable[Transform],
         base: StandardNormal,
-        num_classes: int = 0,
+        codec: Codec | None = None,
         noise: Noise | None = None,
+        description: Part | None = None,
     ):
         super().__init__()
         check_instance("base", base, StandardNormal, "pass one, such as StandardNormal(4, 12)")
-        check_integer("num_classes", num_classes, least=0)
-        if noise is not None:
-            check_instance("noise", noise, Noise, "pass one, such as GaussianNoise(std=0.1)")
+        for name, value, kind in (("codec", codec, Codec), ("noise", noise, Noise)):
+            if value is not None:
+                check_instance(name, value, kind, f"pass a {kind.__name__}")
         self.transform = Composition(transforms)
         self.base = base
-        self.num_classes = num_classes
+        self.codec = codec
         self.noise = noise
+        self.description = description
+
+    @property
+    def conditioners(self) -> tuple[Conditioner, ...]:
+        """What reads the parts of a context."""
+        return self.transform.conditioners
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that a label may name; 0 for a flow without labels."""
+        counts = [c.num_classes for c in self.conditioners if isinstance(c, LabelConditioner)]
+        return max(counts, default=0)
 
     @property
     def num_dims(self) -> int:
         """Number of dimensions of an example."""
         length, patch_dim = self.base.shape
         return length * patch_dim
+
+    def noisy(
+        self,
+        stored: Shaped[Tensor, "batch ..."],
+        source: RandomSource = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "batch ..."]:
+        """Stored values as the data whose density this is: encoded, with the noise added.
+
+        Raises:
+            ConfigurationError: The flow does not know its codec or its noise.
+        """
+        if self.codec is None or self.noise is None:
+            raise ConfigurationError("this flow does not know the codec and noise of its data")
+        return self.noise(self.codec.encode(stored, source, dtype), source)
+
+    def known(self, context: Context) -> Context:
+        """The parts of a context that this flow is conditioned on."""
+        return Context(**{c.part: context.get(c.part) for c in self.conditioners})
+
+    def save_pretrained(self, directory: Path | str, words: str = "") -> None:
+        """Write `config.json` and `model.safetensors`, from which `tarflow.load` reads.
+
+        Args:
+            directory: The folder; made if need be. A failure leaves what was there before.
+            words: Which weights they are.
+
+        Raises:
+            CheckpointError: The flow has no description.
+        """
+        checkpoint.save(directory, self.described, self.state_dict(), words)
+
+    @property
+    def described(self) -> tuple[str, Part]:
+        """The name of the flow's class and its description, from which others of it are made."""
+        if self.description is None:
+            raise CheckpointError(
+                f"this {type(self).__name__} has no description: pass one to Flow(...), a"
+                " dataclass with the arguments of the class"
+            )
+        return type(self).__name__, self.description
+
+    def remade(self) -> "Flow":
+        """Another flow of the same description, with weights of its own."""
+        _, description = self.described
+        return type(self)(**vars(description))
+
+    @classmethod
+    def from_pretrained(cls: type[Kind], directory: Path | str) -> Kind:
+        """Read a folder written by `save_pretrained`: on the CPU, in the dtype of the weights.
+
+        The registry finds the class by its name. Nothing is downloaded or imported, and no code
+        that came with the folder is run.
+
+        Raises:
+            CheckpointError: The folder is missing, damaged, does not fit together, or holds a
+                flow of another class.
+        """
+        name, arguments = checkpoint.read_config(directory)
+        weights = checkpoint.read_weights(directory)
+        kind = KNOWN.get(name)
+        if not (isinstance(kind, type) and issubclass(kind, cls)):
+            raise CheckpointError(
+                f"{directory} holds a {name!r}, which is not a known {cls.__name__}: import the"
+                " package that defines it first, or give the commands its name in TARFLOW_TARGETS"
+            )
+        checkpoint.check_extent(arguments, len(weights), directory)
+        try:
+            with torch.device("meta"):  # what does not fit might not fit the memory either
+                outline = kind(**arguments)
+        except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+            raise CheckpointError(f"{directory}: cannot make the model: {error}") from error
+        checkpoint.check_weights(outline.state_dict(), weights, directory)
+        flow = kind(**arguments)
+        dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
+        if len(dtypes) == 1:
+            flow.to(dtypes.pop())
+        checkpoint.load_weights(flow, weights, directory)
+        return flow.eval()
 
     def forward(
         self, x: Float[Tensor, "batch ..."], context: ContextLike = None
@@ -249,20 +350,37 @@ class Flow(nn.Module, Part):
             raise NonFiniteError("the data is not finite: it holds NaN or infinity", None)
         raise NonFiniteError(f"the output of transform {index} is not finite", index)
 
+    def read_context(self, context: ContextLike, examples: Tensor) -> Context:
+        """Read the caller's context as networks take it, without a look at any value.
+
+        Raises:
+            ContextError: A part is unknown, or of another kind or shape.
+        """
+        given = Context.of(context, len(examples), examples.device)
+        known = {conditioner.part: conditioner for conditioner in self.conditioners}
+        for name in given:
+            if name == "label" and name not in known:
+                raise ContextError("this flow has no classes: leave the label out")
+            if name not in known:
+                raise ContextError(f"{name} is unknown: this flow knows {', '.join(known)}")
+        return Context(**{name: known[name].read(rows) for name, rows in given.parts.items()})
+
+    def check_context(self, context: Context) -> None:
+        """Look at the values of a context: where it enters, once, since that waits for devices.
+
+        Raises:
+            ContextError: A value is out of range.
+        """
+        for conditioner in self.conditioners:
+            rows = context.get(conditioner.part)
+            if rows is not None:
+                conditioner.check(rows)
+
     def _read(self, context: ContextLike, examples: Tensor) -> Context:
-        """Read the caller's context and check its labels."""
-        context = Context.of(context, len(examples), examples.device)
-        label = context.label
-        if label is None:
-            return context
-        if not self.num_classes:
-            raise ContextError("this flow has no classes: leave the label out")
-        if label.numel() and not -1 <= label.min() <= label.max() < self.num_classes:
-            raise ContextError(
-                f"labels go from {label.min()} to {label.max()}, but this flow knows 0 ..."
-                f" {self.num_classes - 1}, and -1 for no class"
-            )
-        return context
+        """Read the caller's context and check its values."""
+        read = self.read_context(context, examples)
+        self.check_context(read)
+        return read
 
     @staticmethod
     def _is_exact(inverse: Inverse, guidance=None, **options: Any) -> bool:
@@ -278,6 +396,11 @@ class Flow(nn.Module, Part):
                 "guidance needs a null prediction that differs from the conditional one: pass a"
                 " label, or give the guidance an attention temperature other than 1"
             )
+
+
+def load(directory: Path | str) -> Flow:
+    """Read any flow from a pretrained folder; see `Flow.from_pretrained`."""
+    return Flow.from_pretrained(directory)
 
 
 def _check_options(guidance: Any, decoder: Any, networks: Any) -> None:

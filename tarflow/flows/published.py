@@ -12,6 +12,7 @@ from tarflow.arguments import check_size
 from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.flows import checkpoint
 from tarflow.flows.affine import ExpScale, UnitScale
+from tarflow.flows.codec import Pixels
 from tarflow.flows.noise import GaussianNoise
 from tarflow.flows.tar_flow import TarFlow
 
@@ -83,7 +84,8 @@ def from_published(
         expansion=max(1, hidden_dim // model_dim),
         num_classes=len(state.get("blocks.0.class_embed", ())),
         scale=UnitScale() if outputs == patch_dim else ExpScale(),
-        noise=None if noise_std is None else GaussianNoise(std=noise_std),
+        codec=None if noise_std is None else Pixels(),
+        noise=None if noise_std is None else GaussianNoise(noise_std),
     )
     _fill(flow, state)
     return flow.eval()

@@ -1,44 +1,149 @@
 """TarFlow: a Transformer autoregressive flow over images."""
 
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-
-from tarflow.arguments import check_instance, check_integer, check_real, check_size
-from tarflow.errors import CheckpointError, ConfigurationError
-from tarflow.flows import checkpoint
+from tarflow.arguments import check_instance, check_integer, check_real, check_size, shown
+from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import ExpScale, Scale, UnitScale
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
+from tarflow.flows.codec import Codec
+from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
-from tarflow.flows.transforms import Patchify, Reverse, Transform
-from tarflow.nn.embedding import LabelEmbedding
+from tarflow.flows.ordering import Alternating, Ordering
+from tarflow.flows.transforms import Patchify, Repatch, Transform, rearrangement
 from tarflow.nn.transformer import CausalTransformer
+from tarflow.registry import Part
 
-COUNTS = ("num_channels", "num_transforms", "num_layers", "model_dim", "head_dim", "expansion")
+Each = int | tuple[int, ...]
+"""One number for all transforms, or one for each, that nearest the data first."""
+
+EACH = ("patch_size", "num_layers", "model_dim", "head_dim", "expansion")
+
+
+@dataclass(frozen=True)
+class TarFlowDescription(Part):
+    """What a `TarFlow` is made from; see there. Numbers are checked and plain."""
+
+    image_size: int | tuple[int, int]
+    patch_size: Each
+    num_channels: int
+    num_transforms: int
+    num_layers: Each
+    model_dim: Each
+    head_dim: Each
+    expansion: Each
+    dropout: float | tuple[float, ...]
+    num_classes: int
+    scale: Scale
+    ordering: Ordering
+    conditioners: tuple[Conditioner, ...]
+    codec: Codec | None
+    noise: Noise | None
+
+    def __post_init__(self):
+        self._keep("image_size", check_size("image_size", self.image_size))
+        for name in ("num_channels", "num_transforms"):
+            self._keep(name, check_integer(name, getattr(self, name), least=1))
+        self._keep("num_classes", check_integer("num_classes", self.num_classes, least=0))
+        for name in EACH:
+            self._keep_each(name, lambda name, value: check_integer(name, value, least=1))
+        self._keep_each("dropout", _check_dropout)
+        self._keep("conditioners", tuple(self.conditioners))
+        wanted = {"scale": Scale, "ordering": Ordering, "codec": Codec, "noise": Noise}
+        for name, kind in wanted.items():
+            value = getattr(self, name)
+            if value is not None or name in ("scale", "ordering"):
+                check_instance(name, value, kind, f"pass a {kind.__name__}")
+        for each in self.conditioners:
+            check_instance("one of conditioners,", each, Conditioner, "pass a Conditioner")
+
+    def at(self, index: int) -> dict[str, Any]:
+        """The numbers of one transform, by name."""
+        values = {name: getattr(self, name) for name in (*EACH, "dropout")}
+        return {k: v[index] if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def transforms(self) -> Iterator[Transform]:
+        """Make the transforms, that nearest the data first.
+
+        Where the patch size changes, the sequence becomes an image again and is cut anew.
+        """
+        before = None
+        for index in range(self.num_transforms):
+            numbers = self.at(index)
+            patch_size = numbers.pop("patch_size")
+            patchify = Patchify(self.image_size, patch_size)  # pyright: ignore[reportArgumentType]
+            if before is None:
+                yield patchify
+            elif patch_size != before.patch_size:
+                yield Repatch(before, patchify)
+            order = rearrangement(self.ordering(index, patchify.length))
+            around = [] if order is None else [order]
+            yield from around
+            shape = (patchify.length, self.num_channels * patch_size**2)
+            yield self._autoregressive(*shape, numbers)
+            yield from (each.inverted() for each in around)
+            before = patchify
+
+    def base(self) -> StandardNormal:
+        """Make the distribution of the noise."""
+        patch_size = self.at(self.num_transforms - 1)["patch_size"]
+        length = Patchify(self.image_size, patch_size).length  # pyright: ignore[reportArgumentType]
+        kind = DiagonalNormal if isinstance(self.scale, UnitScale) else StandardNormal
+        return kind(length, self.num_channels * patch_size**2)
+
+    def _autoregressive(
+        self, length: int, patch_dim: int, numbers: dict[str, Any]
+    ) -> AutoregressiveTransform:
+        """Make one of the autoregressive transforms, with a transformer of its own."""
+        outputs = self.scale.num_outputs * patch_dim
+        network = CausalTransformer(patch_dim, outputs, length, **numbers)
+        labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
+        return AutoregressiveTransform(network, self.scale, (*labels, *self.conditioners))
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Keep a value as it was read."""
+        object.__setattr__(self, name, value)
+
+    def _keep_each(self, name: str, check: Callable[[str, Any], Any]) -> None:
+        """Check one value, or one for each transform."""
+        value = getattr(self, name)
+        if not isinstance(value, tuple | list):
+            self._keep(name, check(name, value))
+            return
+        if len(value) != self.num_transforms:
+            raise ConfigurationError(
+                f"{name} {shown(value)}: give one value, or one for each of the"
+                f" {self.num_transforms} transforms"
+            )
+        self._keep(name, tuple(check(f"one of {name},", each) for each in value))
 
 
 class TarFlow(Flow):
     """A Transformer autoregressive flow over images (arXiv 2412.06329).
 
-    The transforms are a `Patchify`, then autoregressive transforms with a `Reverse` between any
-    two, and a last `Reverse` where the noise would otherwise not be in raster order.
+    Numbers that say so may be a tuple with one for each transform, that nearest the data first:
+    patches may differ in size, networks in width and depth.
 
     Args:
         image_size: Height and width of the images, or one number for both.
-        patch_size: Side of a patch.
+        patch_size: Side of a patch; one or each.
         num_channels: Number of channels of the images.
         num_transforms: Number of autoregressive transforms.
-        num_layers: Number of transformer layers in each.
-        model_dim: Width of the transformers.
-        head_dim: Width of one attention head; it divides `model_dim`.
-        expansion: Width of the MLP's hidden layer, in units of `model_dim`.
-        dropout: Probability of dropping attention weights and MLP outputs in training.
-        num_classes: Number of classes; 0 for an unconditional flow.
+        num_layers: Number of transformer layers; one or each.
+        model_dim: Width of the transformers; one or each.
+        head_dim: Width of one attention head; it divides `model_dim`; one or each.
+        expansion: Width of the MLP's hidden layer, in units of `model_dim`; one or each.
+        dropout: Probability of dropping attention weights and MLP outputs; one or each.
+        num_classes: Number of classes; 0 for a flow without labels.
         scale: How scales are parameterized; `UnitScale()` is the volume-preserving variant, whose
             base has a learned variance.
+        ordering: In which order each transform reads the patches.
+        conditioners: Read parts of the context besides the label.
+        codec: How stored images became the data whose density this is, kept with the model.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
 
     Example:
@@ -54,119 +159,31 @@ class TarFlow(Flow):
     def __init__(
         self,
         image_size: int | tuple[int, int],
-        patch_size: int,
+        patch_size: Each,
         num_channels: int = 3,
         num_transforms: int = 8,
-        num_layers: int = 8,
-        model_dim: int = 768,
-        head_dim: int = 64,
-        expansion: int = 4,
-        dropout: float = 0.0,
+        num_layers: Each = 8,
+        model_dim: Each = 768,
+        head_dim: Each = 64,
+        expansion: Each = 4,
+        dropout: float | tuple[float, ...] = 0.0,
         num_classes: int = 0,
         scale: Scale = ExpScale(),
+        ordering: Ordering = Alternating(),
+        conditioners: tuple[Conditioner, ...] = (),
+        codec: Codec | None = None,
         noise: Noise | None = None,
     ):
-        height, width = check_size("image_size", image_size)
-        config = {
-            "image_size": (height, width),
-            "patch_size": patch_size,
-            "num_channels": num_channels,
-            "num_transforms": num_transforms,
-            "num_layers": num_layers,
-            "model_dim": model_dim,
-            "head_dim": head_dim,
-            "expansion": expansion,
-            "dropout": dropout,
-            "num_classes": num_classes,
-            "scale": scale,
-            "noise": noise,
-        }
-        _check_counts(config)
-        patchify = Patchify((height, width), patch_size)
-        shape = (patchify.length, num_channels * patch_size**2)
-        transforms: list[Transform] = [patchify]
-        for index in range(num_transforms):
-            transforms.append(_autoregressive(config, *shape))
-            if index < num_transforms - 1 or num_transforms % 2 == 0:
-                transforms.append(Reverse())
-        base_type = DiagonalNormal if isinstance(scale, UnitScale) else StandardNormal
-        super().__init__(transforms, base_type(*shape), num_classes, noise)
-        self.image_shape = (num_channels, height, width)
-        self.config = config
-
-    def save_pretrained(self, directory: Path | str) -> None:
-        """Write `config.json` and `model.safetensors`, from which `from_pretrained` reads.
-
-        Args:
-            directory: The folder; made if need be. A failure leaves what was there before.
-        """
-        checkpoint.save(directory, self.config, self.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, directory: Path | str) -> "TarFlow":
-        """Read a folder written by `save_pretrained`: on the CPU, in the dtype of the weights.
-
-        Nothing is downloaded, and no code that came with the folder is run.
-
-        Raises:
-            CheckpointError: The folder is missing, damaged, or does not fit together.
-        """
-        config = checkpoint.read_config(directory)
-        weights = checkpoint.read_weights(directory)
-        _check_extent(config, len(weights), directory)
-        try:
-            with torch.device("meta"):  # what does not fit might not fit the memory either
-                outline = cls(**config)
-        except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-            raise CheckpointError(f"{directory}: cannot make the model: {error}") from error
-        checkpoint.check_weights(outline.state_dict(), weights, directory)
-        flow = cls(**config)
-        dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
-        if len(dtypes) == 1:
-            flow.to(dtypes.pop())
-        checkpoint.load_weights(flow, weights, directory)
-        return flow.eval()
+        given = locals()
+        names = [field.name for field in fields(TarFlowDescription)]
+        description = TarFlowDescription(**{name: given[name] for name in names})
+        super().__init__(description.transforms(), description.base(), codec, noise, description)
+        self.image_shape = (description.num_channels, *description.image_size)  # pyright: ignore
 
 
-def _check_counts(config: dict[str, Any]) -> None:
-    """Refuse sizes below one, and what is of another kind."""
-    for name in ("patch_size", *COUNTS):
-        check_integer(name, config[name], least=1)
-    check_integer("num_classes", config["num_classes"], least=0)
-    check_real("dropout", config["dropout"])
-    if not 0 <= config["dropout"] < 1:
-        raise ConfigurationError(f"dropout {config['dropout']} is out of range: 0 <= dropout < 1")
-    check_instance("scale", config["scale"], Scale, "pass one, such as ExpScale()")
-    if config["noise"] is not None:
-        check_instance("noise", config["noise"], Noise, "pass one, such as GaussianNoise(std=0.1)")
-
-
-def _check_extent(config: dict[str, Any], num_weights: int, directory: Path | str) -> None:
-    """Refuse a damaged number of layers, which would take forever to make."""
-    extent = 1
-    for name in ("num_transforms", "num_layers"):
-        extent *= config[name] if isinstance(config.get(name), int) else 1
-        if extent > num_weights:
-            raise CheckpointError(
-                f"{directory}: {name} {config[name]} does not fit {num_weights} tensors of weights"
-            )
-
-
-def _autoregressive(
-    config: dict[str, Any], length: int, patch_dim: int
-) -> AutoregressiveTransform:
-    """One of the flow's transforms, with a transformer of its own."""
-    network = CausalTransformer(
-        in_features=patch_dim,
-        out_features=config["scale"].num_outputs * patch_dim,
-        length=length,
-        model_dim=config["model_dim"],
-        num_layers=config["num_layers"],
-        head_dim=config["head_dim"],
-        expansion=config["expansion"],
-        dropout=config["dropout"],
-    )
-    embedding = None
-    if config["num_classes"]:
-        embedding = LabelEmbedding(config["num_classes"], config["model_dim"])
-    return AutoregressiveTransform(network, config["scale"], embedding)
+def _check_dropout(name: str, value: Any) -> float:
+    """Refuse what is not a probability below one."""
+    check_real(name, value)
+    if not 0 <= value < 1:
+        raise ConfigurationError(f"{name} {value} is out of range: 0 <= dropout < 1")
+    return float(value)

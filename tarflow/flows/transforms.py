@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tarflow.arguments import check_instance, check_integer, check_size, shown
 from tarflow.errors import ConfigurationError, NonFiniteError
+from tarflow.flows.conditioning import Conditioner
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import Decoding
 from tarflow.flows.report import TransformReport
@@ -40,6 +41,9 @@ class Transform(nn.Module, ABC):
 
     num_decoded: int = 0
     """Number of autoregressive transforms within: those whose inverse is decoded."""
+
+    conditioners: tuple[Conditioner, ...] = ()
+    """What reads the parts of a context for the transform."""
 
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
@@ -76,6 +80,10 @@ def _zeros(x: Tensor) -> Float[Tensor, " batch"]:
 class Reverse(Rearrangement):
     """Reverses the order of a sequence."""
 
+    def inverted(self) -> "Reverse":
+        """What undoes it."""
+        return Reverse()
+
     def arrange(self, x: Float[Tensor, "batch length patch_dim"]) -> Tensor:
         return x.flip(1)
 
@@ -111,6 +119,18 @@ class Permute(Rearrangement):
 
     def restore(self, z: Float[Tensor, "batch length patch_dim"]) -> Tensor:
         return z[:, self.inverse_order]
+
+    def inverted(self) -> "Permute":
+        """What undoes it."""
+        return Permute(self.inverse_order.tolist())
+
+
+def rearrangement(order: Sequence[int]) -> Reverse | Permute | None:
+    """What puts a sequence in an order; None where that is its own."""
+    order, own = list(order), list(range(len(order)))
+    if order == own:
+        return None
+    return Reverse() if order == own[::-1] else Permute(order)
 
 
 class Patchify(Rearrangement):
@@ -167,6 +187,24 @@ class Patchify(Rearrangement):
         )
 
 
+class Repatch(Rearrangement):
+    """Puts the patches of a sequence together and cuts the image into patches of another size."""
+
+    def __init__(self, before: Patchify, after: Patchify):
+        super().__init__()
+        self.before, self.after = before, after
+
+    def arrange(
+        self, x: Float[Tensor, "batch length patch_dim"]
+    ) -> Float[Tensor, "batch new_length new_patch_dim"]:
+        return self.after.arrange(self.before.restore(x))
+
+    def restore(
+        self, z: Float[Tensor, "batch new_length new_patch_dim"]
+    ) -> Float[Tensor, "batch length patch_dim"]:
+        return self.before.arrange(self.after.restore(z))
+
+
 class Composition(Transform):
     """Applies transforms one after the other; the first is nearest the data."""
 
@@ -179,6 +217,7 @@ class Composition(Transform):
             check_instance(f"transforms[{index}]", transform, Transform, "pass a list of them")
         self.transforms = nn.ModuleList(listed)
         self.num_decoded = sum(transform.num_decoded for transform in self)
+        self.conditioners = tuple(dict.fromkeys(c for each in self for c in each.conditioners))
 
     def __iter__(self) -> Iterator[Transform]:
         return iter(cast(Iterable[Transform], self.transforms))

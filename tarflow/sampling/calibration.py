@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
 from tarflow.errors import ConfigurationError
-from tarflow.flows.context import Context
+from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.decoding import Decoder, Decoding, PerTransform, Sequential
-from tarflow.flows.flow import ContextLike, Flow
+from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.jacobi import Jacobi
 from tarflow.flows.transforms import Composition, Transform

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tarflow.errors import DataError
+from tarflow.flows.codec import Codec
 from tarflow.machine.files import write_atomically
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.pictures import beside, grid
@@ -27,18 +28,19 @@ class Gallery:
 
     Attributes:
         directory: The folder.
-        levels: Number of values that a pixel takes.
+        codec: Tells how what is stored is shown.
         num_columns: Images in a row of the grid; None for a square.
     """
 
     directory: Path
-    levels: int
+    codec: Codec
     num_columns: int | None = None
 
     def write_grid(self, panels: dict[str, Shaped[Tensor, "batch channels height width"]]) -> Path:
         """Write `grid.png`: sets of images beside each other, each under its title."""
         pictures = {
-            title: grid(pixels, self.levels, self.num_columns) for title, pixels in panels.items()
+            title: grid(self.codec.to_bytes(pixels), self.num_columns)
+            for title, pixels in panels.items()
         }
         picture = beside(pictures) if len(pictures) > 1 else next(iter(pictures.values()))
         return self._write_picture(self.directory / "grid.png", picture)
@@ -51,7 +53,7 @@ class Gallery:
         """
         index = -1
         for index, image in enumerate(image for batch in batches for image in batch):
-            picture = grid(image[None], self.levels, min_side=1, gap=0)
+            picture = grid(self.codec.to_bytes(image[None]), min_side=1, gap=0)
             self._write_picture(self._image(index), picture)
         self._remove_images(index + 1)
         return self.directory / "images"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -12,8 +12,7 @@ PAPER, INK = 255, 40
 
 
 def grid(
-    pixels: Shaped[Tensor, "batch channels height width"],
-    levels: int,
+    images: UInt8[Tensor, "batch channels height width"],
     num_columns: int | None = None,
     min_side: int = 400,
     gap: int = 1,
@@ -21,19 +20,17 @@ def grid(
     """Lay images out in rows, enlarged by a whole factor where they are small.
 
     Args:
-        pixels: Integers 0 ... levels - 1, of 1 or 3 channels.
-        levels: Number of values that a pixel takes; the largest is shown white.
+        images: Bytes, of 1 or 3 channels; see `Codec.to_bytes`.
         num_columns: Images in a row; by default as many as there are rows.
         min_side: Width that the picture gets at least, by enlarging every pixel.
         gap: Width of the lines between images, in their pixels.
     """
-    count, channels, height, width = pixels.shape
+    count, channels, height, width = images.shape
     columns = num_columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    shown = (pixels.cpu().double() * 255 / (levels - 1)).round().to(torch.uint8)
     shape = (channels, rows * (height + gap) + gap, columns * (width + gap) + gap)
     canvas = torch.full(shape, PAPER, dtype=torch.uint8)
-    for index, image in enumerate(shown):
+    for index, image in enumerate(images.cpu()):
         top = index // columns * (height + gap) + gap
         left = index % columns * (width + gap) + gap
         canvas[:, top : top + height, left : left + width] = image

@@ -155,7 +155,7 @@ class SampleRun:
         """Remove what other settings left; who does not lead waits until that is done."""
         if self.process.leads:
             with self.folder.saving():
-                Gallery(self.directory, self.sampler.noise.levels).remove()
+                Gallery(self.directory, self.sampler.codec).remove()
                 self.folder.remove_samples()
                 self.folder.keep_settings(self.settings)
             return

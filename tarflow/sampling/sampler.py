@@ -11,9 +11,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tarflow.errors import ConfigurationError
+from tarflow.flows.codec import Codec
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
-from tarflow.flows.noise import GaussianNoise, Noise
+from tarflow.flows.noise import GaussianNoise
 from tarflow.nn.networks import Networks
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.chunks import ChunkSize
@@ -52,26 +53,26 @@ class Sampler:
         return Networks(self.options.get("dtype"), self.options.get("compile", False))
 
     @property
-    def noise(self) -> Noise:
-        """The noise of the flow's training, which tells what a pixel is.
+    def codec(self) -> Codec:
+        """The codec of the flow's training, which tells what is stored.
 
         Raises:
             ConfigurationError: The flow does not know it.
         """
-        if self.flow.noise is None:
-            raise ConfigurationError("this flow does not name the noise of its training")
-        return self.flow.noise
+        if self.flow.codec is None:
+            raise ConfigurationError("this flow does not name the codec of its training")
+        return self.flow.codec
 
     @property
     def panels(self) -> tuple[str, ...]:
         """What is made of every sample; the last is the one to keep."""
-        denoises = self.denoise and isinstance(self.noise, GaussianNoise)
+        denoises = self.denoise and isinstance(self.flow.noise, GaussianNoise)
         return ("samples", "denoised") if denoises else ("samples",)
 
     @property
     def bytes_per_sample(self) -> int:
         """Bytes of the pixels of a sample, in all panels."""
-        pixel_bytes = self.noise.to_pixels(torch.zeros(1)).element_size()
+        pixel_bytes = self.codec.decode(torch.zeros(1)).element_size()
         return self.flow.num_dims * pixel_bytes * len(self.panels)
 
     @property
@@ -111,4 +112,4 @@ class Sampler:
 
     def _pixels(self, x: Tensor) -> np.ndarray:
         """The integers nearest to x."""
-        return self.noise.to_pixels(x).cpu().numpy()
+        return self.codec.decode(x).cpu().numpy()

@@ -5,6 +5,7 @@ from tarflow.training.callbacks import PretrainedExport, SampleGrid, StepProgres
 from tarflow.training.checkpoints import LastCheckpoint, Preemption
 from tarflow.training.module import DivergenceError, FlowModule
 from tarflow.training.monitoring import Throughput, TransformStatistics
+from tarflow.training.objective import Loss, MaximumLikelihood, Objective
 from tarflow.training.optimizers import MuonAdamW, adamw, muon, warmup_cosine
 from tarflow.training.run import Run
 from tarflow.training.sharding import ShardedStrategy
@@ -13,7 +14,10 @@ __all__ = [
     "DivergenceError",
     "FlowModule",
     "LastCheckpoint",
+    "Loss",
+    "MaximumLikelihood",
     "MuonAdamW",
+    "Objective",
     "Preemption",
     "PretrainedExport",
     "Run",

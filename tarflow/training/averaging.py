@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.flows.flow import Flow
-from tarflow.flows.tar_flow import TarFlow
 from tarflow.registry import register
 from tarflow.training.checkpoints import callbacks_of
 from tarflow.training.sharding import local, whole, whole_state
@@ -118,7 +117,7 @@ class WeightAveraging(Callback):
 
 
 def averages(
-    trainer: lightning.Trainer, flow: TarFlow
+    trainer: lightning.Trainer, flow: Flow
 ) -> Iterator[tuple[float | None, dict[str, Tensor]]]:
     """State dicts of all averages, the one that counts first; of the weights, where none are kept.
 

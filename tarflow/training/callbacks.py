@@ -14,8 +14,7 @@ from tarflow.errors import NonFiniteError
 from tarflow.flows.checkpoint import save
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
-from tarflow.flows.noise import GaussianNoise, Noise
-from tarflow.flows.tar_flow import TarFlow
+from tarflow.flows.noise import GaussianNoise
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import register
 from tarflow.sampling.denoising import denoise
@@ -41,7 +40,7 @@ class PretrainedExport(Callback):
             if trainer.is_global_zero:
                 kind = "raw weights" if decay is None else f"average of decay {decay}"
                 words = f"{kind} at step {trainer.global_step}"
-                save(self.directory.with_name(name), flow.config, weights, words)
+                save(self.directory.with_name(name), flow.described, weights, words)
 
 
 @register
@@ -79,7 +78,7 @@ class SampleGrid(Callback):
             return
         flow = _rebuild(pl_module.flow, weights, pl_module.device)
         try:
-            picture = grid(self._draw(flow, pl_module.noise), pl_module.noise.levels)
+            picture = grid(self._draw(flow))
         except NonFiniteError as error:
             # A young flow may have no finite samples, and still learn to.
             warnings.warn(f"no sample grid at step {step}: {error}", stacklevel=2)
@@ -89,23 +88,24 @@ class SampleGrid(Callback):
         for logger in trainer.loggers:
             _show(logger, picture, step)
 
-    def _draw(self, flow: Flow, noise: Noise) -> torch.Tensor:
-        """Sample, denoise where the training was noisy, and turn into pixels."""
+    def _draw(self, flow: Flow) -> torch.Tensor:
+        """Sample, denoise where the training was noisy, and turn into what is shown."""
         label, guidance = None, None
         if flow.num_classes:
             label = torch.arange(self.num_samples) % flow.num_classes
             guidance = self.guidance
         source = ExampleSeeds(0, range(self.num_samples))
         x = flow.sample(self.num_samples, label, guidance=guidance, source=source)
-        if isinstance(noise, GaussianNoise):
+        if isinstance(flow.noise, GaussianNoise):
             x = denoise(flow, x, label)
-        return noise.to_pixels(x)
+        assert flow.codec is not None
+        return flow.codec.to_bytes(flow.codec.decode(x))
 
 
-def _rebuild(flow: TarFlow, weights: dict[str, torch.Tensor], device: torch.device) -> TarFlow:
+def _rebuild(flow: Flow, weights: dict[str, torch.Tensor], device: torch.device) -> Flow:
     """A flow of its own: sampling calls parts of it, which the training's may have divided."""
     with torch.device("meta"):  # no time for numbers that are replaced
-        copy = TarFlow(**flow.config)
+        copy = flow.remade()
     copy = copy.to_empty(device=device)
     copy.load_state_dict(weights)
     return copy.eval()

@@ -1,24 +1,20 @@
-"""The Lightning module that fits a flow by maximum likelihood."""
+"""The Lightning module that fits a flow: optimization, whatever the objective."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import lightning
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tarflow.arguments import check_integer, check_real
+from tarflow.arguments import check_instance, check_integer, check_real
+from tarflow.data.loading.batches import Batch
 from tarflow.data.loading.shares import BatchShares
 from tarflow.errors import ConfigurationError, NonFiniteError, TarflowError
-from tarflow.flows.base import DiagonalNormal
-from tarflow.flows.context import Context
-from tarflow.flows.noise import UniformDequantization
-from tarflow.flows.tar_flow import TarFlow
+from tarflow.flows.flow import Flow
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.registry import register
@@ -28,6 +24,7 @@ from tarflow.training.acceleration import (
     recompute,
     use_attention,
 )
+from tarflow.training.objective import Loss, MaximumLikelihood, Objective
 from tarflow.training.sharding import clip, shard
 
 ADVICE = (
@@ -36,9 +33,6 @@ ADVICE = (
     " untouched: the same command with resume=auto goes on from it"
 )
 
-Batch = Sequence[Shaped[Tensor, "batch ..."]]
-"""Integer pixels and labels; Lightning hands a list."""
-
 
 class DivergenceError(TarflowError):
     """Training produces values that are not finite, again and again."""
@@ -46,7 +40,7 @@ class DivergenceError(TarflowError):
 
 @register
 class FlowModule(lightning.LightningModule):
-    """Fits a flow to noisy data; batches are integer pixels and labels.
+    """Fits a flow; batches are `Batch(x, context, index)` with x as it is stored.
 
     All that is random in a step follows from the seed of torch when this is built and from the
     number of batches before it, so that a resumed run repeats what it would have done. Noise and
@@ -55,10 +49,10 @@ class FlowModule(lightning.LightningModule):
     A step whose loss or gradient is not finite in any process changes nothing in all of them.
 
     Args:
-        flow: The flow; `flow.noise` turns pixels into noisy data.
+        flow: The flow, with the codec and the noise of its data.
         optimizer: Makes the optimizer from the flow's named parameters.
         schedule: Makes the learning-rate schedule, stepped every batch.
-        class_dropout: Probability of dropping an example's label.
+        objective: What is minimized.
         max_grad_norm: Largest norm of all gradients together; larger ones are scaled down to it.
         max_skipped_steps: Number of steps of a run that may be skipped; one more stops it.
         attention: How the transformers attend.
@@ -69,10 +63,10 @@ class FlowModule(lightning.LightningModule):
 
     def __init__(
         self,
-        flow: TarFlow,
+        flow: Flow,
         optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
         schedule: Callable[[Optimizer], LRScheduler],
-        class_dropout: float = 0.1,
+        objective: Objective = MaximumLikelihood(),
         max_grad_norm: float = 1.0,
         max_skipped_steps: int = 20,
         attention: AttentionKernel = AutoAttention(),
@@ -80,22 +74,20 @@ class FlowModule(lightning.LightningModule):
         checkpointed_layers: int = 0,
     ):
         super().__init__()
-        if flow.noise is None:
+        if flow.codec is None or flow.noise is None:
             raise ConfigurationError(
-                "the flow has no noise: TarFlow(..., noise=UniformDequantization())"
+                "the flow does not know its data: pass it a codec and a noise, such as"
+                " codec=UniformDequantization(), noise=NoNoise()"
             )
         self.flow = flow
-        self.noise = flow.noise
         self.make_optimizer = optimizer
         self.make_schedule = schedule
-        check_real("class_dropout", class_dropout)
+        check_instance("objective", objective, Objective, "pass one, such as MaximumLikelihood()")
         check_real("max_grad_norm", max_grad_norm)
         check_integer("max_skipped_steps", max_skipped_steps, least=0)
-        if not 0 <= class_dropout <= 1:
-            raise ConfigurationError(f"class_dropout {class_dropout} must be in [0, 1]")
         if not max_grad_norm > 0:
             raise ConfigurationError(f"max_grad_norm {max_grad_norm} must be positive")
-        self.class_dropout = class_dropout
+        self.objective = objective
         self.max_grad_norm = max_grad_norm
         self.max_skipped_steps = max_skipped_steps
         self.attention = attention
@@ -103,7 +95,7 @@ class FlowModule(lightning.LightningModule):
         self.checkpointed_layers = checkpointed_layers
         self.seed = torch.initial_seed()
         self.skipped_steps = 0
-        self._step: list[Part] = []
+        self._step: list[Loss] = []
         self._clipped: list[bool] = []  # of each step since the last that was logged
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -135,27 +127,15 @@ class FlowModule(lightning.LightningModule):
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        pixels, label = batch
-        source = self._share(len(pixels))
-        x = self.noise(pixels, source)
-        context = self._context(label).drop_label(self.class_dropout, source)
-        z, log_det = self.flow(x, context)
-        log_prob = self.flow.base.log_prob(z) + log_det
-        loss = -log_prob.mean() / self.flow.num_dims
-        self._step.append(Part(loss.detach(), x, context))
-        if isinstance(self.flow.base, DiagonalNormal):
-            self.flow.base.update(self._mean(z.detach().square().mean(dim=0)))
-        return loss
+        loss = self.objective(self.flow, batch, self._share(len(batch.index)))
+        self._step.append(loss.detached())
+        return self._reduced(loss)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        pixels, label, index = batch
-        # Each image has the same noise every time: the curve shows the model and not the draw.
-        noisy = self.noise(pixels, ExampleSeeds(0, index.clamp(min=0).tolist()))
-        log_prob = self.flow.log_prob(noisy, self._context(label))
-        self._log_mean("val/nats_per_dim", -log_prob / self.flow.num_dims, index >= 0)
-        if isinstance(self.noise, UniformDequantization):
-            bits = self.noise.bits_per_dim(log_prob, self.flow.num_dims)
-            self._log_mean("val/bits_per_dim", bits, index >= 0, prog_bar=True)
+        # Each example has the same noise every time: the curve shows the model and not the draw.
+        source = ExampleSeeds(0, batch.index.clamp(min=0).tolist())
+        for name, values in self.objective.validate(self.flow, batch, source).items():
+            self._log_mean(f"val/{name}", values, batch.index >= 0, prog_bar=True)
 
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
@@ -163,10 +143,12 @@ class FlowModule(lightning.LightningModule):
         norm = clip(self.flow.parameters(), self.max_grad_norm)
         step, self._step = self._step, []
         # Both are the same in all processes, and so is what follows from them.
-        loss = self._mean(torch.stack([part.loss for part in step]).mean())
+        loss = self._mean(torch.stack([self._reduced(part) for part in step]).mean())
         self._clipped.append(bool(norm > self.max_grad_norm))
-        self._log_step(loss, norm)
-        if not (loss.isfinite() & norm.isfinite()):
+        self._log_step(step, loss, norm)
+        if loss.isfinite() & norm.isfinite():
+            self._update_base(step)
+        else:
             self._skip(step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -198,20 +180,30 @@ class FlowModule(lightning.LightningModule):
         mean = values[counted].sum() / max(count, 1)
         self.log(name, mean, batch_size=count, sync_dist=True, **options)
 
-    def _context(self, label: Tensor) -> Context:
-        """The labels, where the flow knows classes."""
-        return Context(label=label if self.flow.num_classes else None)
+    def _reduced(self, loss: Loss) -> Tensor:
+        """The mean loss over examples and dimensions."""
+        return loss.value.mean() / self.flow.num_dims
 
-    def _log_step(self, loss: Tensor, norm: Tensor) -> None:
+    def _update_base(self, step: list[Loss]) -> None:
+        """Let the base learn from the whole batch, once it is known to be finite."""
+        moments = [self.flow.base.moment(loss.z) for loss in step if loss.z is not None]
+        known = [moment for moment in moments if moment is not None]
+        if known:
+            self.flow.base.update(self._mean(torch.stack(known).mean(dim=0)))
+
+    def _log_step(self, step: list[Loss], loss: Tensor, norm: Tensor) -> None:
         """Log a step; where nobody would see a number, Lightning still takes a millisecond."""
-        self.log("train/nats_per_dim", loss, prog_bar=True)
+        self.log(f"train/{self.objective.name}", loss, prog_bar=True)
         if self.trainer._logger_connector.should_update_logs:
             self.log("train/grad_norm", norm)
             self.log("train/skipped_steps", float(self.skipped_steps))
             self.log("train/clipped_fraction", sum(self._clipped) / len(self._clipped))
+            for name in step[0].logged:
+                values = torch.cat([loss.logged[name] for loss in step])
+                self.log(f"train/{name}", self._mean(values.mean()))
             self._clipped = []
 
-    def _skip(self, step: "list[Part]") -> None:
+    def _skip(self, step: list[Loss]) -> None:
         """Leave weights and moments as they are, and stop where that happens too often."""
         self.skipped_steps += 1
         for parameter in self.flow.parameters():
@@ -224,20 +216,11 @@ class FlowModule(lightning.LightningModule):
             )
         warnings.warn(f"{message}: skipped, {self.skipped_steps} in all", stacklevel=2)
 
-    def _explain(self, step: "list[Part]") -> str:
+    def _explain(self, step: list[Loss]) -> str:
         """Where the first value that is not finite came from."""
         for part in step:
             try:
-                self.flow.check_finite(part.loss, part.x, part.context)
+                self.flow.check_finite(part.value, part.x, part.context)
             except NonFiniteError as error:
                 return f"loss: {error}"
         return "a gradient, or the loss of another process"
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one pass of a step was about, until the step is known to be sound."""
-
-    loss: Tensor
-    x: Tensor
-    context: Context

@@ -1,0 +1,109 @@
+"""Codecs: how what is stored becomes the numbers of a density, and back."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+from tarflow.arguments import check_integer
+from tarflow.randomness import RandomSource, uniform
+from tarflow.registry import Part
+
+Stored = Shaped[Tensor, "batch ..."]
+
+
+@dataclass(frozen=True)
+class Codec(Part, ABC):
+    """Maps stored values to the x of a density, and back; noise is another matter."""
+
+    @abstractmethod
+    def encode(
+        self, stored: Stored, source: RandomSource = None, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch ..."]:
+        """Map stored values to x, on the device they are on.
+
+        Args:
+            stored: What a data set holds.
+            source: Where draws come from, for a codec that draws.
+            dtype: That of x.
+        """
+
+    @abstractmethod
+    def decode(self, x: Float[Tensor, "batch ..."]) -> Stored:
+        """The stored values that are nearest to x."""
+
+    @abstractmethod
+    def to_bytes(self, stored: Stored) -> UInt8[Tensor, "batch ..."]:
+        """Stored values as they are shown in pictures: 0 is black, 255 white."""
+
+
+@dataclass(frozen=True)
+class Pixels(Codec):
+    r"""Integers $p$ from 0 to $L - 1$ as points of [-1, 1]: $x = 2 p / (L - 1) - 1$.
+
+    Attributes:
+        levels: Number L of values that a pixel takes; 256 for 8-bit images.
+    """
+
+    levels: int = 256
+
+    def __post_init__(self):
+        check_integer("levels", self.levels, least=2)
+
+    @property
+    def largest(self) -> int:
+        """The largest stored value."""
+        return self.levels - 1
+
+    def encode(
+        self, stored: Stored, source: RandomSource = None, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch ..."]:
+        return 2 * stored.to(dtype) / self.largest - 1
+
+    def decode(self, x: Float[Tensor, "batch ..."]) -> Stored:
+        return self._clamp(((x + 1) / 2 * self.largest).round())
+
+    def to_bytes(self, stored: Stored) -> UInt8[Tensor, "batch ..."]:
+        return (stored.double() * 255 / self.largest).round().to(torch.uint8)
+
+    def _clamp(self, stored: Stored) -> Stored:
+        """Keep integers within range and store them as bytes where they fit."""
+        clamped = stored.clamp(0, self.largest)
+        return clamped.to(torch.uint8 if self.levels <= 256 else torch.int32)
+
+
+@dataclass(frozen=True)
+class UniformDequantization(Pixels):
+    r"""Integers as cells of [-1, 1]: $x = 2 (p + u) / L - 1$ with $u \sim U[0, 1)$.
+
+    A density of x bounds the probability of the integers, hence has a likelihood in bits.
+    """
+
+    def encode(
+        self, stored: Stored, source: RandomSource = None, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch ..."]:
+        u = uniform(stored.shape, source, dtype, stored.device, "noise")
+        return 2 * (stored.to(dtype) + u) / self.levels - 1
+
+    def decode(self, x: Float[Tensor, "batch ..."]) -> Stored:
+        return self._clamp(((x + 1) / 2 * self.levels).floor())
+
+    def bits_per_dim(
+        self, log_prob: Float[Tensor, " batch"], num_dims: int
+    ) -> Float[Tensor, " batch"]:
+        r"""Bits per dimension: $-\log p(x) / (D \ln 2) + \log_2(L / 2)$.
+
+        The uniform density on $[-1, 1]^D$ scores exactly $\log_2 L$.
+
+        Example:
+            >>> UniformDequantization(256).bits_per_dim(torch.tensor([-3 * math.log(2)]), 3)
+            tensor([8.])
+
+        Args:
+            log_prob: Log-density of x, in nats.
+            num_dims: Number of dimensions D of an example.
+        """
+        return -log_prob / (num_dims * math.log(2)) + math.log2(self.levels / 2)

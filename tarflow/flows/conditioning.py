@@ -1,0 +1,173 @@
+"""Conditioners: each reads one part of a context for the networks of a flow."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tarflow.arguments import check_integer, shown
+from tarflow.errors import ContextError
+from tarflow.flows.context import NULL_CLASS, Context, Rows
+from tarflow.nn.embedding import LabelEmbedding
+from tarflow.randomness import RandomSource, uniform
+from tarflow.registry import Part
+
+
+@dataclass(frozen=True)
+class Conditioner(Part, ABC):
+    """Tells what a part of a context may hold, what its null is, and what networks make of it.
+
+    Attributes:
+        part: Name of the part.
+    """
+
+    part: ClassVar[str]
+
+    @abstractmethod
+    def null(self, examples: Tensor) -> Rows:
+        """The rows that stand for no condition, for some examples, on their device."""
+
+    def read(self, rows: Rows) -> Rows:
+        """The rows as `module` takes them; refuses other kinds and shapes, and looks at no value.
+
+        Raises:
+            ContextError: They are of another kind or shape.
+        """
+        return rows
+
+    def check(self, rows: Rows) -> None:
+        """Look at the values, which waits for their device: where conditions enter, once.
+
+        Raises:
+            ContextError: A value is out of range.
+        """
+        return
+
+    def module(self, model_dim: int) -> nn.Module | None:
+        """What each transform learns: rows to vectors, which its network adds at all positions."""
+        return None
+
+
+@dataclass(frozen=True)
+class LabelConditioner(Conditioner):
+    """Class indices; the null is `NULL_CLASS`, embedded as the mean of all classes.
+
+    Attributes:
+        num_classes: Number of classes.
+    """
+
+    num_classes: int
+    part: ClassVar[str] = "label"
+
+    def __post_init__(self):
+        check_integer("num_classes", self.num_classes, least=1)
+
+    def null(self, examples: Tensor) -> Rows:
+        return torch.full((len(examples),), NULL_CLASS, device=examples.device)
+
+    def read(self, rows: Rows) -> Rows:
+        if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+            raise ContextError(f"labels are integers, not {rows.dtype}: convert them with .long()")
+        _check_shape(self.part, rows)
+        return rows.long()
+
+    def check(self, rows: Rows) -> None:
+        if rows.numel() and not -1 <= rows.min() <= rows.max() < self.num_classes:
+            raise ContextError(
+                f"labels go from {rows.min()} to {rows.max()}, but this flow knows 0 ..."
+                f" {self.num_classes - 1}, and -1 for no class"
+            )
+
+    def module(self, model_dim: int) -> nn.Module:
+        return LabelEmbedding(self.num_classes, model_dim)
+
+
+@dataclass(frozen=True)
+class TemperatureConditioner(Conditioner):
+    """Divisors of the attention logits: every flow knows them, and learns nothing for them.
+
+    They set apart the null prediction of a flow without classes; the neutral one is 1.
+    """
+
+    part: ClassVar[str] = "temperature"
+
+    def null(self, examples: Tensor) -> Rows:
+        return examples.new_ones(len(examples))
+
+    def read(self, rows: Rows) -> Rows:
+        if not rows.is_floating_point():
+            self._refuse(rows)
+        _check_shape(self.part, rows)
+        return rows
+
+    def check(self, rows: Rows) -> None:
+        if not (rows > 0).all():
+            self._refuse(rows)
+
+    def _refuse(self, rows: Rows) -> None:
+        """Tell what is allowed."""
+        raise ContextError(
+            "a temperature divides attention logits: pass floating-point numbers above 0, not"
+            f" {shown(rows.tolist())}"
+        )
+
+
+Conditioners = Sequence[Conditioner]
+
+
+def null_context(conditioners: Conditioners, examples: Tensor) -> Context:
+    """The context of no condition at all, for some examples."""
+    return Context(**{each.part: each.null(examples) for each in conditioners})
+
+
+def with_null(
+    context: Context, conditioners: Conditioners, examples: Tensor, temperature: float = 1.0
+) -> Context:
+    """Stack the context of the null prediction under another: twice the rows, for guidance.
+
+    Args:
+        context: The context of the conditional prediction.
+        conditioners: What the flow knows.
+        examples: The examples; they tell number, device and dtype.
+        temperature: Divisor of the attention logits of the null prediction, and of it alone.
+    """
+    null = null_context(conditioners, examples)
+    if temperature == 1 and context.temperature is None:
+        null = null.updated(temperature=None)  # dividing by one would cost time
+        return null.updated(**context.parts).cat(null)
+    divisor = temperature * examples.new_ones(len(examples))
+    own = null.updated(**context.parts)
+    own = own.updated(temperature=own["temperature"].to(examples.dtype))
+    return own.cat(null.updated(temperature=divisor))
+
+
+def with_dropout(
+    context: Context, conditioners: Conditioners, probability: float, source: RandomSource = None
+) -> Context:
+    """Replace all conditions of an example by their nulls with a probability, as training does."""
+    learned = [c for c in conditioners if c.part in context and c.part != "temperature"]
+    if not learned or probability == 0:
+        return context
+    rows = context[learned[0].part]
+    # One draw for all conditions: guidance needs examples of no condition at all.
+    draw = uniform(rows.shape[:1], source, torch.float32, rows.device, "label")
+    dropped, null = draw < probability, null_context(learned, draw)
+    kept = {
+        name: torch.where(_beside(dropped, part), part, context[name])
+        for name, part in null.parts.items()
+    }
+    return context.updated(**kept)
+
+
+def _check_shape(name: str, rows: Rows) -> None:
+    """Refuse more than a number for each example."""
+    if rows.ndim != 1:
+        raise ContextError(f"{name} has shape {tuple(rows.shape)}: pass one {name} per example")
+
+
+def _beside(flags: Tensor, rows: Tensor) -> Tensor:
+    """Flags of examples in a shape that broadcasts against rows."""
+    return flags.view(-1, *(1,) * (rows.ndim - 1))

@@ -1,0 +1,100 @@
+"""Objectives: what training minimizes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tarflow.arguments import check_real
+from tarflow.data.loading.batches import Batch
+from tarflow.errors import ConfigurationError
+from tarflow.flows.conditioning import with_dropout
+from tarflow.flows.context import Context
+from tarflow.flows.flow import Flow
+from tarflow.flows.unit import Unit
+from tarflow.randomness import RandomSource
+from tarflow.registry import Part
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a batch, and what it was computed from.
+
+    Attributes:
+        value: The loss of each example, in nats; training minimizes the mean over examples and
+            dimensions.
+        x: The data, with its noise; tells where a loss that is not finite comes from.
+        context: What it was conditioned on.
+        z: The noise that the flow made of x, from which a base with a learned variance learns.
+        logged: Further numbers to log, one for each example.
+    """
+
+    value: Float[Tensor, " batch"]
+    x: Float[Tensor, "batch ..."]
+    context: Context
+    z: Float[Tensor, "batch length patch_dim"] | None = None
+    logged: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+
+    def detached(self) -> "Loss":
+        """The same without what gradients need."""
+        z = None if self.z is None else self.z.detach()
+        logged = {name: values.detach() for name, values in self.logged.items()}
+        return replace(self, value=self.value.detach(), z=z, logged=logged)
+
+
+@dataclass(frozen=True)
+class Objective(Part, ABC):
+    """Tells a loss for every example of a batch; a module knows how to minimize it.
+
+    Attributes:
+        name: What the loss per dimension is called in logs, after `train/` and `val/`.
+    """
+
+    name: ClassVar[str] = "loss"
+
+    @abstractmethod
+    def __call__(self, flow: Flow, batch: Batch, source: RandomSource) -> Loss:
+        """The loss of a batch as it was read; all draws come from the source."""
+
+    def validate(
+        self, flow: Flow, batch: Batch, source: RandomSource
+    ) -> Mapping[str, Float[Tensor, " batch"]]:
+        """What is logged of every example of the validation part, by name."""
+        loss = self(flow, batch, source)
+        return {self.name: loss.value / flow.num_dims, **loss.logged}
+
+
+@dataclass(frozen=True)
+class MaximumLikelihood(Objective):
+    """The negative log-likelihood of noisy data.
+
+    Attributes:
+        class_dropout: Probability of dropping an example's conditions, so that the flow also
+            learns the null prediction that guidance needs.
+    """
+
+    class_dropout: float = 0.1
+    name: ClassVar[str] = "nats_per_dim"
+
+    def __post_init__(self):
+        check_real("class_dropout", self.class_dropout)
+        if not 0 <= self.class_dropout <= 1:
+            raise ConfigurationError(f"class_dropout {self.class_dropout} must be in [0, 1]")
+
+    def __call__(self, flow: Flow, batch: Batch, source: RandomSource) -> Loss:
+        x = flow.noisy(batch.x, source)
+        context = flow.known(batch.context)
+        context = with_dropout(context, flow.conditioners, self.class_dropout, source)
+        z, log_det = flow(x, context)
+        return Loss(-(flow.base.log_prob(z) + log_det), x, context, z)
+
+    def validate(
+        self, flow: Flow, batch: Batch, source: RandomSource
+    ) -> Mapping[str, Float[Tensor, " batch"]]:
+        log_prob = flow.log_prob(flow.noisy(batch.x, source), flow.known(batch.context))
+        unit = Unit.of(flow)
+        nats = {self.name: -log_prob / flow.num_dims}
+        return nats if unit.codec is None else {**nats, unit.name: unit(log_prob)}
