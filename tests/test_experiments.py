@@ -11,15 +11,17 @@ from omegaconf import OmegaConf
 from tarflow.cli.settings import CONF
 from tarflow.cli.train import make_flow
 from tarflow.data import random_images
-from tarflow.data.sources import editions
+from tarflow.data.sources.afhq import AFHQ
+from tarflow.data.sources.imagenet import IMAGENET
+from tarflow.data.sources.imagenet64 import IMAGENET64
 from tests.composing import composed
 
 EXPERIMENTS = {
-    "imagenet64_likelihood": editions.IMAGENET64["old"],
-    "imagenet64_unconditional": editions.IMAGENET64["old"],
-    "imagenet64_conditional": editions.IMAGENET,
-    "imagenet128": editions.IMAGENET,
-    "afhq256": editions.AFHQ["v2"],
+    "imagenet64_likelihood": IMAGENET64["old"],
+    "imagenet64_unconditional": IMAGENET64["old"],
+    "imagenet64_conditional": IMAGENET,
+    "imagenet128": IMAGENET,
+    "afhq256": AFHQ["v2"],
 }
 EPOCHS = {
     "imagenet64_likelihood": 100,

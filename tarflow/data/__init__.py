@@ -1,17 +1,23 @@
-"""Data sets of images with labels, and the LightningDataModule that batches them."""
+"""Data sets of images, and the LightningDataModule that batches them."""
 
 from typing import TYPE_CHECKING
 
 from tarflow.data.images import ArrayDataset, ImageData
+from tarflow.data.loading.batches import Batch, read_batch
+from tarflow.data.sources.afhq import afhq
 from tarflow.data.sources.arrays import arrays
+from tarflow.data.sources.cifar10 import cifar10
 from tarflow.data.sources.digits import digits
+from tarflow.data.sources.ffhq import ffhq
 from tarflow.data.sources.image_folder import image_folder
+from tarflow.data.sources.imagenet import imagenet
+from tarflow.data.sources.imagenet64 import imagenet64
+from tarflow.data.sources.memory_mapped import memory_mapped
 from tarflow.data.sources.photographs import photographs
-from tarflow.data.sources.published_sets import afhq, cifar10, ffhq, imagenet, imagenet64
 from tarflow.data.sources.random_images import random_images
 from tarflow.data.sources.tar_shards import tar_shards
-from tarflow.data.storage.preparation import Arrays, Shards, prepare
-from tarflow.data.storage.prepared import memory_mapped
+from tarflow.data.storage.formats import Arrays, Shards
+from tarflow.data.storage.preparation import prepare
 
 if TYPE_CHECKING:
     from tarflow.data.loading.datamodule import ImageDataModule
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArrayDataset",
     "Arrays",
+    "Batch",
     "ImageData",
     "ImageDataModule",
     "Shards",
@@ -34,6 +41,7 @@ __all__ = [
     "photographs",
     "prepare",
     "random_images",
+    "read_batch",
     "tar_shards",
 ]
 

@@ -1,58 +1,80 @@
-"""What every data set provides: images as integers, labels, and a fixed split."""
+"""What every data set provides: stored images, what they are conditioned on, and a fixed split."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tarflow.arguments import check_instance
 from tarflow.errors import DataError
+from tarflow.flows.codec import Codec
 
 UNLABELLED = -1
-"""The label of an image that has none; models read it as "no class"."""
+"""Stands in files and splits for the label of an image that has none."""
+
+Example = tuple[Shaped[Tensor, "..."], Mapping[str, Any]]
+"""What is stored, and the parts of its context by name: numbers or tensors."""
 
 
 @dataclass(frozen=True)
 class ImageData:
     """A data set of images, divided into parts.
 
-    Every part yields an image as bytes, of shape `image_shape`, and an integer label:
-    `UNLABELLED` where there are no classes. Noise is for the model to add, on its own device.
+    Every part yields `(stored, {"label": 3})`: an image of shape `image_shape` as it is stored,
+    and what it is conditioned on, `{}` where that is nothing. Noise is for the model to add, on
+    its own device.
 
     Attributes:
         name: What the data is, its version and how it was divided: what a reported number names.
         train: Images to fit.
         validation: Images to choose by; None when no part was set aside.
         test: Images to report on, never to choose by.
-        levels: Number of values that a pixel takes: 0 ... levels - 1.
+        codec: How stored images become numbers, such as `Pixels(256)` for bytes.
         num_classes: Number of classes; 0 for data without labels.
         image_shape: Channels, height and width of an image.
         class_names: A name for each class, where classes have names.
+
+    Raises:
+        ConfigurationError: The codec is not a `Codec`.
     """
 
     name: str
     train: Dataset
     validation: Dataset | None
     test: Dataset
-    levels: int
+    codec: Codec
     num_classes: int
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_instance("codec", self.codec, Codec, "pass Pixels(256) for images of bytes")
+
+    @property
+    def determined(self) -> dict[str, Any]:
+        """The arguments that the data determines for whoever is made for it."""
+        channels, *size = self.image_shape
+        codec = {field.name: getattr(self.codec, field.name) for field in fields(self.codec)}
+        sizes = {"image_size": tuple(size), "num_channels": channels}
+        return {**sizes, "num_classes": self.num_classes, **codec}
 
 
 class ArrayDataset(Dataset):
     """Images and labels held in memory, or in a file mapped to memory.
 
     Args:
-        images: All images, as bytes.
-        labels: A label for each.
+        images: All images, as they are stored.
+        labels: A label for each; all `UNLABELLED` where there are none.
 
     Raises:
         DataError: There are more labels than images, or fewer.
     """
 
     def __init__(
-        self, images: UInt8[Tensor, "num channels height width"], labels: Int[Tensor, " any"]
+        self, images: Shaped[Tensor, "num channels height width"], labels: Int[Tensor, " any"]
     ):
         if len(images) != len(labels):
             raise DataError(
@@ -60,13 +82,25 @@ class ArrayDataset(Dataset):
             )
         self.images = images
         self.labels = labels
+        self.labelled = bool((labels != UNLABELLED).any())
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "channels height width"], int]:
-        return self.images[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> Example:
+        return self.images[index], context_of(int(self.labels[index]), self.labelled)
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: list[int]) -> list[Example]:
         """Read a batch with one indexing operation; the DataLoader looks for this method."""
-        return list(zip(self.images[indices], self.labels[indices].tolist(), strict=True))
+        contexts = (context_of(label, self.labelled) for label in self.labels[indices].tolist())
+        return list(zip(self.images[indices], contexts, strict=True))
+
+
+def context_of(label: int, labelled: bool) -> dict[str, int]:
+    """What an image is conditioned on; without a label of its own, among labelled ones, the null.
+
+    Args:
+        label: Its label, or `UNLABELLED`.
+        labelled: Whether images of its data set have labels.
+    """
+    return {"label": label} if labelled else {}

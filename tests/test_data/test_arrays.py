@@ -8,6 +8,7 @@ import torch
 
 from tarflow.data import ArrayDataset, arrays
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 
 
 def numbered(count=20, shape=(8, 8), dtype=np.uint8, start=0):
@@ -22,6 +23,10 @@ def alternating(count=20, num_classes=2):
 
 def values_of(dataset):
     return [int(image.flatten()[0]) for image, _ in dataset]
+
+
+def labels_of(dataset):
+    return [context["label"] for _, context in dataset]
 
 
 @pytest.fixture
@@ -39,14 +44,14 @@ def save(tmp_path):
 def test_npz_with_labels(save):
     data = arrays(save(images=numbered(), labels=alternating()), test_fraction=0.2)
     assert (len(data.train), data.validation, len(data.test)) == (16, None, 4)
-    assert (data.num_classes, data.levels, data.image_shape) == (2, 256, (1, 8, 8))
+    assert (data.num_classes, data.codec, data.image_shape) == (2, Pixels(256), (1, 8, 8))
     assert sorted(values_of(data.train) + values_of(data.test)) == list(range(20))
     for part in (data.train, data.test):
-        assert sum(label for _, label in part) == len(part) // 2
-        assert [label for _, label in part] == [value % 2 for value in values_of(part)]
-    image, label = data.train[0]
+        assert sum(labels_of(part)) == len(part) // 2
+        assert labels_of(part) == [value % 2 for value in values_of(part)]
+    image, context = data.train[0]
     assert image.dtype == torch.uint8
-    assert type(label) is int
+    assert list(map(type, context.values())) == [int]
     assert "data.npz" in data.name
     assert "seed 0" in data.name
 
@@ -56,7 +61,7 @@ def test_unlabelled_npy_stays_on_disk(tmp_path):
     np.save(path, numbered(200))
     data = arrays(str(path), validation_fraction=0.1)
     assert data.num_classes == 0
-    assert {label for part in (data.train, data.test) for _, label in part} == {-1}
+    assert all(context == {} for part in (data.train, data.test) for _, context in part)
     parts = values_of(data.train), values_of(data.validation), values_of(data.test)
     assert [len(part) for part in parts] == [162, 18, 20]
     assert sorted(chain(*parts)) == list(range(200))
@@ -87,7 +92,7 @@ def test_parts_given_in_the_file(save):
     assert values_of(data.train) == list(range(6))
     assert values_of(data.validation) == [100, 101]
     assert values_of(data.test) == list(range(200, 204))
-    assert [label for _, label in data.test] == [0, 1, 2, 3]
+    assert labels_of(data.test) == [0, 1, 2, 3]
     assert data.num_classes == 4
     assert "split as given" in data.name
 
@@ -123,7 +128,7 @@ def test_any_integer_type(save, dtype):
     data = arrays(save(images=numbered(dtype=dtype)), levels=20)
     assert sorted(values_of(data.train) + values_of(data.test)) == list(range(20))
     assert data.train[0][0].dtype == torch.uint8
-    assert data.levels == 20
+    assert data.codec == Pixels(20)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.bool_, np.complex64, "U3"])
@@ -233,7 +238,7 @@ def test_wrong_keys(save, keys, listed):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(DataError, match=r"there is no file .*nothing\.npz"):
+    with pytest.raises(DataError, match=r"nothing\.npz does not exist: pass"):
         arrays(tmp_path / "nothing.npz")
 
 

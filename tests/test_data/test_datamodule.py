@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tarflow.data import ImageDataModule, arrays, digits
+from tarflow.data import Batch, ImageDataModule, arrays, digits
 from tarflow.errors import DataError
 
 pytestmark = [
@@ -28,10 +28,10 @@ class Recorder(lightning.LightningModule):
         self.seen = {"train": [], "val": [], "test": []}
 
     def _record(self, part, batch):
-        images, labels = batch[:2]
-        assert images.dtype == torch.uint8
-        assert labels.dtype == torch.int64
-        self.seen[part].append(images[:, 0, 0, 0].tolist())
+        assert isinstance(batch, Batch)
+        assert batch.x.dtype == torch.uint8
+        assert list(batch.context) == []
+        self.seen[part].append(batch.x[:, 0, 0, 0].tolist())
 
     def training_step(self, batch, _):
         self._record("train", batch)
@@ -115,8 +115,8 @@ def test_order_does_not_depend_on_other_draws(path):
     def first_batch(draws):
         torch.manual_seed(3)
         torch.randn(draws)
-        images, _ = next(iter(ImageDataModule(arrays(path), batch_size=30).train_dataloader()))
-        return images[:, 0, 0, 0].tolist()
+        batch = next(iter(ImageDataModule(arrays(path), batch_size=30).train_dataloader()))
+        return batch.x[:, 0, 0, 0].tolist()
 
     assert first_batch(0) == first_batch(100)
 
@@ -135,9 +135,9 @@ def test_order_continues_when_a_run_is_resumed(tmp_path, path):
 
 def test_last_batch_is_kept_on_demand(path):
     module = ImageDataModule(arrays(path), batch_size=40, drop_last=False)
-    assert [len(labels) for _, labels in module.train_dataloader()] == [40, 40, 10]
+    assert [len(batch.x) for batch in module.train_dataloader()] == [40, 40, 10]
     module = ImageDataModule(arrays(path), batch_size=40)
-    assert [len(labels) for _, labels in module.train_dataloader()] == [40, 40]
+    assert [len(batch.x) for batch in module.train_dataloader()] == [40, 40]
 
 
 def test_worker_processes_read_the_same_images(path):
@@ -145,9 +145,9 @@ def test_worker_processes_read_the_same_images(path):
     alone = ImageDataModule(arrays(path), batch_size=5)
     loader = module.test_dataloader()
     assert loader.persistent_workers
-    for (images, labels, _), (expected, *_) in zip(loader, alone.test_dataloader(), strict=True):
-        assert (images == expected).all()
-        assert (labels == -1).all()
+    for batch, expected in zip(loader, alone.test_dataloader(), strict=True):
+        assert (batch.x == expected.x).all()
+        assert (batch.index == expected.index).all()
 
 
 def test_batch_larger_than_the_training_set():
@@ -171,7 +171,7 @@ def test_hydra_builds_it_from_a_config():
         "data": {"_target_": "tarflow.data.digits", "validation_fraction": 0.1},
     }
     module = hydra.utils.instantiate(config)
-    images, labels = next(iter(module.train_dataloader()))
-    assert tuple(images.shape) == (128, 1, 8, 8)
-    assert tuple(labels.shape) == (128,)
+    batch = next(iter(module.train_dataloader()))
+    assert tuple(batch.x.shape) == (128, 1, 8, 8)
+    assert tuple(batch.context["label"].shape) == (128,)
     assert len(module.data.validation) == 144

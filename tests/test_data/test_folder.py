@@ -10,6 +10,7 @@ from PIL import Image
 
 from tarflow.data import image_folder
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 
 
 def write_image(path, value=0, size=(8, 8), mode="RGB"):
@@ -29,6 +30,10 @@ def values_of(dataset):
     return [int(image[0, 0, 0]) for image, _ in dataset]
 
 
+def labels_of(dataset):
+    return [context["label"] for _, context in dataset]
+
+
 def test_stratified_split_of_one_folder(tmp_path):
     write_classes(tmp_path, count=20)
     data = image_folder(tmp_path, 8, test_fraction=0.2, validation_fraction=0.25)
@@ -36,8 +41,8 @@ def test_stratified_split_of_one_folder(tmp_path):
     assert [len(part) for part in parts] == [24, 8, 8]
     assert sorted(chain(*map(values_of, parts))) == list(range(40))
     for part in parts:
-        assert sum(label for _, label in part) == len(part) // 2
-        assert [label for _, label in part] == [value // 20 for value in values_of(part)]
+        assert sum(labels_of(part)) == len(part) // 2
+        assert labels_of(part) == [value // 20 for value in values_of(part)]
     again = image_folder(str(tmp_path), 8, test_fraction=0.2, validation_fraction=0.25)
     assert values_of(again.test) == values_of(data.test)
 
@@ -45,11 +50,11 @@ def test_stratified_split_of_one_folder(tmp_path):
 def test_describes_itself(tmp_path):
     write_classes(tmp_path)
     data = image_folder(tmp_path, 4)
-    image, label = data.train[0]
+    image, context = data.train[0]
     assert image.dtype == torch.uint8
     assert tuple(image.shape) == data.image_shape == (3, 4, 4)
-    assert type(label) is int
-    assert (data.levels, data.num_classes, data.class_names) == (256, 2, ("cat", "dog"))
+    assert list(map(type, context.values())) == [int]
+    assert (data.codec, data.num_classes, data.class_names) == (Pixels(256), 2, ("cat", "dog"))
     assert str(tmp_path) in data.name
     assert "seed 0" in data.name
     assert data.validation is None
@@ -193,7 +198,7 @@ def test_more_than_8_bits_are_refused(tmp_path):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(DataError, match=r"no folder .*nowhere: the layout is ROOT/CLASS/IMAGE"):
+    with pytest.raises(DataError, match=r"nowhere does not exist: the layout is ROOT/CLASS/IMAGE"):
         image_folder(tmp_path / "nowhere", 8)
 
 

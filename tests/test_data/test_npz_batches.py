@@ -41,7 +41,7 @@ def test_npz_batches(tmp_path, save, num_workers):
     batches = list(DataLoader(data.train, 4, num_workers=num_workers))
     images = torch.cat([images for images, _ in batches]).numpy()
     assert (images.reshape(30, -1) == expected).all()
-    labels = torch.cat([labels for _, labels in batches])
+    labels = torch.cat([context["label"] for _, context in batches])
     assert labels[:4].tolist() == [0, 1, 2, 400]
     assert labels.tolist() == data.train.labels.tolist()
 

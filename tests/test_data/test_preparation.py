@@ -14,19 +14,20 @@ from tarflow.data import Arrays, Shards, digits, memory_mapped, prepare, random_
 from tarflow.data.loading.training_part import Mirrored
 from tarflow.data.storage.prepared import Description, MappedImages
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 
 FORMATS = [Arrays(), Shards(images_per_shard=7)]
 
 
 def content_of(dataset):
-    images, labels = zip(*(dataset[index] for index in range(len(dataset))), strict=True)
-    return torch.stack(images), list(labels)
+    images, contexts = zip(*(dataset[index] for index in range(len(dataset))), strict=True)
+    return torch.stack(images), list(contexts)
 
 
 def assert_same(one, other):
-    (images, labels), (others, other_labels) = content_of(one), content_of(other)
+    (images, contexts), (others, other_contexts) = content_of(one), content_of(other)
     assert torch.equal(images, others)
-    assert labels == other_labels
+    assert contexts == other_contexts
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_what_is_written_is_read_again(tmp_path, format, num_workers, num_channe
     read = memory_mapped(str(tmp_path / "out"), verify=True)
     assert_same(read.train, data.train)
     assert_same(read.test, data.test)
-    for name in ("name", "levels", "num_classes", "image_shape", "class_names", "validation"):
+    for name in ("name", "codec", "num_classes", "image_shape", "class_names", "validation"):
         assert getattr(read, name) == getattr(data, name)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -61,7 +62,7 @@ def test_a_validation_part_and_class_names_are_kept(tmp_path):
     prepare(data, tmp_path / "out")
     read = memory_mapped(tmp_path / "out")
     assert_same(read.validation, data.validation)
-    assert (read.levels, read.class_names) == (17, tuple("0123456789"))
+    assert (read.codec, read.class_names) == (Pixels(17), tuple("0123456789"))
     with pytest.raises(DataError, match="the data has a validation part already"):
         memory_mapped(tmp_path / "out", validation_fraction=0.1)
 
@@ -93,9 +94,10 @@ def test_workers_and_copies_open_the_files_anew(tmp_path, data, format):
     assert_same(copy, train)
     for context in ("fork", "spawn"):
         loader = DataLoader(train, 6, num_workers=2, multiprocessing_context=context)
-        images, labels = zip(*loader, strict=True)
+        images, contexts = zip(*loader, strict=True)
         assert torch.equal(torch.cat(images), content_of(train)[0])
-        assert torch.cat(labels).tolist() == content_of(train)[1]
+        labels = torch.cat([context["label"] for context in contexts]).tolist()
+        assert [{"label": label} for label in labels] == content_of(train)[1]
 
 
 def test_a_map_is_not_pickled(tmp_path):
@@ -142,7 +144,7 @@ def test_what_a_kill_left_is_refused_and_replaced(tmp_path, data, monkeypatch):
     prepare(data, tmp_path / "out")
     monkeypatch.undo()
     assert not (tmp_path / "out").exists()
-    with pytest.raises(DataError, match=r"there is no .*meta.json: expected is a folder"):
+    with pytest.raises(DataError, match=r"meta.json does not exist: expected is a folder"):
         memory_mapped(tmp_path / ".out.new")
     for name in ("train-000009.tar", ".train-_.tar.index.npz"):
         (tmp_path / ".out.new" / name).write_bytes(b"rest")

@@ -12,9 +12,12 @@ from torch.utils.data import DataLoader, Subset
 
 from tarflow.data import afhq, cifar10, ffhq, imagenet, imagenet64, prepare
 from tarflow.data.loading.training_part import Mirrored
-from tarflow.data.sources import editions
+from tarflow.data.sources.afhq import AFHQ
+from tarflow.data.sources.editions import Edition
+from tarflow.data.sources.imagenet64 import IMAGENET64
 from tarflow.data.storage.prepared import Description
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 
 SUBSET = {"check_counts": False}
 
@@ -29,7 +32,7 @@ def values_of(dataset):
 
 
 def labels_of(dataset):
-    return [label for _, label in dataset]
+    return [context.get("label") for _, context in dataset]
 
 
 @pytest.fixture
@@ -47,12 +50,12 @@ def test_cifar10(cifar):
     data = cifar10(cifar, **SUBSET)
     assert (len(data.train), data.validation, len(data.test)) == (20, None, 6)
     assert labels_of(data.test) == list(range(6))
-    assert (data.num_classes, data.levels, data.image_shape) == (10, 256, (3, 32, 32))
+    assert (data.num_classes, data.codec, data.image_shape) == (10, Pixels(256), (3, 32, 32))
     assert data.class_names[:2] == ("airplane", "automobile")
     assert data.name == "CIFAR-10, as published, split as published"
     stored = np.fromfile(cifar / "data_batch_2.bin", np.uint8).reshape(-1, 3073)
-    image, label = data.train[5]
-    assert label == stored[1, 0]
+    image, context = data.train[5]
+    assert context == {"label": stored[1, 0]}
     # Red, then green, then blue, each row by row.
     assert image[1, 2, 3] == stored[1, 1 + 1024 + 2 * 32 + 3]
 
@@ -90,7 +93,7 @@ def test_old_version_of_imagenet64(tmp_path):
     picture(tmp_path / "valid_64x64" / "00000.png", 9)
     data = imagenet64(str(tmp_path), "old", **SUBSET)
     assert values_of(data.train) == [0, 1, 2]
-    assert labels_of(data.train) == [-1] * 3
+    assert labels_of(data.train) == [None] * 3
     assert values_of(data.test) == [9]
     assert data.num_classes == 0
     assert "old version (arXiv 1601.06759)" in data.name
@@ -113,9 +116,9 @@ def test_old_version_is_not_resized(tmp_path):
 @pytest.fixture
 def few_classes(monkeypatch):
     """ImageNet of two classes."""
-    edition = editions.Edition("ImageNet (ILSVRC 2012)", "data=imagenet", "folders", {
+    edition = Edition("ImageNet (ILSVRC 2012)", "data=imagenet", "folders", {
         "train": (4,), "test": (2,)}, 2)  # fmt: skip
-    monkeypatch.setattr(editions, "IMAGENET", edition)
+    monkeypatch.setattr("tarflow.data.sources.imagenet.IMAGENET", edition)
 
 
 def write_classes(folder, classes, count):
@@ -180,11 +183,13 @@ def test_ffhq(tmp_path):
     assert values_of(data.train) == [0, 1, 59_999 % 256]
     assert values_of(data.test) == [60_000 % 256, 69_999 % 256]
     assert data.num_classes == 0
-    assert labels_of(data.test) == [-1, -1]
+    assert labels_of(data.test) == [None, None]
     with pytest.raises(DataError, match=r"3 train images, but FFHQ has 60,000"):
         ffhq(tmp_path, 16)
     picture(tmp_path / "LICENSE.png")
-    with pytest.raises(DataError, match=r"LICENSE.png has no number for a name. FFHQ is expected"):
+    with pytest.raises(
+        DataError, match=r"the name of .*LICENSE.png is not a number. FFHQ is expected"
+    ):
         ffhq(tmp_path, 16, **SUBSET)
 
 
@@ -207,7 +212,7 @@ def test_a_part_may_not_be_empty(tmp_path):
 )
 def test_missing_folders_and_files(tmp_path, read):
     layout = r"is expected as .*; or as what this makes of it: tarflow prepare data=\w+ "
-    with pytest.raises(DataError, match=rf"there is no folder .*nowhere\. .*{layout}"):
+    with pytest.raises(DataError, match=rf"the folder .*nowhere does not exist\. .*{layout}"):
         read(tmp_path / "nowhere")
     with pytest.raises(DataError, match=layout):
         read(tmp_path)
@@ -216,10 +221,10 @@ def test_missing_folders_and_files(tmp_path, read):
 def test_counts_by_class_are_compared():
     labels = np.repeat([0, 1, 2], [493, 492, 482])
     with pytest.raises(DataError, match=r"by class 493, 492, 482, where 493, 491, 483 are"):
-        editions.AFHQ["v2"].check("test", labels)
-    editions.AFHQ["v2"].check("test", np.repeat([0, 1, 2], [493, 491, 483]))
+        AFHQ["v2"].check("test", labels)
+    AFHQ["v2"].check("test", np.repeat([0, 1, 2], [493, 491, 483]))
     with pytest.raises(DataError, match="there are 1,468 test images"):
-        editions.AFHQ["v2"].check("test", np.repeat([-1, 0, 1, 2], [1, 493, 491, 483]))
+        AFHQ["v2"].check("test", np.repeat([-1, 0, 1, 2], [1, 493, 491, 483]))
 
 
 def test_prepared_folders_take_the_place_of_published_files(cifar, tmp_path):
@@ -258,7 +263,7 @@ def test_sizes_of_a_prepared_data_set_are_told_apart(tmp_path):
 
 def test_a_data_set_of_full_size_is_not_read_into_memory(tmp_path):
     """Files with holes in place of 15.7 GB of pixels: they take no room, and neither do we."""
-    edition = editions.IMAGENET64["old"]
+    edition = IMAGENET64["old"]
     counts = {part: sum(numbers) for part, numbers in edition.counts.items()}
     for part, count in counts.items():
         path = tmp_path / f"{part}_images.npy"

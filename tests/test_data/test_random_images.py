@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from tarflow.data import random_images
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 from tests.composing import composed
 
 
@@ -19,13 +20,13 @@ def images_of(dataset):
 def test_images_are_uniform_and_labelled():
     data = random_images(num_train=200, num_test=50, image_size=8, num_classes=4, levels=16)
     assert (len(data.train), len(data.test), data.validation) == (200, 50, None)
-    assert (data.num_classes, data.levels, data.image_shape) == (4, 16, (3, 8, 8))
+    assert (data.num_classes, data.codec, data.image_shape) == (4, Pixels(16), (3, 8, 8))
     images = images_of(data.train)
     assert images.dtype == torch.uint8
     frequencies = torch.bincount(images.flatten().int()) / images.numel()
     assert len(frequencies) == 16
     assert (frequencies - 1 / 16).abs().max() < 0.005
-    assert {label for _, label in data.train} == {0, 1, 2, 3}
+    assert {context["label"] for _, context in data.train} == {0, 1, 2, 3}
     assert "random bytes" in data.name
 
 
@@ -49,9 +50,9 @@ def test_a_data_set_of_any_size_takes_no_memory():
 
 def test_workers_make_the_same_images():
     data = random_images(20, image_size=4, num_classes=0)
-    images, labels = zip(*DataLoader(data.train, 5, num_workers=2), strict=True)
+    images, contexts = zip(*DataLoader(data.train, 5, num_workers=2), strict=True)
     assert torch.equal(torch.cat(images), images_of(data.train))
-    assert (torch.cat(labels) == -1).all()
+    assert contexts == ({},) * 4
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from tarflow.data import Shards, memory_mapped, prepare, random_images, tar_shards
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 
 
 def png(value, size=(8, 8), mode="RGB", kind="PNG"):
@@ -39,7 +40,7 @@ def values_of(dataset):
 
 
 def labels_of(dataset):
-    return [dataset[index][1] for index in range(len(dataset))]
+    return [dataset[index][1].get("label") for index in range(len(dataset))]
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_shards_of_others(folder):
     assert np.allclose(values_of(data.train), [40, 50, 60], atol=2)
     assert labels_of(data.train) == [2, 0, 1]
     assert labels_of(data.test) == [1]
-    assert (data.num_classes, data.image_shape, data.levels) == (3, (3, 8, 8), 256)
+    assert (data.num_classes, data.image_shape, data.codec) == (3, (3, 8, 8), Pixels(256))
     assert str(folder) in data.name
     assert data.train[0][0].shape == (3, 8, 8)
     assert tar_shards(folder, 4, num_channels=1).train[2][0].tolist() == [[[60] * 4] * 4]
@@ -70,7 +71,9 @@ def test_patterns_and_parts(folder):
         folder, 8, train="train-000000.tar", validation="train-000001.tar", horizontal_flip=True
     )
     assert (len(data.train), labels_of(data.validation)) == (2, [1])
-    with pytest.raises(DataError, match=r"no .*val-\*.tar: expected are WebDataset shards"):
+    with pytest.raises(
+        DataError, match=r"val-\*.tar does not exist: expected are WebDataset shards"
+    ):
         tar_shards(folder, 8, test="val-*.tar")
 
 
@@ -87,7 +90,7 @@ def test_unlabelled_shards(tmp_path):
         write(tmp_path / f"{part}-0.tar", {"0.png": png(1), "1.png": png(2)})
     data = tar_shards(tmp_path, 8)
     assert data.num_classes == 0
-    assert labels_of(data.train) == [-1, -1]
+    assert labels_of(data.train) == [None, None]
     write(tmp_path / "train-0.tar", {"0.png": png(1), "0.cls": b"0", "1.png": png(2)})
     with pytest.raises(DataError, match=r"image 1 of .* has no label, but others have"):
         tar_shards(tmp_path, 8)
@@ -109,7 +112,7 @@ def test_damaged_shards(folder):
         tar_shards(folder, 8)
     for path in folder.glob("train*"):
         write(path, {"readme.txt": b"nothing here"})
-    with pytest.raises(DataError, match=r"there is no image in .*train-\*.tar"):
+    with pytest.raises(DataError, match=r"train-\*.tar holds no images"):
         tar_shards(folder, 8)
 
 
@@ -131,7 +134,7 @@ def test_storage_that_is_for_reading_only(folder, monkeypatch):
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr("tarflow.data.sources.tar_shards.write_atomically", refuse)
+    monkeypatch.setattr("tarflow.data.storage.tar_images.write_atomically", refuse)
     assert labels_of(tar_shards(folder, 8).train) == [2, 0, 1]
     assert not list(folder.glob(".*"))
 
@@ -163,7 +166,7 @@ def test_the_index_comes_with_the_shards_and_their_copies(prepared, tmp_path, mo
 
 def test_files_stay_few_and_shareable(prepared, monkeypatch):
     data, folder = prepared
-    monkeypatch.setattr("tarflow.data.sources.tar_shards.MAX_OPEN", 3)
+    monkeypatch.setattr("tarflow.data.storage.tar_images.MAX_OPEN", 3)
     train = memory_mapped(folder).train
     before = len(os.listdir("/proc/self/fd"))
     for index in torch.randperm(20).tolist() * 3:

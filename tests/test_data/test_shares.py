@@ -5,7 +5,8 @@ import pytest
 
 from tarflow import DataError
 from tarflow.data import ImageDataModule, digits
-from tarflow.data.loading.batches import PADDING, Batches, EvaluationBatches
+from tarflow.data.loading.batches import PADDING
+from tarflow.data.loading.orders import Batches, EvaluationBatches
 from tarflow.data.loading.shares import BatchShares
 
 

@@ -1,12 +1,16 @@
-"""Which examples each batch holds: a function of the seed and of the batch's number."""
+"""Batches: examples as stored, what they are conditioned on, and which they are."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from jaxtyping import Int64, Shaped
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, default_collate
 
-from tarflow.data.loading.shares import BatchShares
-from tarflow.randomness import stream_seed
+from tarflow.arguments import shown
+from tarflow.errors import DataError
+from tarflow.flows.context import Context
 
 Draw = tuple[int, int]
 """Index of an example, and the seed of what is drawn as it is read."""
@@ -15,86 +19,51 @@ PADDING = -1
 """Stands for the index of an example that is there to fill a batch up, and does not count."""
 
 
-class Batches(Sampler[list[Draw]]):
-    """Batches of examples in an order drawn anew in each epoch; batch n is always the same.
-
-    So a run that begins at any batch sees what one sees that came there from the start, with any
-    number of workers, and processes that share the batches see together what one sees alone.
-
-    Args:
-        num_examples: Number of examples.
-        batch_size: Number of examples in a batch, over all processes.
-        seed: What the order follows from.
-        drop_last: Whether to leave out the last batch of an epoch if it is not full.
+class Batch(NamedTuple):
+    """Some examples of a data set.
 
     Attributes:
-        shares: The part of every batch that this process reads; set before the first iteration.
-        first: Number of the part that the next iteration begins with; it goes on to the end of
-            an epoch.
+        x: The examples as they are stored, such as bytes of pixels: a codec makes numbers of them.
+        context: What each is conditioned on, such as its label; empty where there is nothing.
+        index: The number of each in its data set; `PADDING` where an example does not count.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, seed: int, drop_last: bool):
-        self.num_examples = num_examples
-        self.seed = seed
-        self.drop_last = drop_last
-        self.shares = BatchShares(batch_size)
-        self.first = 0
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        """Number of parts that this process reads in an epoch."""
-        full, rest = divmod(self.num_examples, self.shares.batch_size)
-        return (full if self.drop_last or not rest else full + 1) * self.shares.parts
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """The rest of the epoch of `first`; the next iteration is that of the epoch after."""
-        # Nothing moves before the first batch is asked for: loaders make iterators in vain.
-        first, self.epoch = self.first, self.first // len(self)
-        self.first = (self.epoch + 1) * len(self)
-        yield from map(self._part, range(first, self.first))
-
-    def _part(self, number: int) -> list[Draw]:
-        """The examples of a part."""
-        epoch, place = divmod(number, len(self))
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
-        order = torch.randperm(self.num_examples, generator=generator)
-        batch, row = self.shares.locate(place)
-        begin = batch * self.shares.batch_size + row
-        origin = self.shares.locate(number)[0] * self.shares.batch_size + row
-        return [
-            (index, stream_seed(self.seed, "reading", origin + offset))
-            for offset, index in enumerate(order[begin : begin + self.shares.rows].tolist())
-        ]
+    x: Shaped[Tensor, "batch ..."]
+    context: Context
+    index: Int64[Tensor, " batch"]
 
 
-class EvaluationBatches(Sampler[list[int]]):
-    """All examples in their order, once, each batch shared out between the processes.
-
-    Every process reads equally many, as those that share a model have to; `PADDING` fills up.
+def collate(examples: Sequence[Any]) -> Batch:
+    """Put examples together.
 
     Args:
-        num_examples: Number of examples.
-        batch_size: Number of examples in a batch, over all processes.
-        rank: Which of the processes this is.
-        world_size: Number of processes.
+        examples: What is stored, the parts of its context by name, and its index, of each.
+
+    Raises:
+        DataError: Examples have no parts of a context by name, or not all the same.
     """
+    stored, contexts, indices = zip(*examples, strict=True)
+    first = contexts[0]
+    for context, index in zip(contexts, indices, strict=True):
+        if not isinstance(context, Mapping) or context.keys() != first.keys():
+            raise DataError(
+                f"example {index} has the context {shown(context)}, and the first of its batch"
+                f" {shown(first)}: give all examples of a data set the same parts by name, such as"
+                ' {"label": 3}, or {}'
+            )
+    parts = {name: _rows([context[name] for context in contexts]) for name in first}
+    return Batch(default_collate(list(stored)), Context(**parts), torch.tensor(indices))
 
-    def __init__(self, num_examples: int, batch_size: int, rank: int = 0, world_size: int = 1):
-        self.num_examples = num_examples
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
 
-    def __len__(self) -> int:
-        """Number of batches."""
-        return -(-self.num_examples // self.batch_size)
+def read_batch(part: Dataset, indices: range) -> Batch:
+    """Read some examples of a part of a data set, in their order."""
+    return collate(Numbered(part).__getitems__(indices))
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for begin in range(0, self.num_examples, self.batch_size):
-            end = min(begin + self.batch_size, self.num_examples)
-            own = list(range(begin + self.rank, end, self.world_size))
-            rows = -(-(end - begin) // self.world_size)
-            yield own + [PADDING] * (rows - len(own))
+
+def _rows(values: list[Any]) -> Shaped[Tensor, "batch ..."]:
+    """A part of a context; numbers of Python become float32 or int64."""
+    rows = default_collate(values)
+    return rows.float() if isinstance(values[0], float) else rows
 
 
 class Drawn(Dataset):
@@ -110,10 +79,10 @@ class Drawn(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # pyright: ignore[reportArgumentType]
 
-    def __getitem__(self, draw: Draw):
+    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
         index, seed = draw
         torch.default_generator.manual_seed(seed)
-        return self.dataset[index]
+        return (*self.dataset[index], index)
 
 
 class Numbered(Dataset):
@@ -129,5 +98,8 @@ class Numbered(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # pyright: ignore[reportArgumentType]
 
-    def __getitem__(self, index: int):
-        return (*self.dataset[max(index, 0)], index)
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Read examples at once, where the data set can; the DataLoader looks for this method."""
+        present = Subset(self.dataset, [max(index, 0) for index in indices])
+        examples = present.__getitems__(list(range(len(indices))))
+        return [(*example, index) for example, index in zip(examples, indices, strict=True)]

@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from tarflow.arguments import check_integer
 from tarflow.data.images import ImageData
-from tarflow.data.loading.batches import Batches, Drawn, EvaluationBatches, Numbered
+from tarflow.data.loading.batches import Drawn, Numbered, collate
+from tarflow.data.loading.orders import Batches, EvaluationBatches
 from tarflow.data.loading.shares import BatchShares
 from tarflow.errors import DataError
 from tarflow.registry import register
@@ -27,7 +28,7 @@ class ResumedLoader(DataLoader):
 
 @register
 class ImageDataModule(LightningDataModule):
-    """Batches of images and labels; training images in an order drawn anew in each epoch.
+    """Batches of a data set; training images in an order drawn anew in each epoch.
 
     The order follows from the seed of torch when this is built (call
     `lightning.seed_everything` before). A resumed run goes on with the batch after the last one
@@ -37,7 +38,8 @@ class ImageDataModule(LightningDataModule):
     steps that accumulate gradients, follow from them, so that a run means the same on any number
     of devices.
 
-    Evaluation batches hold the images' indices too, `PADDING` for one that does not count.
+    Every batch is a `Batch`: images as they are stored, what they are conditioned on, and their
+    indices, in evaluation `PADDING` for one that does not count.
 
     Args:
         data: The data set.
@@ -79,7 +81,7 @@ class ImageDataModule(LightningDataModule):
 
         Raises:
             DataError: Batches cannot be divided between the processes; or validation alone is
-                asked for, and there are no images for it.
+                asked for, and no images were set aside for it.
         """
         if stage == "fit" and self.trainer is not None:
             self._share_out(self.trainer)
@@ -150,6 +152,7 @@ class ImageDataModule(LightningDataModule):
         """Batch a part of the data."""
         return kind(
             dataset,
+            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -157,7 +160,7 @@ class ImageDataModule(LightningDataModule):
         )
 
     def _check_sizes(self) -> None:
-        """Refuse batches that would hold no image, or never be full."""
+        """Refuse batches that would be empty, or never full."""
         for name in ("batch_size", "eval_batch_size"):
             check_integer(name, getattr(self, name), 1, DataError)
         check_integer("num_workers", self.num_workers, 0, DataError)

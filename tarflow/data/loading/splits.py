@@ -17,7 +17,7 @@ VALIDATION_SEED = 1
 MADE_SPLIT = f"stratified split, seed {TEST_SEED}"
 GIVEN_SPLIT = "split as given"
 
-Part = TypeVar("Part")
+Examples = TypeVar("Examples")
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ def make_split(
 
 
 def complete_parts(
-    parts: dict[str, Part],
+    parts: dict[str, Examples],
     labels: Integer[np.ndarray, " num"],
-    select: Callable[[Part, list[int]], Part],
+    select: Callable[[Examples, list[int]], Examples],
     test_fraction: float,
     validation_fraction: float,
-) -> dict[str, Part]:
+) -> dict[str, Examples]:
     """Take out of the `train` part a `test` part, if there is none, and a `val` part, if asked.
 
     Args:

@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from tarflow.data.images import ImageData
+from tarflow.data.images import Example, ImageData
 from tarflow.data.loading.splits import complete_parts
 
 
@@ -26,9 +24,9 @@ class Mirrored(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # pyright: ignore[reportArgumentType]
 
-    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "channels height width"], int]:
-        image, label = self.dataset[index]
-        return (image.flip(-1) if torch.rand(1) < 0.5 else image), label
+    def __getitem__(self, index: int) -> Example:
+        image, context = self.dataset[index]
+        return (image.flip(-1) if torch.rand(1) < 0.5 else image), context
 
 
 def with_training_part(

@@ -13,10 +13,11 @@ from tarflow.data.images import UNLABELLED, ArrayDataset, ImageData
 from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
 from tarflow.data.storage.array_files import find_parts, load_arrays
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 from tarflow.registry import register
 
 MAX_CLASSES = 1_000_000
-"""Labels from this on are no numbers of classes."""
+"""Labels from this on are not taken for numbers of classes."""
 
 MAX_CHANNELS = 4
 """An axis this short is taken for channels, not for height or width."""
@@ -69,7 +70,7 @@ def arrays(
         train=parts["train"],
         validation=parts.get("val"),
         test=parts["test"],
-        levels=levels,
+        codec=Pixels(levels),
         num_classes=largest + 1 if num_classes is None else num_classes,
         image_shape=shape,
     )

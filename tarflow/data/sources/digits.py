@@ -5,6 +5,7 @@ from torch.utils.data import Subset
 
 from tarflow.data.images import ArrayDataset, ImageData
 from tarflow.data.loading.splits import MADE_SPLIT, make_split
+from tarflow.flows.codec import Pixels
 from tarflow.registry import register
 
 NUM_TEST = 360
@@ -24,8 +25,8 @@ def digits(validation_fraction: float = 0.0) -> ImageData:
 
     Example:
         >>> data = digits()
-        >>> len(data.train), len(data.test), data.levels, data.image_shape
-        (1437, 360, 17, (1, 8, 8))
+        >>> len(data.train), len(data.test), data.codec, data.image_shape
+        (1437, 360, Pixels(levels=17), (1, 8, 8))
     """
     import sklearn
     from sklearn.datasets import load_digits
@@ -39,7 +40,7 @@ def digits(validation_fraction: float = 0.0) -> ImageData:
         train=Subset(dataset, split.train),
         validation=Subset(dataset, split.validation) if split.validation else None,
         test=Subset(dataset, split.test),
-        levels=17,
+        codec=Pixels(17),
         num_classes=10,
         image_shape=(1, 8, 8),
         class_names=tuple("0123456789"),

@@ -1,19 +1,22 @@
-"""Published data sets: which versions there are, what belongs in them and how they are laid out.
+"""Published data sets: what all of them have in common.
 
-Numbers of images: CIFAR-10 from its site (cs.toronto.edu/~kriz/cifar.html); ImageNet and its
-box-downsampled version from arXiv 1409.0575 and 1707.08819 (TensorFlow's catalogue has the same
-for `imagenet_resized`); the older downsampled version (arXiv 1601.06759) from that catalogue's
-`downsampled_imagenet`; AFHQ from its two releases, 16,130 images and, with some 2 % removed,
-15,803 (arXiv 1912.01865, 2106.12423); FFHQ, and its split, from github.com/NVlabs/ffhq-dataset.
+Each has a file of its own, with the numbers and the layout of its versions and a reader of its
+files as they were given out; any of them may be what `tarflow prepare` made of these instead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset
 
+from tarflow.data.images import UNLABELLED, ImageData
+from tarflow.data.storage.image_files import ImageFiles, Samples, read_classes
+from tarflow.data.storage.prepared import META, read_prepared
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 
 MAX_LISTED = 5
 """Numbers of more classes than these are not listed one by one."""
@@ -45,6 +48,39 @@ class Edition:
             f" prepare {self.choice} data.data.root=SOURCE output=FOLDER"
         )
 
+    def load(
+        self,
+        root: str | Path,
+        image_size: int,
+        read: Callable[[Path], ImageData],
+        check_counts: bool,
+    ) -> ImageData:
+        """Read a folder, as published or prepared, and check what is in it.
+
+        Args:
+            root: The folder.
+            image_size: Height and width of the images.
+            read: Reads the files as published.
+            check_counts: Whether to refuse a subset.
+
+        Raises:
+            DataError: Files are missing, damaged, incomplete, or of another data set.
+        """
+        folder = Path(root).expanduser()
+        if not folder.is_dir():
+            raise DataError(f"the folder {folder} does not exist. {self.help}")
+        data = read_prepared(folder) if (folder / META).exists() else read(folder)
+        if not data.name.startswith(self.name) or data.image_shape != (3, image_size, image_size):
+            raise DataError(
+                f"{folder} holds {data.name}, of shape {data.image_shape}; wanted is {self.name}"
+                f" at {image_size} x {image_size}: give another data.data.root. {self.help}"
+            )
+        parts: dict[str, Any] = {"train": data.train, "test": data.test}
+        for part, dataset in parts.items():
+            set_aside = part == "train" and data.validation is not None
+            self._check(part, dataset, data.image_shape, check_counts and not set_aside)
+        return data
+
     def check(self, part: str, labels: Any) -> None:
         """Compare the number of images, of each class where that is known.
 
@@ -67,62 +103,89 @@ class Edition:
             f" {self.help}"
         )
 
+    def assemble(
+        self,
+        parts: Mapping[str, Dataset],
+        image_size: int,
+        resized: bool = False,
+        class_names: tuple[str, ...] = (),
+    ) -> ImageData:
+        """Put parts together.
 
-def _afhq(version: str, test: str, counts: Mapping[str, tuple[int, ...]]) -> Edition:
-    """A release of AFHQ."""
-    folders = f"ROOT/train/cat, dog, wild and ROOT/{test}/cat, dog, wild with images in each"
-    choice = f"data=afhq data.data.version={version}"
-    return Edition(f"AFHQ {version}", choice, folders, counts, 3)
+        Args:
+            parts: The training and the test images.
+            image_size: Height and width of the images.
+            resized: Whether they were brought to that size, or are published at it.
+            class_names: A name for each class, where classes have names.
+        """
+        how = "as published"
+        if resized:
+            how = f"{image_size} x {image_size} (shorter side resized with antialiasing, centre"
+            how += " kept)"
+        return ImageData(
+            name=f"{self.name}, {how}, split as published",
+            train=parts["train"],
+            validation=None,
+            test=parts["test"],
+            codec=Pixels(256),
+            num_classes=self.num_classes,
+            image_shape=(3, image_size, image_size),
+            class_names=class_names,
+        )
+
+    def read_class_folders(
+        self, folder: Path, names: Mapping[str, str], image_size: int
+    ) -> ImageData:
+        """Read a folder for each part, with a folder for each class.
+
+        Args:
+            folder: The folder of these.
+            names: The name of the folder of each part.
+            image_size: Height and width to bring images to.
+
+        Raises:
+            DataError: Folders are missing, or hold other classes.
+        """
+        read = {part: read_classes(folder / name, self.help) for part, name in names.items()}
+        classes, _ = read["train"]
+        if len(classes) != self.num_classes or read["test"][0] != classes:
+            found = ", ".join(f"{len(got)} in {names[part]}" for part, (got, _) in read.items())
+            raise DataError(
+                f"{folder} has other classes than it should, or they differ: {found}. {self.help}"
+            )
+        parts = {part: ImageFiles(samples, image_size) for part, (_, samples) in read.items()}
+        return self.assemble(parts, image_size, resized=True, class_names=tuple(classes))
+
+    def list_images(self, folder: Path) -> Samples:
+        """Paths of all PNG files in order, without labels.
+
+        Raises:
+            DataError: There are none.
+        """
+        paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
+        if not paths:
+            raise DataError(f"{folder} holds no .png files. {self.help}")
+        return [(str(path), UNLABELLED) for path in paths]
+
+    def _check(
+        self, part: str, dataset: Any, shape: tuple[int, int, int], check_counts: bool
+    ) -> None:
+        """Check the number of images of a part, and the shape of the first."""
+        if check_counts:
+            self.check(part, dataset.labels)
+        if not len(dataset):
+            raise DataError(f"there are no {part} images. {self.help}")
+        found = tuple(dataset[0][0].shape)
+        if found != shape:
+            raise DataError(f"images are of shape {found}, not {shape}. {self.help}")
 
 
-CIFAR10 = Edition(
-    name="CIFAR-10",
-    choice="data=cifar10",
-    layout=(
-        "ROOT/data_batch_1.bin ... data_batch_5.bin and ROOT/test_batch.bin, the binary version"
-        " (cifar-10-binary.tar.gz); the Python version holds pickles, which can run code"
-    ),
-    counts={"train": (5_000,) * 10, "test": (1_000,) * 10},
-    num_classes=10,
-)
+def choose(versions: Mapping[str, Edition], version: str) -> Edition:
+    """Look a version up.
 
-IMAGENET = Edition(
-    name="ImageNet (ILSVRC 2012)",
-    choice="data=imagenet data.data.image_size=64",
-    layout=(
-        "ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE with a folder for each of 1,000 classes"
-        " (the archive of validation images is flat: sort them into folders by their labels)"
-    ),
-    counts={"train": (1_281_167,), "test": (50_000,)},
-    num_classes=1_000,
-)
-
-IMAGENET64 = {
-    "old": Edition(
-        name="ImageNet 64, old version (arXiv 1601.06759)",
-        choice="data=imagenet64 data.data.version=old",
-        layout="ROOT/train_64x64/*.png and ROOT/valid_64x64/*.png, of 64 x 64 pixels",
-        counts={"train": (1_281_149,), "test": (49_999,)},
-        num_classes=0,
-    ),
-    "new": Edition(
-        name="ImageNet 64, new version (box-downsampled, arXiv 1707.08819)",
-        choice="data=imagenet64 data.data.version=new",
-        layout="ROOT/train_data_batch_1.npz ... train_data_batch_10.npz and ROOT/val_data.npz",
-        counts={"train": (1_281_167,), "test": (50_000,)},
-        num_classes=1_000,
-    ),
-}
-
-AFHQ = {
-    "v1": _afhq("v1", "val", {"train": (5_153, 4_739, 4_738), "test": (500, 500, 500)}),
-    "v2": _afhq("v2", "test", {"train": (5_065, 4_678, 4_593), "test": (493, 491, 483)}),
-}
-
-FFHQ = Edition(
-    name="FFHQ",
-    choice="data=ffhq data.data.image_size=256",
-    layout="PNG files in ROOT or folders in it (images1024x1024/00000/00000.png ...), in order",
-    counts={"train": (60_000,), "test": (10_000,)},
-    num_classes=0,
-)
+    Raises:
+        DataError: It is unknown.
+    """
+    if version not in versions:
+        raise DataError(f"version {version} is unknown: choose {' or '.join(versions)}")
+    return versions[version]

@@ -8,8 +8,9 @@ from tarflow.arguments import check_integer
 from tarflow.data.images import ImageData
 from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
 from tarflow.data.loading.training_part import Mirrored
-from tarflow.data.storage.image_files import ImageFiles, Samples
+from tarflow.data.storage.image_files import ImageFiles, Samples, read_classes
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 from tarflow.registry import register
 
 LAYOUT = (
@@ -61,7 +62,7 @@ def image_folder(
         train=Mirrored(read["train"]) if horizontal_flip else read["train"],
         validation=read.get("val"),
         test=read["test"],
-        levels=256,
+        codec=Pixels(256),
         num_classes=len(classes),
         image_shape=(num_channels, image_size, image_size),
         class_names=tuple(classes),
@@ -76,11 +77,11 @@ def _select(samples: Samples, indices: list[int]) -> Samples:
 def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:
     """List the classes, and the files of each part; all files are `train` without parts."""
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}: {LAYOUT}")
+        raise DataError(f"the folder {folder} does not exist: {LAYOUT}")
     train = folder / "train"
     # a folder "train" that holds images, not folders, is a class: railways have one
     if not train.is_dir() or not any(path.is_dir() for path in train.iterdir()):
-        classes, samples = read_classes(folder)
+        classes, samples = read_classes(folder, LAYOUT)
         return classes, {"train": samples}
     if not (folder / "test").is_dir():
         raise DataError(
@@ -88,7 +89,7 @@ def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:
             f" {train} to have them taken out of it; {LAYOUT}"
         )
     names = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
-    read = {name: read_classes(folder / name) for name in names}
+    read = {name: read_classes(folder / name, LAYOUT) for name in names}
     classes = read["train"][0]
     for name, (found, _) in read.items():
         if found != classes:
@@ -98,22 +99,3 @@ def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:
                 " every part needs a folder for every class"
             )
     return classes, {name: samples for name, (_, samples) in read.items()}
-
-
-def read_classes(folder: Path, layout: str = LAYOUT) -> tuple[list[str], Samples]:
-    """List the classes and the files of a folder with a subfolder for each class.
-
-    Args:
-        folder: The folder.
-        layout: What messages say is expected.
-
-    Raises:
-        DataError: There is no folder, no class in it, or no image in a class.
-    """
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise DataError(f"{error} In {folder}: {layout}") from error
-    return found.classes, found.samples

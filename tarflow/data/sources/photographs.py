@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tarflow.data.images import ArrayDataset, ImageData
 from tarflow.errors import ConfigurationError
+from tarflow.flows.codec import Pixels
 from tarflow.registry import register
 
 PHOTOGRAPHS = ("china", "flower", "astronaut", "chelsea", "coffee", "rocket", "motorcycle_left")
@@ -43,7 +44,7 @@ def photographs(size: int = 16) -> ImageData:
         train=parts["train"],
         validation=parts["validation"],
         test=parts["test"],
-        levels=256,
+        codec=Pixels(256),
         num_classes=len(PHOTOGRAPHS),
         image_shape=(3, size, size),
         class_names=PHOTOGRAPHS,

@@ -2,13 +2,12 @@
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from tarflow.arguments import check_integer
-from tarflow.data.images import UNLABELLED, ImageData
+from tarflow.data.images import Example, ImageData
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 from tarflow.registry import register
 
 
@@ -40,13 +39,13 @@ class RandomImages(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "channels height width"], int]:
+    def __getitem__(self, index: int) -> Example:
         if not 0 <= index < self.count:
             raise IndexError(index)
         generator = np.random.default_rng((self.seed, index))
-        label = int(generator.integers(self.num_classes)) if self.num_classes else UNLABELLED
+        context = {"label": int(generator.integers(self.num_classes))} if self.num_classes else {}
         pixels = generator.integers(0, self.levels, self.image_shape, np.uint8)
-        return torch.from_numpy(pixels), label
+        return torch.from_numpy(pixels), context
 
 
 @register
@@ -77,7 +76,7 @@ def random_images(
 
     Example:
         >>> data = random_images(num_train=1_281_167, image_size=32)
-        >>> image, label = data.train[1_000_000]
+        >>> image, context = data.train[1_000_000]
         >>> len(data.train), image.shape
         (1281167, torch.Size([3, 32, 32]))
     """
@@ -101,7 +100,7 @@ def random_images(
         train=train,
         validation=None,
         test=test,
-        levels=levels,
+        codec=Pixels(levels),
         num_classes=num_classes,
         image_shape=shape,
     )

@@ -1,15 +1,16 @@
-"""Images decoded from files as they are needed."""
+"""Images decoded from files as they are needed, and the folders that they lie in."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from tarflow.data.images import UNLABELLED, Example, context_of
 from tarflow.data.storage.framing import Framing
 from tarflow.errors import DataError
 
@@ -44,9 +45,9 @@ class ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "channels height width"], int]:
+    def __getitem__(self, index: int) -> Example:
         path, label = self.samples[index]
-        return self.framing(path, path), label
+        return self.framing(path, path), context_of(label, label != UNLABELLED)
 
     def verify(self) -> None:
         """Decode every file once, with a progress bar.
@@ -76,3 +77,22 @@ class ImageFiles(Dataset):
             except DataError as error:
                 faults.append(str(error))
         return faults
+
+
+def read_classes(folder: Path, layout: str) -> tuple[list[str], Samples]:
+    """List the classes and the files of a folder with a subfolder for each class.
+
+    Args:
+        folder: The folder.
+        layout: What messages say is expected.
+
+    Raises:
+        DataError: The folder or its classes are missing, or a class has no images.
+    """
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise DataError(f"{error} In {folder}: {layout}") from error
+    return found.classes, found.samples

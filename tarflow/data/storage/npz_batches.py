@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from numpy.lib import format as npy
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from tarflow.data.images import Example
 from tarflow.data.storage.array_files import load_arrays
 from tarflow.errors import DataError
 
@@ -24,7 +23,7 @@ class NpzBatches(Dataset):
     """Images in files with arrays `data` (number, 3 * side * side) and `labels` from 1.
 
     Members that are not compressed are mapped to memory. Compressed ones are read a file at a
-    time, hence in order only: that is how `tarflow prepare` reads, and no training run.
+    time, hence in order only, as `tarflow prepare` reads but training does not.
 
     Args:
         paths: The files, in order.
@@ -50,13 +49,13 @@ class NpzBatches(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "channels height width"], int]:
+    def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
         file = int(np.searchsorted(self.starts, index, side="right")) - 1
         row = np.array(self._open(file)[index - self.starts[file]])
         image = torch.from_numpy(row).view(NUM_CHANNELS, self.side, self.side)
-        return image, int(self.labels[index])
+        return image, {"label": int(self.labels[index])}
 
     def __getstate__(self) -> dict:
         """Files stay behind; whoever gets a copy opens them again."""

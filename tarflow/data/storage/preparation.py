@@ -1,19 +1,14 @@
 """Converts a data set, once, into what a cluster reads fast: mapped arrays, or shards."""
 
-import io
 import os
 import shutil
-import tarfile
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+import torch
+from jaxtyping import Int
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -21,101 +16,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from tarflow.arguments import check_integer
 from tarflow.data.images import UNLABELLED, ImageData
+from tarflow.data.loading.batches import Batch, Numbered, collate
 from tarflow.data.loading.training_part import Mirrored
-from tarflow.data.sources.tar_shards import read_part
-from tarflow.data.storage.framing import MODES
+from tarflow.data.storage.formats import Arrays, Format
 from tarflow.data.storage.prepared import Description, Digest
 from tarflow.errors import ConfigurationError, DataError
+from tarflow.flows.codec import Pixels
 from tarflow.machine.files import writing
 from tarflow.machine.processes import Process
-from tarflow.registry import Part
 
 BATCH = 256
 """Images that are read at a time."""
 
 LOCK = ".lock"
 """The file by which `Process.claim` keeps others out."""
-
-ImageBatches = Iterable[tuple[Tensor, Tensor]]
-
-
-class Format(Part, ABC):
-    """How the images of a part are kept in a folder.
-
-    Attributes:
-        name: What `meta.json` calls it.
-    """
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def write(
-        self,
-        folder: Path,
-        part: str,
-        count: int,
-        shape: tuple[int, int, int],
-        batches: ImageBatches,
-    ) -> None:
-        """Write a part.
-
-        Args:
-            folder: Where to.
-            part: Its name.
-            count: Number of images.
-            shape: Shape of an image.
-            batches: Images and labels, in order.
-        """
-
-
-@dataclass(frozen=True)
-class Arrays(Format):
-    """`PART_images.npy` and `PART_labels.npy`, to be mapped to memory."""
-
-    name: ClassVar[str] = "arrays"
-
-    def write(self, folder, part, count, shape, batches):
-        path = folder / f"{part}_images.npy"
-        images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
-        with path.open("r+b") as file:  # writing to a map of a full disk would kill the process
-            if hasattr(os, "posix_fallocate"):  # not on a Mac
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        all_labels = np.empty(count, np.int64)
-        start = 0
-        for pixels, labels in batches:
-            rows = slice(start, start + len(pixels))
-            images[rows], all_labels[rows] = pixels.numpy(), labels.numpy()
-            start = rows.stop
-        images.flush()
-        np.save(folder / f"{part}_labels.npy", all_labels)
-
-
-@dataclass(frozen=True)
-class Shards(Format):
-    """WebDataset shards: `PART-000000.tar` and so on, with `.png` and `.cls` files.
-
-    Attributes:
-        images_per_shard: Number of images in a shard; a shard is what is copied or streamed.
-    """
-
-    images_per_shard: int = 10_000
-    name: ClassVar[str] = "shards"
-
-    def __post_init__(self):
-        check_integer("images_per_shard", self.images_per_shard, 1, DataError)
-
-    def write(self, folder, part, count, shape, batches):
-        if shape[0] not in MODES:
-            raise DataError(f"shards hold images of 1 or 3 channels, not {shape[0]}: use arrays")
-        examples = ((x, int(y)) for batch in batches for x, y in zip(*batch, strict=True))
-        for shard, start in enumerate(range(0, count, self.images_per_shard)):
-            path = folder / f"{part}-{shard:06d}.tar"
-            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-                for index in range(start, min(start + self.images_per_shard, count)):
-                    _add_example(archive, f"{index:09d}", *next(examples))
-        next(examples, None)  # lets the source finish
-        # The index too, as a cluster's storage may be for reading only.
-        read_part(folder, f"{part}-*.tar", None, shape[0])
 
 
 def prepare(
@@ -137,8 +51,10 @@ def prepare(
 
     Raises:
         DataError: The folder exists or another process is making it, or an image cannot be read
-            or differs from the others in shape.
+            or differs from the others in shape; or the data set holds something else than bytes
+            of pixels and labels.
     """
+    levels = _levels(data)
     if num_workers is not None:
         check_integer("num_workers", num_workers, 0, DataError)
     folder = Path(output).expanduser().absolute()
@@ -153,7 +69,7 @@ def prepare(
                 if path.name != LOCK:
                     path.unlink()
             cores = _num_cores() if num_workers is None else num_workers
-            description = _write(data, new, format, cores)
+            description = _write(data, levels, new, format, cores)
             os.rename(new, folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -179,7 +95,19 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _write(data: ImageData, folder: Path, format: Format, num_workers: int) -> Description:
+def _levels(data: ImageData) -> int:
+    """The levels of pixels; refuses what is stored for another codec."""
+    if type(data.codec) is not Pixels or data.codec.levels > 256:
+        raise DataError(
+            f"{data.name} is stored for {data.codec}: bytes alone, of Pixels(2) ... Pixels(256),"
+            " can be prepared"
+        )
+    return data.codec.levels
+
+
+def _write(
+    data: ImageData, levels: int, folder: Path, format: Format, num_workers: int
+) -> Description:
     """Write every part, and at last the description."""
     train = data.train.dataset if isinstance(data.train, Mirrored) else data.train
     given = {"train": train, "val": data.validation, "test": data.test}
@@ -191,7 +119,7 @@ def _write(data: ImageData, folder: Path, format: Format, num_workers: int) -> D
     description = Description(
         format=format.name,
         name=data.name,
-        levels=data.levels,
+        levels=levels,
         num_classes=data.num_classes,
         image_shape=data.image_shape,
         class_names=data.class_names,
@@ -206,9 +134,10 @@ def _read(
     dataset: Dataset, part: str, shape: tuple[int, int, int], digest: Digest, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Read images and labels in order, with a progress bar."""
-    loader = DataLoader(dataset, BATCH, num_workers=num_workers)
+    loader = DataLoader(Numbered(dataset), BATCH, num_workers=num_workers, collate_fn=collate)
     bar = track(loader, f"Preparing {part} images", console=Console(stderr=True))
-    for images, labels in bar:
+    for batch in bar:
+        images, labels = batch.x, _labels(batch, part)
         if tuple(images.shape[1:]) != shape:
             raise DataError(
                 f"{part} images are of shape {tuple(images.shape[1:])}, but the data set tells of"
@@ -218,17 +147,13 @@ def _read(
         yield images, labels
 
 
-def _add_example(
-    archive: tarfile.TarFile, key: str, image: UInt8[Tensor, "channels height width"], label: int
-) -> None:
-    """Write an image, without loss, and its label if it has one."""
-    content = io.BytesIO()
-    pixels = image[0] if len(image) == 1 else image.movedim(0, -1)
-    Image.fromarray(pixels.contiguous().numpy()).save(content, format="PNG")
-    files = {"png": content.getvalue()}
-    if label != UNLABELLED:
-        files["cls"] = str(label).encode()
-    for extension, data in files.items():
-        member = tarfile.TarInfo(f"{key}.{extension}")
-        member.size = len(data)
-        archive.addfile(member, io.BytesIO(data))
+def _labels(batch: Batch, part: str) -> Int[Tensor, " batch"]:
+    """The labels of a batch as files keep them; refuses what files could not keep."""
+    others = set(batch.context) - {"label"}
+    if others or batch.x.dtype != torch.uint8:
+        raise DataError(
+            f"{part} images hold {batch.x.dtype} and the parts {sorted(batch.context)} of a"
+            " context: only bytes and a label can be prepared"
+        )
+    label = batch.context.label
+    return torch.full((len(batch.x),), UNLABELLED) if label is None else label

@@ -17,12 +17,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tarflow.arguments import check_integer
-from tarflow.data.images import ImageData
-from tarflow.data.loading.training_part import with_training_part
-from tarflow.data.sources.tar_shards import read_part
+from tarflow.data.images import UNLABELLED, Example, ImageData, context_of
+from tarflow.data.storage.tar_images import read_part
 from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 from tarflow.machine.files import write_atomically
-from tarflow.registry import register
 
 META = "meta.json"
 LAYOUT = (
@@ -61,11 +60,11 @@ class Description:
         """Read the description in a folder.
 
         Raises:
-            DataError: There is none, or it cannot be read.
+            DataError: It is missing, or cannot be read.
         """
         path = folder / META
         if not path.is_file():
-            raise DataError(f"there is no {path}: {LAYOUT}")
+            raise DataError(f"{path} does not exist: {LAYOUT}")
         try:
             content = json.loads(path.read_text())
             content["image_shape"] = tuple(content["image_shape"])
@@ -95,7 +94,7 @@ class Description:
             train=parts["train"],
             validation=parts.get("val"),
             test=parts["test"],
-            levels=self.levels,
+            codec=Pixels(self.levels),
             num_classes=self.num_classes,
             image_shape=self.image_shape,
             class_names=self.class_names,
@@ -120,6 +119,7 @@ class MappedImages(Dataset):
             self.shape = self.images.shape
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{images} or {labels} cannot be read ({error}): {LAYOUT}") from error
+        self.labelled = bool((self.labels != UNLABELLED).any())
         if self.labels.shape != self.shape[:1] or self.images.dtype != np.uint8:
             raise DataError(
                 f"{images} holds {self.images.dtype} of shape {self.shape}, and {labels} labels of"
@@ -140,37 +140,14 @@ class MappedImages(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "channels height width"], int]:
-        return torch.from_numpy(np.array(self.images[index])), int(self.labels[index])
+    def __getitem__(self, index: int) -> Example:
+        image = torch.from_numpy(np.array(self.images[index]))
+        return image, context_of(int(self.labels[index]), self.labelled)
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: list[int]) -> list[Example]:
         """Read a batch with one indexing operation; the DataLoader looks for this method."""
-        images = torch.from_numpy(self.images[indices])
-        return list(zip(images, self.labels[indices].tolist(), strict=True))
-
-
-@register
-def memory_mapped(
-    root: str | Path,
-    validation_fraction: float = 0.0,
-    horizontal_flip: bool = False,
-    verify: bool = False,
-) -> ImageData:
-    """Read a folder that `tarflow prepare` wrote, in either format.
-
-    Arrays are mapped to memory: processes share what they read, and none holds all of it.
-
-    Args:
-        root: The folder.
-        validation_fraction: Fraction of the training images that is set aside to choose by.
-        horizontal_flip: Whether to mirror training images at random; no others are.
-        verify: Whether to read everything once now, and compare it with the hash.
-
-    Raises:
-        DataError: The folder is missing, incomplete or damaged.
-    """
-    data = read_prepared(Path(root).expanduser(), verify)
-    return with_training_part(data, validation_fraction, horizontal_flip)
+        contexts = (context_of(label, self.labelled) for label in self.labels[indices].tolist())
+        return list(zip(torch.from_numpy(self.images[indices]), contexts, strict=True))
 
 
 def read_prepared(folder: Path, verify: bool = False) -> ImageData:
@@ -208,11 +185,11 @@ class Digest:
         return hashlib.sha256(self.pixels.digest() + self.labels.digest()).hexdigest()
 
 
-def digest_of(examples: Iterable[tuple[Tensor, int]]) -> str:
+def digest_of(examples: Iterable[Example]) -> str:
     """The hash of images and labels."""
     digest = Digest()
-    for image, label in examples:
-        digest.add(image, torch.tensor([label]))
+    for image, context in examples:
+        digest.add(image, torch.tensor([context.get("label", UNLABELLED)]))
     return digest.hexdigest()
 
 
