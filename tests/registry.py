@@ -11,6 +11,7 @@ from tarflow import (
     Composition,
     Context,
     ExpScale,
+    Ordering,
     Patchify,
     Permute,
     Reverse,
@@ -20,6 +21,7 @@ from tarflow import (
     Transform,
     UnitScale,
 )
+from tarflow.flows.transforms import Repatch
 
 from .models import tiny_autoregressive, tiny_flow
 
@@ -52,6 +54,15 @@ class Case:
 IMAGE = (2, 4, 4)
 
 
+@dataclass(frozen=True)
+class Shuffled(Ordering):
+    """Another order for each transform."""
+
+    def __call__(self, index: int, length: int) -> list[int]:
+        generator = torch.Generator().manual_seed(index)
+        return torch.randperm(length, generator=generator).tolist()
+
+
 def autoregressive(scale: Scale) -> AutoregressiveTransform:
     """An autoregressive transform of one layer: most time goes into compiling."""
     return tiny_autoregressive(scale, num_layers=1)
@@ -65,8 +76,21 @@ REGISTRY = {
     "SoftClipScale": Case(lambda: autoregressive(SoftClipScale(0.5))),
     "SoftplusScale": Case(lambda: autoregressive(SoftplusScale())),
     "UnitScale": Case(lambda: autoregressive(UnitScale())),
+    "Repatch": Case(lambda: Repatch(Patchify((4, 4), 2), Patchify((4, 4), 1)), (4, 8)),
     "Composition": Case(lambda: Composition([Reverse(), autoregressive(ExpScale())])),
     "TarFlow": Case(lambda: tiny_flow(num_layers=1, num_classes=3).transform, IMAGE),
+    "unequal TarFlow": Case(
+        lambda: (
+            tiny_flow(
+                patch_size=(2, 1, 2),
+                num_layers=(1, 2, 1),
+                model_dim=(16, 8, 24),
+                num_classes=3,
+                ordering=Shuffled(),
+            ).transform
+        ),
+        IMAGE,
+    ),
     "unconditional TarFlow": Case(
         lambda: tiny_flow(num_layers=1, num_transforms=2).transform, IMAGE, None
     ),

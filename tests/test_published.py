@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tarflow import CheckpointError, ExpScale, GaussianNoise, TarFlow, UnitScale
+from tarflow import CheckpointError, ExpScale, GaussianNoise, Pixels, TarFlow, UnitScale
 from tarflow.flows.published import from_published, read_published
 
 from .published import DIRECTORY, PREFIX
@@ -89,7 +89,7 @@ def test_every_argument_is_inferred(name, zipped, write):
     path = write(state, _use_new_zipfile_serialization=zipped)
     flow = read_published(path, case["img_size"], case["noise_std"])
     assert not flow.training
-    assert flow.config == {
+    expected = {
         "image_size": (case["img_size"], case["img_size"]),
         "patch_size": case["patch_size"],
         "num_channels": case["in_channels"],
@@ -101,8 +101,10 @@ def test_every_argument_is_inferred(name, zipped, write):
         "dropout": 0.0,
         "num_classes": case["num_classes"],
         "scale": ExpScale() if case["nvp"] else UnitScale(),
-        "noise": GaussianNoise(levels=256, std=case["noise_std"]),
+        "codec": Pixels(256),
+        "noise": GaussianNoise(case["noise_std"]),
     }
+    assert {key: getattr(flow.description, key) for key in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -120,8 +122,8 @@ def test_every_argument_is_inferred(name, zipped, write):
     ],
 )
 def test_other_sizes_are_inferred(sizes, arguments):
-    config = from_published(random_state(**sizes)).config
-    assert {key: config[key] for key in arguments} == arguments
+    description = from_published(random_state(**sizes)).description
+    assert {key: getattr(description, key) for key in arguments} == arguments
 
 
 @NAMES
@@ -145,7 +147,7 @@ def test_round_trip_through_a_pretrained_folder(name, write, tmp_path):
     flow = read_published(write(state), case["img_size"], 0.07)
     flow.save_pretrained(tmp_path / "pretrained")
     loaded = TarFlow.from_pretrained(tmp_path / "pretrained")
-    assert loaded.config == flow.config
+    assert loaded.description == flow.description
     label = tensors.get("y")
     assert torch.equal(loaded.log_prob(tensors["x"], label), flow.log_prob(tensors["x"], label))
 
@@ -153,7 +155,7 @@ def test_round_trip_through_a_pretrained_folder(name, write, tmp_path):
 def test_noise_is_kept_if_it_is_given():
     state = random_state()
     assert from_published(state).noise is None
-    assert from_published(state, noise_std=0.05).noise == GaussianNoise(std=0.05)
+    assert from_published(state, noise_std=0.05).noise == GaussianNoise(0.05)
 
 
 def test_learned_variance_is_read():
