@@ -49,7 +49,7 @@ def test_the_model_has_as_many_parameters_as_the_header_tells(experiment):
     classes = EXPERIMENTS[experiment].num_classes
     data = random_images(num_train=1, num_test=1, image_size=size, num_classes=classes)
     with torch.device("meta"):
-        flow = make_flow(config.model, config.noise, data)
+        flow = make_flow(config.model, config.codec, config.noise, data)
     assert flow.image_shape == (3, size, size)
     assert flow.num_classes == classes
     count = sum(parameter.numel() for parameter in flow.parameters())

@@ -54,7 +54,9 @@ def test_patches_are_cut_anew_where_their_size_changes():
     )
 
 
-@pytest.mark.parametrize("name", ["patch_size", "num_layers", "model_dim", "head_dim", "expansion"])
+@pytest.mark.parametrize(
+    "name", ["patch_size", "num_layers", "model_dim", "head_dim", "expansion"]
+)
 def test_a_wrong_number_of_values_is_refused(name):
     with pytest.raises(ConfigurationError, match=f"{name}.*one for each of the 3 transforms"):
         tiny_flow(**{name: (1, 1)})

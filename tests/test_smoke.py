@@ -58,7 +58,8 @@ name: greedy
 run_dir: precious
 data: {batch_size: 4096, num_workers: 64, device_batch_size: 16}
 model: {model_dim: 4096, num_layers: 99, num_transforms: 16, head_dim: 128, patch_size: 4}
-module: {compile: true, checkpointed_layers: 3, class_dropout: 0.2}
+module: {compile: true, checkpointed_layers: 3}
+objective: {class_dropout: 0.2}
 schedule: {warmup_steps: 5000}
 trainer: {max_steps: 1000000, devices: 8, num_nodes: 4, precision: bf16-mixed, accelerator: gpu}
 callbacks: {sample_grid: {num_samples: 1000}}
@@ -80,7 +81,7 @@ def test_what_an_experiment_sets_does_not_make_it_large(tmp_path):
             assert small[section][key] == value, key
     assert small.callbacks.sample_grid.num_samples == 2
     assert small.run_dir.startswith("outputs/smoke/greedy/")
-    assert (small.model.patch_size, small.module.class_dropout) == (4, 0.2)
+    assert (small.model.patch_size, small.module.objective.class_dropout) == (4, 0.2)
 
 
 def test_the_user_has_the_last_word_and_other_trainers_shrink_nothing():

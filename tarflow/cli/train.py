@@ -37,7 +37,9 @@ class TrainSettings(Settings):
     resume: str = "auto"  # auto: go on from the folder's checkpoint; never: refuse one that has it
     data: Section
     model: Section
+    codec: Section  # noise=uniform, noise=gaussian: which codec goes with which noise
     noise: Section
+    objective: Section
     module: Section
     attention: Section
     optimizer: Section
@@ -68,7 +70,7 @@ def train(config: TrainSettings) -> None:
         return
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
-    flow = make_flow(config.model, config.noise, datamodule.data)
+    flow = make_flow(config.model, config.codec, config.noise, datamodule.data)
     run.check(flow)
     module = instantiate(config.module, flow=flow)
     trainer = _make_trainer(config)
@@ -104,16 +106,11 @@ def _make_trainer(config: TrainSettings) -> lightning.Trainer:
     )
 
 
-def make_flow(model: Section, noise: Section, data: ImageData) -> Flow:
+def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -> Flow:
     """Make the flow; what the data determines need not be configured."""
-    channels, height, width = data.image_shape
-    determined = {
-        "image_size": (height, width),
-        "num_channels": channels,
-        "num_classes": data.num_classes,
-        "levels": data.levels,
-    }
-    return _filled(model, determined | {"noise": _filled(noise, determined)})
+    determined = data.determined
+    parts = {"codec": _filled(codec, determined), "noise": _filled(noise, determined)}
+    return _filled(model, determined | parts)
 
 
 def _filled(section: Section, determined: Mapping[str, Any]) -> Any:

@@ -24,7 +24,6 @@ from tarflow.nn.networks import Networks
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
 
-
 Kind = TypeVar("Kind", bound="Flow")
 
 
