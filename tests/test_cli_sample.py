@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tarflow import GaussianNoise, TarFlow
+from tarflow import GaussianNoise, Pixels, TarFlow
 
 from .models import tiny_flow
 from .test_cli import error_of, tarflow
@@ -20,7 +20,7 @@ from .test_cli import error_of, tarflow
 def checkpoint(tmp_path_factory) -> Path:
     """A pretrained folder of a tiny flow."""
     directory = tmp_path_factory.mktemp("run") / "pretrained"
-    flow = tiny_flow(num_channels=1, num_classes=3, noise=GaussianNoise(17, 0.3))
+    flow = tiny_flow(num_channels=1, num_classes=3, codec=Pixels(17), noise=GaussianNoise(0.3))
     flow.save_pretrained(directory)
     return directory
 

@@ -16,6 +16,7 @@ from tarflow import (
     DataError,
     ExpScale,
     GaussianNoise,
+    Pixels,
     TarFlow,
 )
 from tarflow.cli.command import instantiate
@@ -188,7 +189,7 @@ def test_a_target_by_way_of_another_key(marker):
 
 def test_targets_of_commands(tmp_path, marker, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tiny_flow(8, 2, 1, noise=GaussianNoise(17, 0.1)).save_pretrained("pretrained")
+    tiny_flow(8, 2, 1, codec=Pixels(17), noise=GaussianNoise(0.1)).save_pretrained("pretrained")
     hostile = f"{{_target_: os.mkdir, _args_: ['{marker}']}}"
     for arguments in (
         [
@@ -298,7 +299,7 @@ def test_pickled_configurations(tmp_path, marker, option):
 
 def test_everything_is_checked_before_anything_is_done(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tiny_flow(8, 2, 1, noise=GaussianNoise(17, 0.1)).save_pretrained("pretrained")
+    tiny_flow(8, 2, 1, codec=Pixels(17), noise=GaussianNoise(0.1)).save_pretrained("pretrained")
     command = ["sample", "checkpoint=pretrained", "num_samples=2", "data=digits"]
     assert "os.mkdir" in error_of(*command, "data.data._target_=os.mkdir")
     assert "validation_fraction='x'" in error_of(*command, "data.data.validation_fraction=x")

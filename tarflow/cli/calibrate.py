@@ -6,7 +6,7 @@ from tarflow.arguments import check_integer
 from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
 from tarflow.cli.settings import Section, Settings
 from tarflow.flows.checkpoint import WEIGHTS
-from tarflow.flows.tar_flow import TarFlow
+from tarflow.flows.flow import load
 from tarflow.machine.files import check_writable, writing
 from tarflow.sampling import calibration
 from tarflow.sampling.drawing import read_labels
@@ -37,7 +37,7 @@ def calibrate(config: CalibrateSettings) -> None:
     check_integer("batch_size", config.batch_size, least=1)
     directory = find_pretrained(config.checkpoint)
     check_writable(directory)
-    flow = TarFlow.from_pretrained(directory).to(device_of(config.device))
+    flow = load(directory).to(device_of(config.device))
     table = PlanTable()
     with table.measuring():
         plan = calibration.calibrate(

@@ -12,8 +12,8 @@ from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import WEIGHTS
+from tarflow.flows.flow import Flow, load
 from tarflow.flows.guidance import Guidance
-from tarflow.flows.tar_flow import TarFlow
 from tarflow.machine.processes import Process
 from tarflow.sampling.drawing import read_classes
 from tarflow.sampling.gallery import Gallery, real_images
@@ -62,7 +62,7 @@ def sample(config: SampleSettings) -> None:
         check_integer("columns", config.columns, least=1)
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
-    flow = TarFlow.from_pretrained(directory).to(device_of(config.device, process.local_rank))
+    flow = load(directory).to(device_of(config.device, process.local_rank))
     if flow.noise is None or flow.codec is None:
         raise CheckpointError(
             f"{directory} does not name the noise of its training: convert it with noise_std=..."
@@ -94,7 +94,7 @@ def sample(config: SampleSettings) -> None:
 
 
 def _options(
-    config: SampleSettings, flow: TarFlow, directory: Path, guidance: Guidance | None
+    config: SampleSettings, flow: Flow, directory: Path, guidance: Guidance | None
 ) -> dict[str, Any]:
     """The options of `flow.sample` that are not left to it."""
     dtype = read_dtype(config.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tarflow import GaussianNoise
+from tarflow import GaussianNoise, Pixels
 from tarflow.cli import run_command
 from tarflow.cli.calibrate import calibrate
 from tarflow.cli.command import settings_of, told_plainly
@@ -159,7 +159,9 @@ def give(folder: Path, name: str, key: str, value: Any) -> None:
     with chdir(folder):
         OmegaConf.set_struct(config, False)
         if name in ("sample", "evaluate", "calibrate"):
-            flow = tiny_flow(8, 2, 1, num_classes=3, num_layers=1, noise=GaussianNoise(17, 0.1))
+            flow = tiny_flow(
+                8, 2, 1, num_classes=3, num_layers=1, codec=Pixels(17), noise=GaussianNoise(0.1)
+            )
             flow.save_pretrained("pretrained")
             config.checkpoint = "pretrained"
         if name == "prepare":
