@@ -5,13 +5,14 @@ from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from tarflow.data import ImageData
+from tarflow.data.loading.batches import read_batch
 from tarflow.errors import ConfigurationError
-from tarflow.flows.noise import UniformDequantization
+from tarflow.flows.codec import UniformDequantization
+from tarflow.flows.context import Context
 
 HIDDEN = (256, 256)
 """Widths of the networks in all of them."""
@@ -49,12 +50,13 @@ class Gaussian(Baseline):
     @classmethod
     def fitted(cls, variant: object, data: ImageData) -> "Gaussian":
         """That of the training images, dequantized."""
-        pixels = torch.cat([pixels for pixels, _ in DataLoader(data.train, 1024)])
+        train: Any = data.train
+        stored = read_batch(train, range(len(train))).x
         generator = torch.Generator().manual_seed(0)
-        x = UniformDequantization(data.levels)(pixels, generator)
+        x = UniformDequantization(**vars(data.codec)).encode(stored, generator)
         return cls(data.image_shape, x.flatten(1))
 
-    def log_prob(self, x: Tensor, label: Int[Tensor, " batch"] | None = None) -> Tensor:
+    def log_prob(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Log-densities."""
         return self.distribution.log_prob(x.flatten(1))
 
@@ -70,7 +72,7 @@ class ZukoFlow(Baseline):
         super().__init__(image_shape, num_passes)
         self.flow: Any = flow
 
-    def log_prob(self, x: Tensor, label: Int[Tensor, " batch"] | None = None) -> Tensor:
+    def log_prob(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Log-densities."""
         return self.flow().log_prob(x.flatten(1))
 
@@ -87,7 +89,7 @@ class NormflowsFlow(Baseline):
         super().__init__(image_shape, num_passes)
         self.flow: Any = flow
 
-    def log_prob(self, x: Tensor, label: Int[Tensor, " batch"] | None = None) -> Tensor:
+    def log_prob(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Log-densities."""
         return self.flow.log_prob(x.flatten(1))
 

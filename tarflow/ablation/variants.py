@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tarflow.ablation import baselines
-from tarflow.ablation.density import Density
+from tarflow.ablation.density import Density, Encoding
 from tarflow.data import ImageData
 from tarflow.flows.affine import ExpScale, Scale, UnitScale
-from tarflow.flows.flow import Flow
-from tarflow.flows.noise import GaussianNoise, Noise, UniformDequantization
+from tarflow.flows.codec import UniformDequantization
+from tarflow.flows.noise import GaussianNoise, NoNoise
+from tarflow.flows.ordering import Alternating, Raster
 from tarflow.flows.tar_flow import TarFlow
-from tarflow.flows.transforms import Reverse
 
 NUM_LAYERS = 8
 """Transformer layers of a flow, whatever the number of transforms that share them."""
@@ -57,16 +57,16 @@ class Variant:
         names += ("lr", "max_grad_norm", "guided", "batch_size")
         return {name: _plain(getattr(self, name)) for name in names}
 
-    def noise(self, data: ImageData) -> Noise:
-        """The noise that is added to the data."""
+    def encoding(self, data: ImageData) -> Encoding:
+        """What is done to the data."""
         if self.noise_std is None:
-            return UniformDequantization(data.levels)
-        return GaussianNoise(data.levels, self.noise_std)
+            return Encoding(UniformDequantization(**vars(data.codec)), NoNoise())
+        return Encoding(data.codec, GaussianNoise(self.noise_std))
 
-    def flow(self, data: ImageData) -> Flow:
+    def flow(self, data: ImageData) -> TarFlow:
         """A new flow for a data set."""
         channels, height, width = data.image_shape
-        flow = TarFlow(
+        return TarFlow(
             (height, width),
             height // TOKENS,
             channels,
@@ -77,12 +77,9 @@ class Variant:
             dropout=0.1,
             num_classes=data.num_classes if self.labelled else 0,
             scale=self.scale,
-            noise=self.noise(data),
+            ordering=Alternating() if self.alternating else Raster(),
+            **vars(self.encoding(data)),
         )
-        if self.alternating:
-            return flow
-        transforms = [each for each in flow.transform.transforms if not isinstance(each, Reverse)]
-        return Flow(transforms, flow.base, flow.num_classes, flow.noise)  # pyright: ignore
 
 
 def _plain(value: Any) -> Any:

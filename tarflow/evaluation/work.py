@@ -1,7 +1,6 @@
 """Values of many images, computed batch by batch: here and now, or shared and kept."""
 
 import json
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -48,7 +47,7 @@ class Work(ABC):
 class InMemory(Work):
     """Computes everything in this process, and keeps nothing."""
 
-    def do(self, title, count, batch_size, compute):
+    def do(self, title: str, count: int, batch_size: int, compute: Compute) -> Rows | None:
         batches = []
         with _progress(title, count) as show:
             for batch in batches_of(count, batch_size):
@@ -74,7 +73,7 @@ class Kept(Work):
     settings: Mapping[str, Any]
     process: Process = Process()
 
-    def do(self, title, count, batch_size, compute):
+    def do(self, title: str, count: int, batch_size: int, compute: Compute) -> Rows | None:
         folder = SampleFolder(self.directory)
         folder.prepare()
         shards = folder.shards
@@ -94,11 +93,6 @@ class Kept(Work):
         if not self.process.leads:
             return None
         return _joined(list(shards.read(range(count))))
-
-    def forget(self) -> None:
-        """Remove the values: they are in a report now."""
-        # Another process may be about to leave the folder; what cannot be removed stays.
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def _settings(self) -> dict[str, Any]:

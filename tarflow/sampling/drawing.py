@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
 from tarflow.errors import ConfigurationError, ContextError
-from tarflow.flows.context import NULL_CLASS
+from tarflow.flows.context import NULL_CLASS, Context, ContextLike
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.report import SamplingReport
@@ -118,17 +118,18 @@ def batches_of(num_samples: int, batch_size: int) -> list[range]:
 def draw(
     flow: Flow,
     indices: range,
-    label: Int[Tensor, " batch"] | None,
+    context: ContextLike,
     seed: int,
     chunks: ChunkSize,
     **options: Any,
 ) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
     """Draw the samples of some indices, in chunks that fit memory."""
     reports = []
+    given = Context.of(context, len(indices), "cpu")
 
     def compute(rows: slice) -> Tensor:
         source = ExampleSeeds(seed, indices[rows])
-        part = None if label is None else label[rows]
+        part = given.map(lambda each: each[rows])
         x, report = flow.sample(len(source), part, source=source, return_report=True, **options)
         reports.append(report)
         return x
