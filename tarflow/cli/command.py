@@ -11,6 +11,7 @@ import hydra.utils
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, MissingMandatoryValue
+from omegaconf.errors import InterpolationResolutionError
 
 from tarflow.cli.hydra_section import checked_section
 from tarflow.cli.settings import CONF, Settings
@@ -72,6 +73,8 @@ def told_plainly() -> Iterator[None]:
         sys.exit(f"tarflow: {error}: make room, and give the same command again")
     except MissingMandatoryValue as error:
         sys.exit(f"tarflow: {error.full_key} is needed: give {error.full_key}=...")
+    except InterpolationResolutionError as error:
+        sys.exit(f"tarflow: {str(error).splitlines()[0]} (in {error.full_key})")
     except InstantiationException as error:
         if not _is_about_arguments(error.__cause__):
             raise

@@ -54,12 +54,11 @@ class Settings:
             ConfigurationError: A key is missing or of another type; or a section names what it
                 may not, or has an argument of another type than what it names takes.
         """
-        config = config.copy()
-        OmegaConf.resolve(config)
-        composed: Any = OmegaConf.to_container(config)
         kinds = {key: kind for key, kind in get_type_hints(cls).items() if key != "composed"}
-        for key, kind in kinds.items():
-            _check(key, composed.get(key, "???"), kind)
+        config = config.copy()
+        _check_keys(config, kinds)  # first, since what refers to a key needs it to be right
+        OmegaConf.resolve(config)
+        composed = _check_keys(config, kinds)
         check(composed)
         values = {k: config[k] if _is_section(kinds[k]) else composed[k] for k in kinds}
         return cls(composed=composed, **values)
@@ -109,6 +108,15 @@ def accepts(kind: Any, value: Any) -> bool:
     if ours or origin in (dict, Mapping, Section):
         return isinstance(value, dict)
     return isinstance(value, bool) if kind is bool else True
+
+
+def _check_keys(config: DictConfig, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse keys that are missing or of another type; returns all as it is written."""
+    written: Any = OmegaConf.to_container(config)
+    for key, kind in kinds.items():
+        if not OmegaConf.is_interpolation(config, key):
+            _check(key, written.get(key, "???"), kind)
+    return written
 
 
 def _check(key: str, value: Any, kind: Any) -> None:

@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[Callable[[Any], None], tuple[str, ...]]] = {
 }
 WHOLE = (-1, 1.5, "text", [1, 2], {"a": 1}, True, None, float("nan"))
 POSITIVE = (0, *WHOLE)
+EACH = tuple([1, 2, 3] if value == [1, 2] else value for value in POSITIVE)
+"""No number for each of the two transforms of a smoke test."""
 REAL = ("text", [0.5], {"a": 1}, float("nan"))
 TRUTH = ("maybe", 3, [True], {"a": 1}, 0.5)
 TEXT = (3, 1.5, [1], {"a": 1}, True)
@@ -113,11 +115,11 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "data": (*SECTION, None),
         "module": (*SECTION, None),
         "schedule": SECTION,
-        "model.patch_size": (3, *POSITIVE),
+        "model.patch_size": (3, *EACH),
         "model.num_transforms": POSITIVE,
-        "model.num_layers": POSITIVE,
-        "model.model_dim": (12, *POSITIVE),
-        "model.head_dim": (3, *POSITIVE),
+        "model.num_layers": EACH,
+        "model.model_dim": (12, *EACH),
+        "model.head_dim": (3, *EACH),
         "model.dropout": (-0.1, 1.5, None, *REAL),
         "model.scale": (*SECTION, None),
         "data.batch_size": (5000, *POSITIVE),
