@@ -114,7 +114,7 @@ def _check_keys(config: DictConfig, kinds: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse keys that are missing or of another type; returns all as it is written."""
     written: Any = OmegaConf.to_container(config)
     for key, kind in kinds.items():
-        if not OmegaConf.is_interpolation(config, key):
+        if key not in written or not OmegaConf.is_interpolation(config, key):
             _check(key, written.get(key, "???"), kind)
     return written
 
