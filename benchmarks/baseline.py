@@ -123,7 +123,7 @@ def _embed(
     transform: AutoregressiveTransform, label: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """What the network adds for the classes, and for no class."""
-    embedding = transform.label_embedding
+    embedding = getattr(transform, "label_embedding", None)
     if embedding is None or label is None:
         return None, None
     return embedding(label), embedding(torch.full_like(label, NULL_CLASS))

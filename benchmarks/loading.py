@@ -125,7 +125,8 @@ def make_flow(source: Source, model: Model) -> TarFlow:
     """A flow of a source's images, with the transformers of a model."""
     data = source.data
     channels, side, _ = data.image_shape
-    options: Any = {"num_classes": data.num_classes, "noise": GaussianNoise(data.levels)}
+    options: Any = {"num_classes": data.num_classes, "codec": data.codec}
+    options["noise"] = GaussianNoise()
     return TarFlow(side, source.patch_size, channels, **model.sizes, **options)
 
 

@@ -9,6 +9,7 @@ without, in turns, differ by the machine's own 20 %, which says nothing about 1 
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
@@ -16,7 +17,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for checkouts that are not installed
 
 from benchmarks.trainer import PackageTraining
-from tarflow import GaussianNoise, TarFlow
+from tarflow import GaussianNoise, Pixels, TarFlow
 from tarflow.data import ImageDataModule, digits
 from tarflow.machine.device import now
 from tarflow.training import Throughput, TransformStatistics
@@ -48,7 +49,8 @@ def measure(steps: int, warmup: int = 10) -> dict[str, float]:
         steps: Number of steps that count.
         warmup: Number of steps before; the monitors' share of them is counted, and is small.
     """
-    flow = TarFlow(8, 2, 1, 4, 2, 64, head_dim=32, num_classes=10, noise=GaussianNoise(17, 0.1))
+    known: Any = {"codec": Pixels(17), "noise": GaussianNoise(0.1)}
+    flow = TarFlow(8, 2, 1, 4, 2, 64, head_dim=32, num_classes=10, **known)
     device, batches = torch.device("cpu"), ImageDataModule(digits(), 64)
     training = PackageTraining(flow, batches, torch.float32, device, {}, MONITORS)
     profiler, TimedStatistics.seconds = SimpleProfiler(), 0.0

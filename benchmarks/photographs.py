@@ -19,7 +19,8 @@ from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tarflow import Context, GaussianNoise, LinearGuidance, TarFlow
+from tarflow import Context, GaussianNoise, LinearGuidance, Pixels, TarFlow
+from tarflow.flows.conditioning import with_dropout
 from tarflow.sampling.pictures import beside, grid
 from tarflow.training import muon, warmup_cosine
 
@@ -28,7 +29,7 @@ SIZE = 32
 """Side of the crops."""
 HELD_OUT = slice(288, 352)
 """Columns of both photographs that are never trained on: they cross the pagoda and the flower."""
-NOISE = GaussianNoise(256, 0.05)
+CODEC, NOISE = Pixels(), GaussianNoise(0.05)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def train(settings: Settings, device: torch.device | str = "cpu") -> tuple[TarFl
 def make_flow(patch_size: int) -> TarFlow:
     """The model that is benchmarked: 4 transforms of 4 layers, 256 wide, two classes."""
     sizes: Any = {"num_transforms": 4, "num_layers": 4, "model_dim": 256, "head_dim": 64}
-    return TarFlow(SIZE, patch_size, num_channels=3, num_classes=2, noise=NOISE, **sizes)
+    sizes |= {"num_classes": 2, "codec": CODEC, "noise": NOISE}
+    return TarFlow(SIZE, patch_size, num_channels=3, **sizes)
 
 
 def fit(
@@ -164,7 +166,8 @@ def fit(
 def step(flow: TarFlow, pixels: Tensor, labels: Tensor) -> float:
     """Leave the clipped gradient of a batch in the parameters; return its loss."""
     device = flow.base.anchor.device
-    x, context = NOISE(pixels.to(device)), Context(labels.to(device)).drop_label(0.1)
+    x = flow.noisy(pixels.to(device))
+    context = with_dropout(Context(labels.to(device)), flow.conditioners, 0.1)
     loss = -flow.log_prob(x, context).mean() / flow.num_dims
     flow.zero_grad()
     loss.backward()
@@ -177,7 +180,7 @@ def held_out_loss(flow: TarFlow, photographs: Photographs) -> float:
     """Negative log-likelihood of the held-out crops with their noise, in nats per dimension."""
     device = flow.base.anchor.device
     pixels, labels = photographs.test()
-    x = NOISE(pixels, torch.Generator().manual_seed(0)).to(device)
+    x = flow.noisy(pixels, torch.Generator().manual_seed(0)).to(device)
     return round(float(-flow.log_prob(x, labels.to(device)).mean()) / flow.num_dims, 4)
 
 
@@ -188,8 +191,8 @@ def picture(flow: TarFlow, num_samples: int = 16) -> Image.Image:
     x = flow.sample(num_samples, labels, guidance=LinearGuidance(1.0))
     print(f"guided samples lie in [{x.min():.2f}, {x.max():.2f}]")
     pixels = {"training crops": Photographs().batch(num_samples, generator)[0]}
-    pixels["guided samples"] = NOISE.to_pixels(x)
-    return beside({title: grid(part, 256) for title, part in pixels.items()})
+    pixels["guided samples"] = CODEC.decode(x)
+    return beside({title: grid(CODEC.to_bytes(part)) for title, part in pixels.items()})
 
 
 def main() -> None:

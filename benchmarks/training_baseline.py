@@ -24,7 +24,15 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tarflow import AutoregressiveTransform, ExpScale, GaussianNoise, Patchify, Reverse, TarFlow
+from tarflow import (
+    AutoregressiveTransform,
+    ExpScale,
+    GaussianNoise,
+    Patchify,
+    Pixels,
+    Reverse,
+    TarFlow,
+)
 from tarflow.data.images import ArrayDataset
 from tarflow.flows.base import LOG_2_PI
 from tarflow.machine.device import now
@@ -43,8 +51,8 @@ class NormalizedImages(Dataset):
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        pixels, label = self.data[index]
-        return (pixels.to(torch.float32) / 255 - 0.5) / 0.5, label
+        pixels, context = self.data[index]
+        return (pixels.to(torch.float32) / 255 - 0.5) / 0.5, context["label"]
 
 
 class TrainingBaseline:
@@ -74,7 +82,7 @@ class TrainingBaseline:
         length, noise = flow.base.shape[0], cast(GaussianNoise, flow.noise)
         self.noise_std = noise.std
         self.mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        assert noise.levels == 256
+        assert flow.codec == Pixels(256)
         decoded = [t for t in flow.transform if isinstance(t, AutoregressiveTransform)]
         assert all(isinstance(transform.scale, ExpScale) for transform in decoded)
 
@@ -132,8 +140,9 @@ class TrainingBaseline:
         """The whole sequence at once; the output at a position is for the next one."""
         network = transform.network
         h = network.proj_in(x) + network.position_embedding
-        if transform.label_embedding is not None and label is not None:
-            h = h + transform.label_embedding(label)[:, None]
+        embedding = getattr(transform, "label_embedding", None)
+        if embedding is not None and label is not None:
+            h = h + embedding(label)[:, None]
         for block in network.blocks:
             h = self._layer(cast(Block, block), h)
         out = network.proj_out(h)

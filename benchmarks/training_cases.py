@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tarflow import GaussianNoise, TarFlow
+from tarflow import GaussianNoise, Pixels, TarFlow
 from tarflow.data import ArrayDataset
 
 NUM_CLASSES = 10
@@ -44,10 +44,9 @@ class Model:
     def make(self) -> TarFlow:
         """The flow, with fresh weights."""
         torch.manual_seed(0)
-        noise = GaussianNoise(256, 0.05)
-        return TarFlow(
-            self.image_size, self.patch_size, **self.sizes, num_classes=NUM_CLASSES, noise=noise
-        )
+        known: Any = {"codec": Pixels(), "noise": GaussianNoise(0.05)}
+        sizes = {**self.sizes, "num_classes": NUM_CLASSES}
+        return TarFlow(self.image_size, self.patch_size, **sizes, **known)
 
     def images(self, num_images: int) -> ArrayDataset:
         """Images of noise, in memory: how long a step takes does not depend on them."""

@@ -13,7 +13,7 @@ from benchmarks.trainer import PackageTraining
 from benchmarks.training_baseline import TrainingBaseline
 from benchmarks.training_cases import MODES, NUM_CLASSES, Case
 from benchmarks.training_results import TrainingMeasurement
-from tarflow import TarFlow
+from tarflow import Pixels, TarFlow
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.machine.device import now
 
@@ -87,7 +87,8 @@ def make_runs(
 def image_data(data: ArrayDataset) -> ImageData:
     """What the package's data module takes."""
     channels, height, width = data.images.shape[1:]
-    return ImageData("noise", data, None, data, 256, NUM_CLASSES, (channels, height, width))
+    shape = (channels, height, width)
+    return ImageData("noise", data, None, data, Pixels(), NUM_CLASSES, shape)
 
 
 def summarize(

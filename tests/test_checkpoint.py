@@ -102,7 +102,7 @@ def test_one_value_for_each_transform_survives_saving(tmp_path):
 
 def test_a_flow_without_a_description_cannot_be_saved(tmp_path):
     flow = Flow([Reverse()], StandardNormal(4, 2))
-    with pytest.raises(CheckpointError, match="this Flow has no description"):
+    with pytest.raises(CheckpointError, match="a Flow cannot be saved"):
         flow.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -111,6 +111,12 @@ def test_the_class_is_found_by_its_name(tmp_path):
     class OtherFlow(TarFlow):
         pass
 
+    class NarrowFlow(TarFlow):
+        def __init__(self, model_dim: int = 8):
+            super().__init__(4, 2, 1, 1, 1, model_dim, 8)
+
+    with pytest.raises(CheckpointError, match="a NarrowFlow cannot be saved"):
+        NarrowFlow().save_pretrained(tmp_path)
     OtherFlow(4, 2, 1, 1, 1, 8, 8).save_pretrained(tmp_path)
     assert type(tarflow.load(tmp_path)) is OtherFlow
     assert type(TarFlow.from_pretrained(tmp_path)) is OtherFlow

@@ -1,6 +1,7 @@
 """Flows: a transform and a base distribution make a density."""
 
 from collections.abc import Iterable
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,13 +114,18 @@ class Flow(nn.Module, Part):
 
     @property
     def described(self) -> tuple[str, Part]:
-        """The name of the flow's class and its description, from which others of it are made."""
-        if self.description is None:
+        """The name of the flow's class and its description, from which others of it are made.
+
+        Raises:
+            CheckpointError: The description is missing, or not what the class is made with.
+        """
+        name, taken = type(self).__name__, signature(type(self)).parameters
+        if self.description is None or not vars(self.description).keys() <= taken.keys():
             raise CheckpointError(
-                f"this {type(self).__name__} has no description: pass one to Flow(...), a"
-                " dataclass with the arguments of the class"
+                f"a {name} cannot be saved: let it have a description, a dataclass with the"
+                f" arguments of {name}, which its constructor passes on or sets"
             )
-        return type(self).__name__, self.description
+        return name, self.description
 
     def remade(self) -> "Flow":
         """Another flow of the same description, with weights of its own."""

@@ -33,6 +33,9 @@ class PretrainedExport(Callback):
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
 
+    def on_fit_start(self, trainer, pl_module: Any) -> None:
+        assert pl_module.flow.described  # what cannot be saved is refused before it is trained
+
     def on_save_checkpoint(self, trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         flow = pl_module.flow
         for index, (decay, weights) in enumerate(averages(trainer, flow)):

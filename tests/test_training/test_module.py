@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from dataclasses import dataclass
 
 import lightning
 import pytest
@@ -11,15 +12,23 @@ from tarflow import (
     CheckpointError,
     ConfigurationError,
     GaussianNoise,
+    NoNoise,
+    Pixels,
     TarFlow,
     UniformDequantization,
     UnitScale,
 )
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
+from tarflow.data.loading.batches import Batch
 from tarflow.flows.checkpoint import description_of
+from tarflow.flows.flow import Flow
+from tarflow.randomness import RandomSource
 from tarflow.training import (
     DivergenceError,
     FlowModule,
+    Loss,
+    MaximumLikelihood,
+    Objective,
     PretrainedExport,
     SampleGrid,
     WeightAveraging,
@@ -40,7 +49,8 @@ def tiny_flow(**options) -> TarFlow:
         "model_dim": 16,
         "head_dim": 8,
         "num_classes": 3,
-        "noise": UniformDequantization(17),
+        "codec": UniformDequantization(17),
+        "noise": NoNoise(),
     }
     return TarFlow(**(settings | options))
 
@@ -56,7 +66,9 @@ def data() -> ImageDataModule:
     label = torch.arange(24) % 3
     images = (5 * label[:, None, None, None] + torch.randint(0, 4, (24, 1, 4, 4))).to(torch.uint8)
     part = ArrayDataset(images, label)
-    made = ImageData("made up", part, part, part, levels=17, num_classes=3, image_shape=(1, 4, 4))
+    made = ImageData(
+        "made up", part, part, part, codec=Pixels(17), num_classes=3, image_shape=(1, 4, 4)
+    )
     return ImageDataModule(made, batch_size=8)
 
 
@@ -78,7 +90,7 @@ def fit(module, data, max_steps=10, ckpt_path=None, **options) -> lightning.Trai
 
 def nats(flow: TarFlow, data: ImageDataModule) -> float:
     images, labels = data.data.train.images, data.data.train.labels
-    x = flow.noise(images, torch.Generator().manual_seed(0))
+    x = flow.noisy(images, torch.Generator().manual_seed(0))
     with torch.no_grad():
         return float(-flow.log_prob(x, labels).mean()) / flow.num_dims
 
@@ -108,10 +120,57 @@ def test_volume_preserving_flow_learns_the_variance_of_its_base(data):
     flow = tiny_flow(scale=UnitScale())
     fit(tiny_module(flow), data, max_steps=50)
     images, labels = data.data.train.images, data.data.train.labels
-    z, _ = flow(flow.noise(images), labels)
+    z, _ = flow(flow.noisy(images), labels)
     assert not torch.equal(flow.base.variance, torch.ones(4, 4))
     ratio = z.square().mean(dim=0) / flow.base.variance
     assert ratio.mean().log().abs() < 0.3
+
+
+def variance_after_steps(data: ImageDataModule, steps: int, **options) -> torch.Tensor:
+    torch.manual_seed(0)
+    flow = tiny_flow(scale=UnitScale())
+    data.batches.first = 0
+    fit(tiny_module(flow), data, max_steps=steps, limit_val_batches=0, **options)
+    return flow.base.variance.clone()
+
+
+def test_the_base_learns_once_a_step_whatever_the_accumulation(data):
+    whole = variance_after_steps(data, 2)
+    data.device_batch_size = 2
+    torch.testing.assert_close(variance_after_steps(data, 2), whole, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(whole, torch.ones_like(whole))
+
+
+@pytest.mark.filterwarnings("ignore:the step after:UserWarning")
+def test_a_step_that_is_not_finite_leaves_the_base_alone(data):
+    flow = tiny_flow(scale=UnitScale())
+    fit(tiny_module(flow), data, max_steps=3, callbacks=[poison(flow, (1,))])
+    assert flow.base.variance.isfinite().all()
+
+
+@dataclass(frozen=True)
+class Squared(Objective):
+    """The mean square of the noise: nothing that anyone would want."""
+
+    def __call__(self, flow: Flow, batch: Batch, source: RandomSource) -> Loss:
+        x, context = flow.noisy(batch.x, source), flow.known(batch.context)
+        z, _ = flow(x, context)
+        value = z.square().sum(dim=(1, 2))
+        return Loss(value, x, context, logged={"largest": z.abs().amax(dim=(1, 2))})
+
+
+def test_any_objective_is_minimized_and_logs_under_its_names(data):
+    trainer = fit(tiny_module(tiny_flow(), objective=Squared()), data, 3, log_every_n_steps=1)
+    logged = trainer.logged_metrics
+    assert {"train/loss", "train/largest", "val/loss", "val/largest"} <= logged.keys()
+    assert not {"train/nats_per_dim", "val/bits_per_dim"} & logged.keys()
+    assert 0 < logged["val/loss"] < logged["val/largest"] ** 2
+
+
+@pytest.mark.parametrize("class_dropout", [-0.1, 1.5])
+def test_a_probability_of_dropping_out_of_range_is_refused(class_dropout):
+    with pytest.raises(ConfigurationError, match="class_dropout"):
+        MaximumLikelihood(class_dropout)
 
 
 def test_bf16_keeps_the_state_of_the_flow_in_float32(data):
@@ -226,9 +285,10 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(data):
         fit(tiny_module(flow, max_skipped_steps=0), data)
 
 
-def test_a_flow_without_noise_is_refused():
-    with pytest.raises(ConfigurationError, match="no noise"):
-        tiny_module(tiny_flow(noise=None))
+@pytest.mark.parametrize("name", ["codec", "noise"])
+def test_a_flow_that_does_not_know_its_data_is_refused(name):
+    with pytest.raises(ConfigurationError, match="does not know its data"):
+        tiny_module(tiny_flow(**{name: None}))
 
 
 class Record(lightning.Callback):
@@ -317,7 +377,7 @@ def test_decays_out_of_range_are_refused(decays, message):
 
 
 def test_gaussian_noise_reports_no_bits(data):
-    flow = tiny_flow(noise=GaussianNoise(17, 0.1))
+    flow = tiny_flow(codec=Pixels(17), noise=GaussianNoise(0.1))
     trainer = fit(tiny_module(flow), data, max_steps=3)
     assert "val/nats_per_dim" in trainer.logged_metrics
     assert "val/bits_per_dim" not in trainer.logged_metrics

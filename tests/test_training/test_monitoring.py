@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.roofline import Transformer
-from tarflow import UniformDequantization
+from tarflow import NoNoise, Pixels, UniformDequantization
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.training import (
     FlowModule,
@@ -43,8 +43,8 @@ def fit(callbacks, max_steps=4, num_images=20, device_batch_size=None, **options
     images = torch.randint(0, 256, (num_images, 2, 4, 4), dtype=torch.uint8)
     part = ArrayDataset(images, torch.arange(num_images) % 3)
     shape = (2, 4, 4)
-    data = ImageData("noise", part, part, part, levels=256, num_classes=3, image_shape=shape)
-    flow = tiny_flow(num_classes=3, noise=UniformDequantization(), dropout=0.1)
+    data = ImageData("noise", part, part, part, codec=Pixels(), num_classes=3, image_shape=shape)
+    flow = tiny_flow(num_classes=3, codec=UniformDequantization(), noise=NoNoise(), dropout=0.1)
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
     module = FlowModule(flow, functools.partial(adamw, lr=1e-3), schedule)
     trainer = lightning.Trainer(

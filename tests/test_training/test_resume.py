@@ -6,11 +6,18 @@ import lightning
 import pytest
 import torch
 
-from tarflow import TarFlow, UniformDequantization
+from tarflow import NoNoise, Pixels, TarFlow, UniformDequantization
 from tarflow.data import ImageData, ImageDataModule
 from tarflow.data.loading.training_part import Mirrored
 from tarflow.data.storage.image_files import ImageFiles
-from tarflow.training import FlowModule, LastCheckpoint, WeightAveraging, muon, warmup_cosine
+from tarflow.training import (
+    FlowModule,
+    LastCheckpoint,
+    MaximumLikelihood,
+    WeightAveraging,
+    muon,
+    warmup_cosine,
+)
 
 BATCHES_OF_AN_EPOCH = 3
 LAST = 8
@@ -34,11 +41,25 @@ def run(folder, first, last, every_n_steps=1, num_workers=0, device_batch_size=N
     paths = sorted(folder.glob("*.png"))
     files = ImageFiles([(str(path), index % 3) for index, path in enumerate(paths)], 4, 1)
     train = Mirrored(files)
-    data = ImageData("files", train, None, files, levels=256, num_classes=3, image_shape=(1, 4, 4))
+    data = ImageData(
+        "files", train, None, files, codec=Pixels(), num_classes=3, image_shape=(1, 4, 4)
+    )
     datamodule = ImageDataModule(data, 4, None, device_batch_size, num_workers)
-    flow = TarFlow(4, 2, 1, 2, 1, 16, 8, dropout=0.2, num_classes=3, noise=UniformDequantization())
+    flow = TarFlow(
+        4,
+        2,
+        1,
+        2,
+        1,
+        16,
+        8,
+        dropout=0.2,
+        num_classes=3,
+        codec=UniformDequantization(),
+        noise=NoNoise(),
+    )
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
-    module = FlowModule(flow, functools.partial(muon, lr=3e-3), schedule, class_dropout=0.5)
+    module = FlowModule(flow, functools.partial(muon, lr=3e-3), schedule, MaximumLikelihood(0.5))
     losses = []
 
     class Losses(lightning.Callback):
