@@ -1,13 +1,12 @@
 """ImageNet, from its pictures; numbers of images are from arXiv 1409.0575."""
 
-from functools import partial
 from pathlib import Path
 
 from tarflow.data.images import ImageData
-from tarflow.data.sources.editions import Edition
+from tarflow.data.sources.editions import ClassFolders
 from tarflow.registry import register
 
-IMAGENET = Edition(
+IMAGENET = ClassFolders(
     name="ImageNet (ILSVRC 2012)",
     choice="data=imagenet data.data.image_size=64",
     layout=(
@@ -16,6 +15,7 @@ IMAGENET = Edition(
     ),
     counts={"train": (1_281_167,), "test": (50_000,)},
     num_classes=1_000,
+    test="val",
 )
 
 
@@ -42,8 +42,4 @@ def imagenet(
     Raises:
         DataError: Folders are missing or incomplete.
     """
-    names = {"train": "train", "test": "val"}
-    read = partial(IMAGENET.read_class_folders, names=names, image_size=image_size)
-    return IMAGENET.load(
-        root, image_size, read, check_counts, validation_fraction, horizontal_flip
-    )
+    return IMAGENET.load(root, image_size, check_counts, validation_fraction, horizontal_flip)

@@ -28,14 +28,13 @@ class Framing:
     def __init__(self, image_size: int | None, num_channels: int = 3):
         from torchvision import transforms
 
-        if image_size is not None:
-            check_integer("image_size", image_size, 1, DataError)
         if num_channels not in MODES:
             raise DataError(f"num_channels {num_channels}: choose 1 for grey or 3 for colour")
         self.mode = MODES[num_channels]
         steps = []
         if image_size is not None:
-            steps += [transforms.Resize(image_size, antialias=True)]
+            check_integer("image_size", image_size, 1, DataError)
+            steps = [transforms.Resize(image_size, antialias=True)]
             steps += [transforms.CenterCrop(image_size)]
         self.transform: Callable[[Image.Image], Tensor] = transforms.Compose(
             [*steps, transforms.PILToTensor()]
@@ -44,11 +43,7 @@ class Framing:
     def __call__(
         self, file: str | io.BytesIO, name: str
     ) -> UInt8[Tensor, "channels height width"]:
-        """Decode a file.
-
-        Args:
-            file: The file, or its path.
-            name: What messages call it.
+        """Decode a file, or the one at a path, which messages call by the name.
 
         Raises:
             DataError: It cannot be decoded.

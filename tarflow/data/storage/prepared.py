@@ -5,19 +5,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tarflow.arguments import check_integer
-from tarflow.data.images import UNLABELLED, Example, ImageData, context_of
+from tarflow.data.images import Example, ImageData, LabelledImages
 from tarflow.data.storage.tar_images import read_part
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
@@ -55,6 +53,14 @@ class Description:
     counts: Mapping[str, int]
     sha256: Mapping[str, str]
 
+    def __post_init__(self):
+        check_integer("levels", self.levels, least=2)
+        check_integer("num_classes", self.num_classes, least=0)
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise TypeError(f"class_names {self.class_names}")
+        if not isinstance(self.counts, dict) or not {"train", "test"} <= self.counts.keys():
+            raise TypeError(f"counts {self.counts}")
+
     @classmethod
     def read(cls, folder: Path) -> "Description":
         """Read the description in a folder.
@@ -67,41 +73,18 @@ class Description:
             raise DataError(f"there is no {path}: {LAYOUT}")
         try:
             content = json.loads(path.read_text())
-            content["image_shape"] = tuple(content["image_shape"])
-            content["class_names"] = tuple(content["class_names"])
-            return cls(**content)._checked()
+            for name in ("image_shape", "class_names"):
+                content[name] = tuple(content[name])
+            return cls(**content)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(f"{path} cannot be read ({error!r}): {LAYOUT}") from error
-
-    def _checked(self) -> "Description":
-        """This, if its values are of the right kind."""
-        check_integer("levels", self.levels, least=2)
-        check_integer("num_classes", self.num_classes, least=0)
-        if not all(isinstance(name, str) for name in self.class_names):
-            raise TypeError(f"class_names {self.class_names}")
-        if not isinstance(self.counts, dict) or not {"train", "test"} <= self.counts.keys():
-            raise TypeError(f"counts {self.counts}")
-        return self
 
     def write(self, folder: Path) -> None:
         """Write `meta.json`."""
         write_atomically(folder / META, json.dumps(asdict(self), indent=2) + "\n")
 
-    def image_data(self, parts: Mapping[str, Dataset]) -> ImageData:
-        """The data set, given its parts."""
-        return ImageData(
-            name=self.name,
-            train=parts["train"],
-            validation=parts.get("val"),
-            test=parts["test"],
-            codec=Pixels(self.levels),
-            num_classes=self.num_classes,
-            image_shape=self.image_shape,
-            class_names=self.class_names,
-        )
 
-
-class MappedImages(Dataset):
+class MappedImages(LabelledImages):
     """Images in a .npy file that is mapped to memory; a copy for another process maps it anew.
 
     Args:
@@ -115,16 +98,16 @@ class MappedImages(Dataset):
     def __init__(self, images: Path, labels: Path):
         self.path = images
         try:
-            self.labels = np.load(labels, allow_pickle=False)
-            self.shape = self.images.shape
+            found = np.load(labels, allow_pickle=False)
+            shape = self.images.shape
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{images} or {labels} cannot be read ({error}): {LAYOUT}") from error
-        self.labelled = bool((self.labels != UNLABELLED).any())
-        if self.labels.shape != self.shape[:1] or self.images.dtype != np.uint8:
+        if found.shape != shape[:1] or self.images.dtype != np.uint8:
             raise DataError(
-                f"{images} holds {self.images.dtype} of shape {self.shape}, and {labels} labels of"
-                f" shape {self.labels.shape}: expected are bytes, and one label for each image"
+                f"{images} holds {self.images.dtype} of shape {shape}, and {labels} labels of"
+                f" shape {found.shape}: expected are bytes, and one label for each image"
             )
+        super().__init__(found)
 
     @property
     def images(self) -> np.ndarray:
@@ -137,16 +120,12 @@ class MappedImages(Dataset):
         """The map stays behind."""
         return {key: value for key, value in self.__dict__.items() if key != "_images"}
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Example:
-        image = torch.from_numpy(np.array(self.images[index]))
-        return image, context_of(int(self.labels[index]), self.labelled)
+    def image(self, index: int) -> UInt8[Tensor, "..."]:
+        return torch.from_numpy(np.array(self.images[index]))
 
     def __getitems__(self, indices: list[int]) -> list[Example]:
         """Read a batch with one indexing operation; the DataLoader looks for this method."""
-        contexts = (context_of(label, self.labelled) for label in self.labels[indices].tolist())
+        contexts = map(self.context, self.labels[indices].tolist())
         return list(zip(torch.from_numpy(self.images[indices]), contexts, strict=True))
 
 
@@ -157,15 +136,24 @@ def read_prepared(folder: Path, verify: bool = False) -> ImageData:
         DataError: It is missing, incomplete or damaged.
     """
     description = Description.read(folder)
-    parts: dict[str, Any] = {}
-    for part, count in description.counts.items():
+    parts: dict[str, LabelledImages] = {}
+    for part in description.counts:
         if description.format == "shards":
             parts[part] = read_part(folder, f"{part}-*.tar", None, description.image_shape[0])
         else:
             paths = (folder / f"{part}_{kind}.npy" for kind in ("images", "labels"))
             parts[part] = MappedImages(*paths)
-        _check(folder, part, parts[part], count, description, verify)
-    return description.image_data(parts)
+        _check(folder, part, parts[part], description)
+        if verify:
+            _verify(folder, part, parts[part], description)
+    return ImageData.of(
+        description.name,
+        parts,
+        codec=Pixels(description.levels),
+        num_classes=description.num_classes,
+        image_shape=description.image_shape,
+        class_names=description.class_names,
+    )
 
 
 class Digest:
@@ -175,28 +163,19 @@ class Digest:
         self.pixels = hashlib.sha256()
         self.labels = hashlib.sha256()
 
-    def add(self, images: UInt8[Tensor, "..."], labels: Int[Tensor, " batch"]) -> None:
+    def add(self, images: UInt8[Tensor, "..."], labels: Int[np.ndarray, " batch"]) -> None:
         """Take in the next images."""
         self.pixels.update(images.contiguous().numpy().tobytes())
-        self.labels.update(labels.to(torch.int64).numpy().astype("<i8").tobytes())
+        self.labels.update(labels.astype("<i8").tobytes())
 
     def hexdigest(self) -> str:
         """The hash of what was taken in."""
         return hashlib.sha256(self.pixels.digest() + self.labels.digest()).hexdigest()
 
 
-def digest_of(examples: Iterable[Example]) -> str:
-    """The hash of images and labels."""
-    digest = Digest()
-    for image, context in examples:
-        digest.add(image, torch.tensor([context.get("label", UNLABELLED)]))
-    return digest.hexdigest()
-
-
-def _check(
-    folder: Path, part: str, dataset: Any, count: int, description: Description, verify: bool
-) -> None:
-    """Compare a part with the description."""
+def _check(folder: Path, part: str, dataset: LabelledImages, description: Description) -> None:
+    """Compare the number of images of a part, and the shape of the first, with what is told."""
+    count = description.counts[part]
     if len(dataset) != count:
         raise DataError(
             f"{folder} holds {len(dataset)} {part} images, but its {META} tells of {count}:"
@@ -208,10 +187,15 @@ def _check(
             f"the {part} images in {folder} are of shape {shape}, but its {META} tells of"
             f" {description.image_shape}: prepare it again"
         )
-    if verify:
-        found = digest_of(dataset[index] for index in range(count))
-        if found != description.sha256[part]:
-            raise DataError(
-                f"the {part} images in {folder} have the hash {found}, but its {META} tells of"
-                f" {description.sha256[part]}: the files have changed; prepare them again"
-            )
+
+
+def _verify(folder: Path, part: str, dataset: LabelledImages, description: Description) -> None:
+    """Compare the hash of a part with what is told."""
+    digest = Digest()
+    for index in range(len(dataset)):
+        digest.add(dataset.image(index), dataset.labels[index : index + 1])
+    if digest.hexdigest() != description.sha256[part]:
+        raise DataError(
+            f"the {part} images in {folder} have the hash {digest.hexdigest()}, but its {META}"
+            f" tells of {description.sha256[part]}: the files have changed; prepare them again"
+        )
