@@ -148,7 +148,7 @@ class Judge:
             all_labels = self.loaded.train[1]
             rows = torch.randint(len(all_labels), (self.num_samples,), generator=generator)
             labels = all_labels[rows]
-        batches = sample_batches(flow, self.num_samples, labels, seed, 250, guidance)
+        batches = sample_batches(flow, self.num_samples, labels, seed, 250, guidance=guidance)
         return torch.cat([x for x, _ in batches]), labels
 
     def _guided(self, flow: Flow, noise: Noise, seed: int) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dt
 from tarflow.cli.command import instantiate
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import WEIGHTS
-from tarflow.flows.guidance import Guidance
+from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.machine.processes import Process
 from tarflow.sampling.drawing import read_classes
@@ -39,15 +39,9 @@ def sample(config: DictConfig) -> None:
         )
     output = Path(config.output or directory.parent / "samples")
     origin = fingerprints(directory)
-    guidance = guidance_of(config)
-    sampler = Sampler(
-        flow,
-        config.seed,
-        read_classes(config.label, flow.num_classes),
-        guidance,
-        config.denoise,
-        _options(config, flow, directory, guidance),
-    )
+    classes = read_classes(config.label, flow.num_classes)
+    options = _options(config, flow, directory)
+    sampler = Sampler(flow, config.seed, classes, config.denoise, options)
     run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     request = {key: plain.get(key) for key in SHOWN}
@@ -64,19 +58,16 @@ def sample(config: DictConfig) -> None:
                 run.folder.finish(request, _write_samples(config, run, panels))
 
 
-def _options(
-    config: DictConfig, flow: TarFlow, directory: Path, guidance: Guidance | None
-) -> dict[str, Any]:
-    """The options of `flow.sample` that are not left to it."""
-    dtype = read_dtype(config.dtype)
+def _options(config: DictConfig, flow: TarFlow, directory: Path) -> DecodeOptions:
+    """How to decode."""
     decoder = instantiate(config.decoder)
+    options = DecodeOptions(guidance_of(config), dtype=read_dtype(config.dtype))
     if isinstance(decoder, Planned):
-        conditions = Conditions.of(flow, config.batch_size, guidance, dtype, decoder.tolerance)
+        conditions = Conditions.of(flow, config.batch_size, options, decoder.tolerance)
         weights = fingerprints(directory)[WEIGHTS]
         decoder, message = decoder.choose(directory, replace(conditions, weights=weights))
         print(message)
-    options = {"dtype": dtype, "decoder": decoder, "compile": config.compile}
-    return {name: value for name, value in options.items() if value}
+    return replace(options, decoder=decoder, compile=config.compile)
 
 
 def _panels(config: DictConfig, run: SampleRun) -> dict[str, torch.Tensor]:

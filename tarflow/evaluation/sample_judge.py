@@ -1,6 +1,7 @@
 """Draws samples, makes features of them and of real images, and compares these."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
@@ -20,10 +21,10 @@ from tarflow.evaluation.reference import Reference
 from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.sample_table import report_of
 from tarflow.evaluation.work import Rows, Work
+from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import GaussianNoise
 from tarflow.flows.tar_flow import TarFlow
-from tarflow.nn.networks import Networks
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.denoising import denoise
 from tarflow.sampling.drawing import draw, read_labels
@@ -56,7 +57,7 @@ class SampleJudge:
         self.extractors, self.skipped = metrics.available(data)
         self.labels = read_labels("all", metrics.num_samples, flow.num_classes)
         self.device = next(flow.parameters()).device
-        self.networks, self.chunks = Networks(), ChunkSize()
+        self.options, self.chunks = DecodeOptions().prepared(), ChunkSize()
 
     def __call__(self, work_of: WorkOf) -> Report | None:
         """Draw, extract features, and compare them."""
@@ -100,8 +101,8 @@ class SampleJudge:
         noise = self.flow.noise
         assert noise is not None
         label = None if self.labels is None else self.labels[indices.start : indices.stop]
-        options = {"guidance": guidance, "networks": self.networks, "certify": False}
-        x, _ = draw(self.flow, indices, label, seed, self.chunks, **options)
+        options = replace(self.options, guidance=guidance)
+        x, _ = draw(self.flow, indices, label, seed, self.chunks, options)
         panels = {"not denoised": x}
         if "denoised" in self._panels:
             panels["denoised"] = denoise(self.flow, x, label, max_batch=self.chunks)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 from jaxtyping import Float, Shaped
@@ -16,13 +16,12 @@ from tarflow.flows.base import StandardNormal
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.context import Context, ContextLike
-from tarflow.flows.decoding import Decoder, Decoding, Sequential
+from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import Noise
-from tarflow.flows.report import SamplingReport
-from tarflow.flows.transforms import Composition, Inverse, Transform
+from tarflow.flows.report import Inverse, SamplingReport
+from tarflow.flows.transforms import Composition, Transform
 from tarflow.nn.kernels import transformed
-from tarflow.nn.networks import Networks
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
 
@@ -177,69 +176,86 @@ class Flow(nn.Module, Part):
         self,
         z: Float[Tensor, "batch length patch_dim"],
         context: ContextLike = None,
-        **options: Any,
+        *,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
     ) -> Float[Tensor, "batch ..."]:
-        """Map noise to data; differentiable, unless gradients are off, when it is faster.
+        """Map noise to data; differentiable once, as `decode` is.
 
         Args:
             z: Noise.
             context: What the density is conditioned on.
-            **options: How to decode; see `decode`.
+            options: How to decode.
+            **keywords: The fields of `DecodeOptions` to be other than in the options.
 
         Raises:
             NonFiniteError: The data is not finite; tells the transform.
         """
-        return self.decode(z, context, **options).x
+        return self.decode(z, context, options=options, **keywords).x
 
     def decode(
         self,
         z: Float[Tensor, "batch length patch_dim"],
         context: ContextLike = None,
         *,
-        guidance: Guidance | None = None,
-        decoder: Decoder = Sequential(),
-        dtype: torch.dtype | None = None,
-        compile: bool = False,
-        networks: Networks | None = None,
-        certify: bool = False,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
     ) -> Inverse:
         """Map noise to data, and tell how it went.
+
+        Where gradients are on and wanted, one parallel pass for each transform adds those of the
+        data and of the log-determinant, with the weights, the precision and, in training, the
+        dropout of that pass. Second derivatives are not supported.
 
         Args:
             z: Noise.
             context: What the density is conditioned on.
-            guidance: Moves every prediction away from that of a null context.
-            decoder: How each autoregressive transform is inverted.
-            dtype: Precision in which transformers compute, such as `torch.bfloat16`; by default
-                that of their weights. The state z, x stays in float32 or above. Without gradients
-                only.
-            compile: Whether single steps run compiled: pays after many samples, if at all
-                (docs/experiments.md). Without gradients only.
-            networks: Carries what `dtype` and `compile` prepare from call to call, in their place.
-            certify: Whether sequential decoding in a lower `dtype` is checked as well, by one
-                parallel pass for each transform.
+            options: How to decode.
+            **keywords: The fields of `DecodeOptions` to be other than in the options.
 
         Returns:
-            The data, the log-determinant of the (guided) map from data to noise, and a report for
-            each autoregressive transform, that nearest the noise first.
+            The data, the log-determinant of the (guided) map from data to noise, and a report with
+            a row for each autoregressive transform, that nearest the noise first.
 
         Raises:
             NonFiniteError: The data is not finite; tells the transform.
         """
-        if torch.is_grad_enabled() and (dtype or compile or networks):
-            raise ConfigurationError(
-                "gradients flow through decoding only in the weights' own precision and not"
-                " compiled: leave dtype, compile and networks out, or use torch.no_grad()"
-            )
         check_tensor("z", z, self.base.shape, self.base.anchor.device)
-        _check_options(guidance, decoder, networks)
+        options = DecodeOptions.of(options, keywords).prepared()
         context = self._read(context, z)
         if not z.isfinite().all():
             raise NonFiniteError("the noise is not finite: it holds NaN or infinity", None)
-        if guidance is not None and guidance.weight > 0:
-            self._check_guidance(context, guidance)
-        networks = networks or Networks(dtype, compile)
-        return self.transform.inverse(z, context, Decoding(decoder, guidance, networks, certify))
+        if options.guidance is not None:
+            self._check_guidance(context, options.guidance)
+        return self.transform.inverse(z, context, options)
+
+    def stop_gradient_inverse(
+        self,
+        x: Float[Tensor, "batch ..."],
+        context: ContextLike = None,
+        z: Float[Tensor, "batch length patch_dim"] | None = None,
+    ) -> Float[Tensor, "batch ..."]:
+        r"""Decode the noise of x with what predictions read held at x (arXiv 2511.22345).
+
+        $\tilde x_i = z_i \exp(\alpha(\mathrm{sg} \, x_{<i})) + \mu(\mathrm{sg} \, x_{<i})$ in
+        every transform: x in value, in one parallel pass for each, with gradients to z, $\alpha$
+        and $\mu$ that do not go through one position after the other.
+
+        Example:
+            >>> from tarflow import TarFlow
+            >>> flow = TarFlow(8, 2, num_channels=1, model_dim=64, num_layers=1)
+            >>> x = flow.sample(2)
+            >>> torch.allclose(flow.stop_gradient_inverse(x), x, atol=1e-5)
+            True
+
+        Args:
+            x: The data.
+            context: What the density is conditioned on.
+            z: The noise of x, where it carries gradients.
+        """
+        self.check_data(x)
+        noise, inverse = self.transform.hold(x, self._read(context, x))
+        return inverse(noise if z is None else z)
 
     def log_prob(
         self, x: Float[Tensor, "batch ..."], context: ContextLike = None
@@ -288,14 +304,42 @@ class Flow(nn.Module, Part):
         *,
         source: RandomSource = None,
         return_report: bool = False,
-        **options: Any,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
     ) -> Any:
         """Draw samples, without gradients; for those, call `inverse` on draws of `base`.
+
+        Args:
+            num_samples: Number of samples.
+            context: What to condition on: one row per sample, or one label for all.
+            source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
+            return_report: Whether to return what `sample_with_report` does.
+            options: How to decode.
+            **keywords: The fields of `DecodeOptions` to be other than in the options.
+        """
+        if return_report:
+            return self.sample_with_report(
+                num_samples, context, source=source, options=options, **keywords
+            )
+        z = self.base.sample(num_samples, source)
+        return self.inverse(z, context, options=options, **keywords)
+
+    @torch.no_grad()
+    def sample_with_report(
+        self,
+        num_samples: int,
+        context: ContextLike = None,
+        *,
+        source: RandomSource = None,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
+    ) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
+        """Draw samples, with a certificate of every transform for each of them.
 
         Example:
             >>> from tarflow import Jacobi, TarFlow
             >>> flow = TarFlow(8, 2, num_channels=1, model_dim=64, num_layers=1).eval()
-            >>> x, report = flow.sample(5, decoder=Jacobi(window=8), return_report=True)
+            >>> x, report = flow.sample_with_report(5, decoder=Jacobi(window=8))
             >>> report.certified
             tensor([True, True, True, True, True])
 
@@ -303,13 +347,13 @@ class Flow(nn.Module, Part):
             num_samples: Number of samples.
             context: What to condition on: one row per sample, or one label for all.
             source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
-            return_report: Whether to return a `SamplingReport`, with a certificate for every
-                transform and sample, beside the samples.
-            **options: How to decode: `guidance`, `decoder`, `dtype` and more; see `decode`.
+            options: How to decode; lower precision is certified even if `certify` is off here.
+            **keywords: The fields of `DecodeOptions` to be other than in the options.
         """
         z = self.base.sample(num_samples, source)
-        inverse = self.decode(z, context, **{"certify": return_report, **options})
-        return (inverse.x, SamplingReport(inverse.reports)) if return_report else inverse.x
+        certified: DecodeKeywords = {"certify": True, **keywords}
+        inverse = self.decode(z, context, options=options, **certified)
+        return inverse.x, inverse.report
 
     @torch.no_grad()
     def sample_and_log_prob(
@@ -318,7 +362,8 @@ class Flow(nn.Module, Part):
         context: ContextLike = None,
         *,
         source: RandomSource = None,
-        **options: Any,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
         """Draw samples, and tell their unguided log-density, in nats.
 
@@ -330,11 +375,13 @@ class Flow(nn.Module, Part):
             num_samples: Number of samples.
             context: What to condition on: one row per sample, or one label for all.
             source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
-            **options: How to decode; see `decode`.
+            options: How to decode.
+            **keywords: The fields of `DecodeOptions` to be other than in the options.
         """
         z = self.base.sample(num_samples, source)
-        inverse = self.decode(z, context, **options)
-        if self._is_exact(inverse, **options):
+        options = DecodeOptions.of(options, keywords)
+        inverse = self.decode(z, context, options=options)
+        if options.guidance is None and all(inverse.report.exact):
             log_prob = self.base.log_prob(z) + inverse.log_det
         else:
             log_prob = self.log_prob(inverse.x, context)
@@ -409,13 +456,6 @@ class Flow(nn.Module, Part):
         self.check_context(read)
         return read
 
-    @staticmethod
-    def _is_exact(inverse: Inverse, guidance=None, **options: Any) -> bool:
-        """Whether the log-determinant is that of the unguided flow at the data, up to rounding."""
-        if guidance is not None and guidance.weight > 0:
-            return False
-        return all(report.exact for report in inverse.reports)
-
     def _check_guidance(self, context: Context, guidance: Guidance) -> None:
         """Refuse guidance that would cost a pass and change nothing."""
         if context.label is None and guidance.temperature == 1:
@@ -428,12 +468,3 @@ class Flow(nn.Module, Part):
 def load(directory: Path | str) -> Flow:
     """Read any flow from a pretrained folder; see `Flow.from_pretrained`."""
     return Flow.from_pretrained(directory)
-
-
-def _check_options(guidance: Any, decoder: Any, networks: Any) -> None:
-    """Refuse names and numbers in place of the objects that tell how to decode."""
-    check_instance("decoder", decoder, Decoder, "pass one, such as Sequential() or Jacobi()")
-    if guidance is not None:
-        check_instance("guidance", guidance, Guidance, "pass one, such as LinearGuidance(1.5)")
-    if networks is not None:
-        check_instance("networks", networks, Networks, "pass Networks(dtype, compile)")

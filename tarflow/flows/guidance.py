@@ -10,9 +10,10 @@ from torch import Tensor
 from tarflow.arguments import check_instance, check_real
 from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Affine
+from tarflow.registry import Part
 
 
-class Schedule(ABC):
+class Schedule(Part, ABC):
     """How a guidance weight depends on the position that is predicted."""
 
     @abstractmethod
@@ -26,7 +27,9 @@ class Schedule(ABC):
 class ConstantSchedule(Schedule):
     """The same weight everywhere."""
 
-    def __call__(self, weight, position):
+    def __call__(
+        self, weight: float, position: Float[Tensor, " length"]
+    ) -> Float[Tensor, " length"]:
         return torch.full_like(position, weight)
 
 
@@ -34,12 +37,14 @@ class ConstantSchedule(Schedule):
 class LinearSchedule(Schedule):
     r"""Weight $w i / (T - 1)$ at position i of T: none at first, all of it at the end."""
 
-    def __call__(self, weight, position):
+    def __call__(
+        self, weight: float, position: Float[Tensor, " length"]
+    ) -> Float[Tensor, " length"]:
         return weight * position / (len(position) - 1)
 
 
 @dataclass(frozen=True)
-class Guidance(ABC):
+class Guidance(Part, ABC):
     """Moves a conditional prediction away from a null prediction.
 
     The null prediction is that of the same network with the label dropped and attention logits
@@ -108,10 +113,12 @@ class LinearGuidance(Guidance):
         super().__post_init__()
         check_instance("schedule", self.schedule, Schedule, "pass one, such as LinearSchedule()")
 
-    def weights(self, position):
+    def weights(self, position: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
         return self.schedule(self.weight, position)
 
-    def __call__(self, conditional, null, weight):
+    def __call__(
+        self, conditional: Affine, null: Affine, weight: Float[Tensor, "window 1"]
+    ) -> Affine:
         log_scale, shift = conditional.log_scale, conditional.shift
         if self.on_log_scale:
             log_scale = log_scale + weight * (log_scale - null.log_scale)
@@ -129,10 +136,12 @@ class GaussianGuidance(Guidance):
     It acts on the transform nearest the noise alone.
     """
 
-    def acts_at(self, depth):
+    def acts_at(self, depth: int) -> bool:
         return super().acts_at(depth) and depth == 0
 
-    def __call__(self, conditional, null, weight):
+    def __call__(
+        self, conditional: Affine, null: Affine, weight: Float[Tensor, "window 1"]
+    ) -> Affine:
         ratio = torch.exp(2 * (conditional.log_scale - null.log_scale)).clamp(max=1)
         precision = 1 + weight - weight * ratio
         shift = (1 + weight) * conditional.shift - weight * ratio * null.shift

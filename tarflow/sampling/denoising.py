@@ -43,7 +43,7 @@ def denoise(
             many calls, and they find once how many fit.
 
     Raises:
-        ConfigurationError: No standard deviation is given, and the flow knows none; or the flow's
+        ConfigurationError: No standard deviation is given, and the flow has none; or the flow's
             weights are not fit for the precision.
         NonFiniteError: The gradient is not finite.
         InsufficientMemoryError: Not even one example fits the memory.

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from tarflow.errors import DataError
 from tarflow.flows.codec import Codec
+from tarflow.flows.context import NULL_CLASS
 from tarflow.machine.files import write_atomically
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.pictures import beside, grid
@@ -154,7 +155,7 @@ def real_images(
         return torch.stack([part[index % size][0] for index in range(count)])
     of_class: dict[int, list[int]] = {}
     for index in range(size):
-        of_class.setdefault(int(part[index][1]), []).append(index)
+        of_class.setdefault(int(part[index][1].get("label", NULL_CLASS)), []).append(index)
     missing = sorted(set(label.tolist()) - of_class.keys())
     if missing:
         raise DataError(f"there is no real image of class {missing[0]} to put beside samples")

@@ -145,6 +145,7 @@ OPTIONS: Values = {
     "integers": ({"dtype": torch.int32}, ("int32",)),
     "complex": ({"dtype": torch.complex64}, ("complex64",)),
     "networks": ({"networks": 3}, ("3",)),
+    "options by name": ({"options": "fast"}, ("fast",)),
 }
 
 
