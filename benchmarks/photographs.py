@@ -169,6 +169,7 @@ def step(flow: TarFlow, pixels: Tensor, labels: Tensor) -> float:
     x = flow.noisy(pixels.to(device))
     context = with_dropout(Context(labels.to(device)), flow.conditioners, 0.1)
     loss = -flow.log_prob(x, context).mean() / flow.num_dims
+    flow.check_finite(loss, x, context)
     flow.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(flow.parameters(), 1.0)

@@ -1,6 +1,6 @@
 """Transformer autoregressive flows: exact likelihoods and samples from one model."""
 
-from tarflow.editing.editing import Inpainting, inpaint, interpolate
+from tarflow.editing import Inpainting, inpaint, interpolate
 from tarflow.errors import (
     CheckpointError,
     ConfigurationError,
@@ -15,7 +15,7 @@ from tarflow.flows.base import DiagonalNormal, StandardNormal
 from tarflow.flows.codec import Codec, Pixels, UniformDequantization
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
-from tarflow.flows.decoding import Decoder, PerTransform, Sequential
+from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
 from tarflow.flows.flow import Flow, load
 from tarflow.flows.guidance import (
     ConstantSchedule,
@@ -27,9 +27,9 @@ from tarflow.flows.guidance import (
 from tarflow.flows.jacobi import Jacobi
 from tarflow.flows.noise import GaussianNoise, Noise, NoNoise
 from tarflow.flows.ordering import Alternating, Ordering, Raster
-from tarflow.flows.report import SamplingReport, TransformReport
+from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.tar_flow import TarFlow
-from tarflow.flows.transforms import Composition, Inverse, Patchify, Permute, Reverse, Transform
+from tarflow.flows.transforms import Composition, Patchify, Permute, Reverse, Transform
 from tarflow.nn.networks import Networks
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
@@ -51,6 +51,7 @@ __all__ = [
     "Context",
     "ContextError",
     "DataError",
+    "DecodeOptions",
     "Decoder",
     "DiagonalNormal",
     "ExampleSeeds",
@@ -86,7 +87,6 @@ __all__ = [
     "TarFlow",
     "TarflowError",
     "Transform",
-    "TransformReport",
     "UniformDequantization",
     "UnitScale",
     "denoise",

@@ -2,10 +2,19 @@
 
 import copy
 import sys
+from functools import partial
 
 import torch
 
-from tarflow import ExampleSeeds, GaussianGuidance, Jacobi, LinearGuidance, Networks
+from tarflow import (
+    Context,
+    ExampleSeeds,
+    GaussianGuidance,
+    Jacobi,
+    LinearGuidance,
+    Networks,
+    TarFlow,
+)
 from tarflow.nn.compiled import CompiledNetwork
 from tarflow.training.acceleration import compile_blocks, recompute
 
@@ -37,6 +46,49 @@ def compare_flow_in_place() -> None:
     torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-4, atol=1e-4)
     assert list(flow.state_dict()) == keys
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def compare_densities(backend: str) -> None:
+    """Compile densities in every kind of context without a graph break; export them."""
+    x, label, temperature = torch.randn(4, 2, 4, 4), torch.tensor([0, 2, -1, 1]), torch.ones(4) / 2
+    contexts = {
+        3: [None, label, label.int(), 1, Context(label, temperature=temperature)],
+        0: [None, Context(temperature=temperature)],
+    }
+    for num_classes, context in [(n, context) for n in contexts for context in contexts[n]]:
+        flow = tiny_flow(num_transforms=2, num_layers=1, num_classes=num_classes)
+        torch._dynamo.reset()
+        compiled = torch.compile(flow.log_prob, backend=backend, fullgraph=True)
+        found = [density(x, context) for density in (flow.log_prob, compiled)]
+        torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-4)
+        weights = list(flow.parameters())
+        expected, gradients = (
+            torch.autograd.grad(log_prob.sum(), weights, materialize_grads=True)
+            for log_prob in found
+        )
+        torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-4)
+        if not isinstance(context, Context):
+            inputs = (x,) if context is None else (x, context)
+            compare_exported(flow, *inputs)
+
+
+def compare_exported(flow: TarFlow, *inputs: torch.Tensor | int) -> None:
+    """Export a density for batches of any size."""
+    sizes = tuple({0: torch.export.Dim("batch")} if torch.is_tensor(i) else None for i in inputs)
+    exported = torch.export.export(Density(flow), inputs, dynamic_shapes=sizes).module()
+    twice = [torch.cat([one, one]) if torch.is_tensor(one) else one for one in inputs]
+    torch.testing.assert_close(exported(*twice), flow.log_prob(*twice), rtol=1e-5, atol=1e-4)
+
+
+class Density(torch.nn.Module):
+    """A module that calls `log_prob`."""
+
+    def __init__(self, flow: TarFlow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x: torch.Tensor, label: torch.Tensor | int | None = None) -> torch.Tensor:
+        return self.flow.log_prob(x, label)
 
 
 def compare_blocks_in_place() -> None:
@@ -136,8 +188,9 @@ if __name__ == "__main__":
             compare_blocks_in_place,
             leave_the_gelu_of_blocks,
             compare_buckets,
+            partial(compare_densities, "aot_eager"),
         ),
-        "inductor": (compare_steps_by_inductor,),
+        "inductor": (compare_steps_by_inductor, partial(compare_densities, "inductor")),
     }
     for compare in comparisons[sys.argv[1]]:
         torch.manual_seed(0)  # one random flow in thousands overflows

@@ -17,7 +17,7 @@ def predict(transform: AutoregressiveTransform, before: Tensor, label: Tensor, t
 
 def null_aware_embedding(transform: AutoregressiveTransform, label: Tensor) -> Tensor | None:
     """Each label's vector; for -1 the mean of all."""
-    if transform.label_embedding is None:
+    if getattr(transform, "label_embedding", None) is None:
         return None
     vectors = transform.label_embedding.weight
     return torch.stack([vectors[i] if i >= 0 else vectors.mean(dim=0) for i in label.tolist()])

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tarflow import (
     CheckpointError,
     ConfigurationError,
     ContextError,
+    DecodeOptions,
     Decoder,
     ExampleSeeds,
     Jacobi,
@@ -121,7 +123,8 @@ def test_a_plan_is_read_back_as_it_was_saved(plan, tmp_path):
 
 def conditions(flow, **changes) -> Conditions:
     """Conditions of two samples, but for some changes."""
-    return Conditions.of(flow, **{"batch_size": 2, "guidance": GUIDANCE, **changes})
+    options = DecodeOptions(changes.pop("guidance", GUIDANCE), dtype=changes.pop("dtype", None))
+    return Conditions.of(flow, **{"batch_size": 2, "options": options, **changes})
 
 
 def test_plans_of_other_conditions_are_kept(flow, tmp_path):
@@ -195,9 +198,38 @@ def test_a_damaged_file_is_named(tmp_path, content):
         read_plans(tmp_path)
 
 
-def test_no_other_class_is_ever_made_from_a_plan(flow, tmp_path):
+@pytest.mark.parametrize("name", ["Anything", "TarFlow", "PerTransform"])
+def test_no_other_class_is_ever_made_from_a_plan(flow, tmp_path, name):
     Plan(conditions(flow), PerTransform((Sequential(),)), 1.0, 1.0).save(tmp_path)
     path = tmp_path / "plans.json"
-    path.write_text(path.read_text().replace("Sequential", "PerTransform"))
-    with pytest.raises(CheckpointError, match="PerTransform"):
+    path.write_text(path.read_text().replace("Sequential", name))
+    with pytest.raises(CheckpointError, match="cannot be read"):
         read_plans(tmp_path)
+
+
+@dataclass(frozen=True)
+class Backwards(Decoder):
+    """A decoder of somebody else's."""
+
+    strength: int = 3
+
+    def __call__(self, predict, z):
+        return Sequential()(predict, z)
+
+
+def test_a_plan_may_name_a_decoder_of_another_package(flow, tmp_path):
+    plan = Plan(conditions(flow), PerTransform((Backwards(5), Jacobi(4))), 1.0, 1.0)
+    plan.save(tmp_path)
+    assert read_plans(tmp_path) == [plan]
+
+
+def test_windows_are_those_of_each_transform():
+    sizes = {"num_transforms": 2, "num_layers": 1, "model_dim": 16, "head_dim": 8}
+    flow = randomized(TarFlow(8, (4, 2), 1, **sizes), std=0.1).eval()
+    plan = calibrate(flow, 1, windows=(2, 8, 99), repetitions=1)
+    assert [(m.depth, m.decoder) for m in plan.measurements] == [
+        (0, Sequential()),
+        *((0, Jacobi(window)) for window in (2, 8, 15)),
+        (1, Sequential()),
+        *((1, Jacobi(window)) for window in (2, 3)),
+    ]

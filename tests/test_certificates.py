@@ -7,22 +7,21 @@ import numpy as np
 import torch
 
 from tarflow import Jacobi, Sequential
-from tarflow.flows.report import SamplingReport, TransformReport
+from tarflow.flows.report import SamplingReport
 from tarflow.sampling.certificates import Certificates
 
 
-def report(decoder, residual, redone=(False, False, False)) -> TransformReport:
-    """Of three examples."""
-    count = torch.zeros(3, dtype=torch.long)
-    return TransformReport(
-        decoder, torch.tensor(residual), count, 1, count, torch.tensor(redone), exact=False
-    )
+def report(decoder, residual, redone=(False, False, False)) -> SamplingReport:
+    """Of one transform and three examples."""
+    count = torch.zeros(1, 3, dtype=torch.long)
+    residual, redone = torch.tensor([residual]), torch.tensor([redone])
+    return SamplingReport((decoder,), residual, count, (1,), count, redone, (False,))
 
 
 def certificates() -> Certificates:
     """Of two transforms: the second sample misses the tolerance, the third was redone."""
     first = report(Jacobi(4, 1e-3), [1e-4, 2e-3, 0.0], (False, False, True))
-    return Certificates.of(SamplingReport((first, report(Sequential(), [3e-7, 0.5, 1e-7]))))
+    return Certificates.of(SamplingReport.stack([first, report(Sequential(), [3e-7, 0.5, 1e-7])]))
 
 
 def test_they_are_those_of_the_report():
@@ -52,6 +51,6 @@ def test_the_table_has_a_row_for_each_sample_and_a_column_for_each_transform():
 
 def test_what_is_not_a_number_is_not_hidden():
     unknown = report(Sequential(), [float("nan"), 0.0, 0.0])
-    found = Certificates.of(SamplingReport((unknown,)))
+    found = Certificates.of(unknown)
     assert found.certified.tolist() == [False, True, True]
     assert "2 of 3 samples certified, largest residual nan" in str(found)

@@ -1,11 +1,16 @@
 """Sampling against a loop written from the equations, with and without guidance."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from tarflow import (
     ContextError,
+    DecodeOptions,
+    ExampleSeeds,
     GaussianGuidance,
+    Jacobi,
     LinearGuidance,
     LinearSchedule,
     Sequential,
@@ -13,7 +18,7 @@ from tarflow import (
     TarFlow,
     UnitScale,
 )
-from tarflow.flows.decoding import Decoding
+from tarflow.flows.decoding import DecodeKeywords
 
 from . import equations
 from .models import tiny_flow
@@ -111,7 +116,8 @@ def rows_per_transform(flow: TarFlow, z, y, guidance) -> list[list[int]]:
         transform.network.register_forward_pre_hook(
             lambda _, arguments, seen=seen: seen.append(len(arguments[0]))
         )
-    flow.inverse(z, y, guidance=guidance)
+    with torch.no_grad():
+        flow.inverse(z, y, guidance=guidance)
     return rows
 
 
@@ -155,10 +161,30 @@ def test_a_sequence_of_one_position_is_the_identity():
 
 
 def test_depth_counts_what_was_decoded():
-    decoding = Decoding(Sequential(), GaussianGuidance(1.0))
-    assert decoding.active_guidance == GaussianGuidance(1.0)
-    assert decoding.deeper(0).active_guidance == GaussianGuidance(1.0)
-    assert decoding.deeper(1).active_guidance is None
+    options = DecodeOptions(GaussianGuidance(1.0))
+    assert options.rule == GaussianGuidance(1.0)
+    assert options.deeper(0).rule == GaussianGuidance(1.0)
+    assert options.deeper(1).rule is None
+
+
+def test_keywords_are_the_options():
+    fields = {field.name: field.type for field in dataclasses.fields(DecodeOptions)}
+    assert fields.pop("depth") is int  # which compositions count
+    assert fields == DecodeKeywords.__annotations__
+
+
+def test_options_and_keywords_say_the_same(flow):
+    def draw(**keywords):
+        return flow.sample(3, 1, source=ExampleSeeds(0, range(3)), **keywords)
+
+    guidance, decoder = LinearGuidance(0.5), Jacobi(2, 1e-9)
+    options = DecodeOptions(guidance=guidance, decoder=decoder)
+    expected = draw(guidance=guidance, decoder=decoder)
+    assert torch.equal(draw(options=options), expected)
+    assert torch.equal(draw(options=DecodeOptions(guidance), decoder=decoder), expected)
+    assert torch.equal(draw(options=options, guidance=None, decoder=Sequential()), draw())
+    with pytest.raises(TypeError, match="window"):
+        draw(window=2)
 
 
 def test_guidance_with_nothing_to_guide_is_refused(flow, z):

@@ -9,9 +9,9 @@ from tarflow import (
     Flow,
     GaussianNoise,
     NonFiniteError,
+    NoNoise,
     Reverse,
     StandardNormal,
-    UniformDequantization,
     denoise,
 )
 from tarflow.sampling.chunks import ChunkSize, InsufficientMemoryError
@@ -40,7 +40,7 @@ def test_denoising_a_gaussian_is_its_posterior_mean():
     torch.testing.assert_close(denoise(flow, x, noise_std=0.6), 0.64 * x)
 
 
-@pytest.mark.parametrize("noise", [None, UniformDequantization()])
+@pytest.mark.parametrize("noise", [None, NoNoise()])
 def test_denoising_needs_a_standard_deviation(x, noise):
     flow = tiny_flow(noise=noise).double()
     with pytest.raises(ValueError, match="noise_std"):

@@ -13,14 +13,14 @@ from tarflow import (
     ExampleSeeds,
     Flow,
     GaussianNoise,
+    Inverse,
+    NoNoise,
     Reverse,
     StandardNormal,
     Transform,
-    UniformDequantization,
 )
-from tarflow.editing.editing import inpaint, interpolate
+from tarflow.editing import inpaint, interpolate
 from tarflow.editing.markov_chains import CrankNicolson, Hamiltonian
-from tarflow.flows.transforms import Inverse
 from tarflow.randomness import ExampleStreams, normal
 
 from .models import tiny_flow
@@ -326,7 +326,7 @@ def test_a_mask_that_does_not_fit_is_refused(noisy, x, mask, message):
         inpaint(noisy, x, mask)
 
 
-@pytest.mark.parametrize("noise", [None, UniformDequantization()])
+@pytest.mark.parametrize("noise", [None, NoNoise()])
 def test_inpainting_needs_a_standard_deviation(x, noise):
     with pytest.raises(ValueError, match="pass noise_std"):
         inpaint(small_flow(noise=noise), x, LEFT)

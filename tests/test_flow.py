@@ -231,11 +231,16 @@ def test_sampling_builds_no_graph(flow):
 
 @pytest.mark.parametrize("label", [3, -2, torch.tensor([0, 1, 2, 3])])
 def test_labels_out_of_range_are_refused(flow, x, z, label):
-    for call in (flow.log_prob, flow.score, flow):
+    # Densities wait for no tensor: what they make of one is in tests/test_functional.py.
+    calls = (flow.log_prob, flow.score, flow) if isinstance(label, int) else ()
+    for call in calls:
         with pytest.raises(ContextError, match=r"knows 0 \.\.\. 2"):
             call(x, label)
+    for call in (flow.inverse, flow.decode):
+        with pytest.raises(ContextError, match=r"knows 0 \.\.\. 2"):
+            call(z, label)
     with pytest.raises(ContextError, match=r"knows 0 \.\.\. 2"):
-        flow.inverse(z, label)
+        flow.sample(4, label)
 
 
 def test_a_wrong_number_of_labels_is_refused(flow, x):
@@ -259,8 +264,10 @@ def test_a_flow_without_classes_takes_no_labels(unconditional, x):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_the_transform_that_went_wrong_is_named(flow, x, z, y, index, value):
     torch.nn.init.constant_(flow.transform[index].network.proj_out.bias, value)
+    log_prob = flow.log_prob(x, y)
+    assert not log_prob.isfinite().any()
     with pytest.raises(NonFiniteError, match=f"transform {index}") as forward:
-        flow.log_prob(x, y)
+        flow.check_finite(log_prob, x, y)
     with pytest.raises(NonFiniteError, match=f"transform {index}") as inverse:
         flow.inverse(z, y)
     assert forward.value.transform == inverse.value.transform == index
@@ -269,8 +276,10 @@ def test_the_transform_that_went_wrong_is_named(flow, x, z, y, index, value):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_an_input_that_is_not_finite_blames_no_transform(flow, x, z, y, value):
     x[1, 0, 2, 3] = z[1, 2, 3] = value
+    log_prob = flow.log_prob(x, y)
+    assert log_prob.isfinite().tolist() == [True, False, True, True]
     with pytest.raises(NonFiniteError) as forward:
-        flow.log_prob(x, y)
+        flow.check_finite(log_prob, x, y)
     assert forward.value.transform is None
     with pytest.raises(NonFiniteError) as inverse:
         flow.inverse(z, y)
@@ -283,6 +292,7 @@ def test_sampling_reports_what_is_not_finite(flow):
         flow.sample(2, 1)
 
 
-def test_a_density_too_small_to_represent_is_an_error(unconditional):
+def test_a_density_too_small_to_represent_is_found(unconditional):
+    x = torch.full((1, 2, 4, 4), 1e200, dtype=torch.float64)
     with pytest.raises(NonFiniteError):
-        unconditional.log_prob(torch.full((1, 2, 4, 4), 1e200, dtype=torch.float64))
+        unconditional.check_finite(unconditional.log_prob(x), x)

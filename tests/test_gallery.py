@@ -7,10 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tarflow import Pixels
 from tarflow.data import ArrayDataset
 from tarflow.errors import DataError
 from tarflow.sampling.gallery import Gallery, real_images
 from tarflow.sampling.pictures import beside, grid
+
+CODEC = Pixels(17)
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def pixels():
 @pytest.fixture
 def gallery(tmp_path):
     """A gallery in a folder that does not exist yet."""
-    return Gallery(tmp_path / "new" / "folder", levels=17)
+    return Gallery(tmp_path / "new" / "folder", CODEC)
 
 
 def names(folder):
@@ -45,18 +48,21 @@ def test_grid_of_one_panel(gallery, pixels):
     path = gallery.write_grid({"samples": pixels})
     assert path == gallery.directory / "grid.png"
     assert names(gallery.directory) == ["grid.png"]
-    assert_shows(path, grid(pixels, 17))
+    assert_shows(path, grid(CODEC.to_bytes(pixels)))
 
 
 def test_grid_of_panels(gallery, pixels):
     other = 16 - pixels
     path = gallery.write_grid({"samples": pixels, "denoised": other})
-    assert_shows(path, beside({"samples": grid(pixels, 17), "denoised": grid(other, 17)}))
+    assert_shows(
+        path,
+        beside({"samples": grid(CODEC.to_bytes(pixels)), "denoised": grid(CODEC.to_bytes(other))}),
+    )
 
 
 def test_columns_of_the_grid(tmp_path, pixels):
-    path = Gallery(tmp_path, 17, num_columns=7).write_grid({"samples": pixels})
-    assert_shows(path, grid(pixels, 17, 7))
+    path = Gallery(tmp_path, CODEC, num_columns=7).write_grid({"samples": pixels})
+    assert_shows(path, grid(CODEC.to_bytes(pixels), 7))
     assert read(path)[1].shape == (8 * (1 * 9 + 1), 8 * (7 * 7 + 1))
 
 
@@ -64,7 +70,7 @@ def test_columns_of_the_grid(tmp_path, pixels):
 def test_images_are_written_at_their_own_size(tmp_path, levels, channels):
     pixels = torch.randint(0, levels, (11, channels, 8, 6), dtype=torch.uint8)
     pixels[0, :, 0, 0], pixels[0, :, 0, 1] = 0, levels - 1
-    folder = Gallery(tmp_path, levels).write_images(pixels.split(4))
+    folder = Gallery(tmp_path, Pixels(levels)).write_images(pixels.split(4))
     assert folder == tmp_path / "images"
     assert names(folder) == [f"{index:06d}.png" for index in range(11)]
     for path, image in zip(sorted(folder.iterdir()), pixels, strict=True):
@@ -141,7 +147,7 @@ def test_files_are_replaced(gallery, pixels):
     gallery.write_grid({"samples": pixels})
     path = gallery.write_grid({"samples": pixels[:4]})
     assert names(gallery.directory) == ["grid.png"]
-    assert_shows(path, grid(pixels[:4], 17))
+    assert_shows(path, grid(CODEC.to_bytes(pixels[:4])))
 
 
 def test_failure_leaves_no_half_written_file(gallery, pixels):

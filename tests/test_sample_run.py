@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tarflow import ConfigurationError, DataError, GaussianNoise
+from tarflow import ConfigurationError, DataError, GaussianNoise, Pixels
 from tarflow.machine.processes import Process
 from tarflow.sampling.gallery import Gallery
 from tarflow.sampling.sample_run import SampleRun
@@ -17,7 +17,7 @@ from tarflow.sampling.sampler import Sampler
 
 from .models import tiny_flow
 
-FLOW = tiny_flow(num_channels=1, num_classes=3, noise=GaussianNoise(17, 0.3))
+FLOW = tiny_flow(num_channels=1, num_classes=3, codec=Pixels(17), noise=GaussianNoise(0.3))
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def test_samples_of_unknown_settings_are_refused(run, damage):
 
 def test_overwriting_replaces_what_other_settings_left_and_nothing_else(run):
     draw(run)
-    gallery = Gallery(run.directory, 17)
+    gallery = Gallery(run.directory, Pixels(17))
     gallery.write_grid(run.panels(10))
     gallery.write_images(run.pixels("writing images"))
     other = with_sampler(run, seed=7)

@@ -8,9 +8,13 @@ import torch
 
 from tarflow import (
     ConfigurationError,
+    DecodeOptions,
     ExampleSeeds,
     GaussianNoise,
+    Jacobi,
     LinearGuidance,
+    NoNoise,
+    Pixels,
     UniformDequantization,
     denoise,
 )
@@ -21,7 +25,7 @@ from tarflow.sampling.sampler import Sampler
 from .memory import limit_memory
 from .models import tiny_flow
 
-NOISE = GaussianNoise(17, 0.3)
+CODEC = Pixels(17)
 
 CERTIFICATES = ("residual", "certified", "redone")
 
@@ -38,26 +42,26 @@ def assert_same(found, expected):
 
 @pytest.fixture
 def noisy():
-    """A flow with classes that knows its Gaussian noise, in float64."""
-    return tiny_flow(num_classes=3, noise=NOISE).double()
+    """A flow with classes that knows its codec and Gaussian noise, in float64."""
+    return tiny_flow(num_classes=3, codec=CODEC, noise=GaussianNoise(0.3)).double()
 
 
 def test_samples_are_those_of_the_flow_as_pixels(noisy):
-    sampler = Sampler(noisy, 5, torch.tensor([2, 0]), LinearGuidance(1.0))
+    sampler = Sampler(noisy, 5, torch.tensor([2, 0]), options=DecodeOptions(LinearGuidance(1.0)))
     label = torch.tensor([0, 2, 0])
     source = ExampleSeeds(5, range(3, 6))
     x = noisy.sample(3, label, guidance=LinearGuidance(1.0), source=source)
     found = sampler(range(3, 6))
     assert list(found) == ["samples", *CERTIFICATES, "denoised", "labels"]
     assert found["samples"].dtype == np.uint8
-    assert np.array_equal(found["samples"], NOISE.to_pixels(x))
-    assert np.array_equal(found["denoised"], NOISE.to_pixels(denoise(noisy, x, label)))
+    assert np.array_equal(found["samples"], CODEC.decode(x))
+    assert np.array_equal(found["denoised"], CODEC.decode(denoise(noisy, x, label)))
     assert np.array_equal(found["labels"], label)
 
 
 def test_what_is_not_asked_for_is_not_made(noisy):
     assert list(Sampler(noisy, denoise=False)(range(2))) == ["samples", *CERTIFICATES]
-    sampler = Sampler(tiny_flow(noise=UniformDequantization(17)))
+    sampler = Sampler(tiny_flow(codec=UniformDequantization(17), noise=NoNoise()))
     assert list(sampler(range(2))) == ["samples", *CERTIFICATES]
     assert sampler.settings["denoise"] is False
 
@@ -84,8 +88,8 @@ def test_bytes_of_a_sample(noisy):
     size = sum(arrays[name].nbytes for name in ("samples", "denoised"))
     assert Sampler(noisy).bytes_per_sample == size == 2 * 2 * 4 * 4
     assert Sampler(noisy, denoise=False).bytes_per_sample == 2 * 4 * 4
-    many_levels = tiny_flow(noise=GaussianNoise(1000, 0.1))
-    assert Sampler(many_levels, denoise=False).bytes_per_sample == 4 * 2 * 4 * 4
+    many_levels = tiny_flow(codec=Pixels(1000))
+    assert Sampler(many_levels).bytes_per_sample == 4 * 2 * 4 * 4
 
 
 def test_settings_tell_all_that_a_sample_depends_on(noisy):
@@ -94,20 +98,21 @@ def test_settings_tell_all_that_a_sample_depends_on(noisy):
     others = [
         Sampler(noisy, 1),
         Sampler(noisy, classes=torch.tensor([1])),
-        Sampler(noisy, guidance=LinearGuidance(1.0)),
-        Sampler(noisy, guidance=LinearGuidance(1.0, temperature=2.0)),
         Sampler(noisy, denoise=False),
-        Sampler(noisy, options={"dtype": torch.bfloat16}),
+        Sampler(noisy, options=DecodeOptions(LinearGuidance(1.0))),
+        Sampler(noisy, options=DecodeOptions(LinearGuidance(1.0, temperature=2.0))),
+        Sampler(noisy, options=DecodeOptions(dtype=torch.bfloat16)),
+        Sampler(noisy, options=DecodeOptions(decoder=Jacobi())),
     ]
     texts = {json.dumps(sampler.settings) for sampler in others} | {json.dumps(plain)}
     assert len(texts) == len(others) + 1
-    assert Sampler(noisy, options={"compile": True}).settings == plain
+    assert Sampler(noisy, options=DecodeOptions(compile=True)).settings == plain
 
 
 def test_the_precision_is_that_of_denoising_too(noisy):
-    sampler = Sampler(noisy, options={"dtype": torch.bfloat16})
-    drawn = noisy.sample(2, return_report=True)
-    noisy.sample = lambda *arguments, **options: drawn
+    sampler = Sampler(noisy, options=DecodeOptions(dtype=torch.bfloat16))
+    drawn = noisy.sample_with_report(2)
+    noisy.sample_with_report = lambda *arguments, **options: drawn
     with pytest.raises(ConfigurationError, match=r"cannot denoise in torch.bfloat16"):
         sampler(range(2))
 
@@ -120,7 +125,7 @@ def test_weights_are_made_ready_once(noisy, monkeypatch):
         return prepare(self, network)
 
     monkeypatch.setattr(Networks, "_prepare", counted)
-    sampler = Sampler(noisy.float(), options={"dtype": torch.bfloat16})
+    sampler = Sampler(noisy.float(), options=DecodeOptions(dtype=torch.bfloat16))
     sampler(range(2))
     assert made.count(torch.bfloat16) == 3  # one for each transform
     made.clear()
@@ -128,13 +133,13 @@ def test_weights_are_made_ready_once(noisy, monkeypatch):
     assert made == []
     source = ExampleSeeds(0, range(2, 4))
     x = noisy.sample(2, source=source, dtype=torch.bfloat16)
-    assert np.array_equal(found["samples"], NOISE.to_pixels(x))
+    assert np.array_equal(found["samples"], CODEC.decode(x))
     made.clear()
     batches = list(sample_batches(noisy, 4, None, 0, 2, dtype=torch.bfloat16))
     assert made.count(torch.bfloat16) == 3
     assert torch.equal(batches[1][0], x)
 
 
-def test_a_flow_that_does_not_know_its_noise():
-    with pytest.raises(ConfigurationError, match="does not name the noise"):
+def test_a_flow_that_does_not_know_its_codec():
+    with pytest.raises(ConfigurationError, match="does not name the codec"):
         Sampler(tiny_flow())(range(2))

@@ -69,7 +69,7 @@ def test_unknown_word(choice):
 
 def draw(flow, num_samples=7, label=None, seed=0, batch_size=7, guidance=None):
     """All samples, the labels they came with, and the sizes of the batches."""
-    batches = list(sample_batches(flow, num_samples, label, seed, batch_size, guidance))
+    batches = list(sample_batches(flow, num_samples, label, seed, batch_size, guidance=guidance))
     labels = [part for _, part in batches]
     joined = None if labels[0] is None else torch.cat(labels)
     return torch.cat([x for x, _ in batches]), joined, [len(x) for x, _ in batches]

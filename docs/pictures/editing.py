@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tarflow import ExampleSeeds, TarFlow, denoise
 from tarflow.data import digits
-from tarflow.editing.editing import inpaint, interpolate
+from tarflow.editing import inpaint, interpolate
 from tarflow.sampling.pictures import beside, grid
 
 IMAGES = Path(__file__).parents[1] / "images"

@@ -13,12 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tarflow import Context, ExampleSeeds, LinearGuidance, Sequential, TarFlow, denoise
+from tarflow import Context, ExampleSeeds, LinearGuidance, TarFlow, denoise
 from tarflow.data import digits
 from tarflow.flows.autoregressive import AutoregressiveTransform
-from tarflow.flows.decoding import Decoding
 from tarflow.flows.transforms import Patchify, Reverse
-from tarflow.nn.networks import Networks
 from tarflow.sampling.pictures import beside, grid
 
 matplotlib.use("Agg")
@@ -36,11 +34,10 @@ def states(flow: TarFlow, z: Tensor, label: Tensor) -> Iterator[Tensor]:
     """The noise, and what each transform makes of it on the way to data, as images."""
     patchify = flow.transform[0]
     assert isinstance(patchify, Patchify)
-    decoding = Decoding(Sequential(), None, Networks())
     reversed_order = False
     yield patchify.restore(z)
     for transform in reversed(list(flow.transform)[1:]):
-        z = transform.inverse(z, Context(label=label), decoding).x
+        z = transform.inverse(z, Context(label=label)).x
         if isinstance(transform, Reverse):
             reversed_order = not reversed_order
         else:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from tarflow.ablation.density import Encoding
-from tarflow.ablation.variants import Variant
+from tarflow.ablation.variants import Encoding, Variant
 from tarflow.data.loading.batches import Batch
-from tarflow.errors import NonFiniteError
 from tarflow.flows.base import DiagonalNormal
 from tarflow.flows.conditioning import with_dropout
 from tarflow.flows.context import Context
@@ -100,12 +99,7 @@ def rate(progress: float) -> float:
     return max(0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))), 1e-3)
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss: Tensor,
-    max_grad_norm: float,
-) -> bool:
+def _step(model: nn.Module, optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> bool:
     """Take a step; whether it was finite."""
     optimizer.zero_grad()
     if not loss.isfinite():
@@ -149,11 +143,9 @@ def log_probs(model: nn.Module, x: Tensor, context: Context) -> Tensor:
     found = []
     for rows in torch.arange(len(x)).split(256):
         known = context.map(lambda part, rows=rows: part[rows])
-        try:
-            found.append(model.log_prob(x[rows], known))  # pyright: ignore
-        except NonFiniteError:
-            found.append(torch.full((len(rows),), math.nan))
-    return torch.cat(found).double()
+        found.append(model.log_prob(x[rows], known))  # pyright: ignore
+    log_prob = torch.cat(found).double()
+    return log_prob.where(log_prob.isfinite(), math.nan)
 
 
 def validation_loss(model: nn.Module, encoding: Encoding, batch: Batch) -> float:

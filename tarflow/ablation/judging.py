@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tarflow.ablation.density import Encoding
 from tarflow.ablation.fitting import Fit, log_probs
-from tarflow.ablation.variants import Variant
+from tarflow.ablation.variants import Encoding, Variant
 from tarflow.data import ImageData
 from tarflow.data.loading.batches import Batch, read_batch
 from tarflow.errors import NonFiniteError
@@ -149,7 +148,7 @@ class Judge:
             all_labels = self.loaded.train.context["label"]
             rows = torch.randint(len(all_labels), (self.num_samples,), generator=generator)
             labels = all_labels[rows]
-        batches = sample_batches(flow, self.num_samples, labels, seed, 250, guidance)
+        batches = sample_batches(flow, self.num_samples, labels, seed, 250, guidance=guidance)
         return torch.cat([x for x, _ in batches]), labels
 
     def _guided(self, flow: Flow, encoding: Encoding, seed: int) -> dict[str, dict[str, Any]]:

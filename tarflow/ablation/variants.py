@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from tarflow.ablation import baselines
-from tarflow.ablation.density import Density, Encoding
 from tarflow.data import ImageData
 from tarflow.flows.affine import ExpScale, Scale, UnitScale
-from tarflow.flows.codec import UniformDequantization
-from tarflow.flows.noise import GaussianNoise, NoNoise
+from tarflow.flows.codec import Codec, UniformDequantization
+from tarflow.flows.noise import GaussianNoise, Noise, NoNoise
 from tarflow.flows.ordering import Alternating, Raster
 from tarflow.flows.tar_flow import TarFlow
 
@@ -18,6 +20,23 @@ NUM_LAYERS = 8
 WIDTH = 64
 TOKENS = 4
 """Patches along a side: both data sets become sequences of 16."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Makes of stored images what densities are fitted to.
+
+    Attributes:
+        codec: What the stored numbers mean.
+        noise: What is added.
+    """
+
+    codec: Codec
+    noise: Noise
+
+    def __call__(self, stored: Tensor, source: torch.Generator | None = None) -> Tensor:
+        """Noisy images; draws come from torch's global generator unless there is a source."""
+        return self.noise(self.codec.encode(stored, source), source)
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ class Variant:
     max_grad_norm: float = 1.0
     guided: bool = False
     batch_size: int = 64
-    make: Callable[["Variant", ImageData], Density] = field(default=lambda v, d: v.flow(d))
+    make: Callable[["Variant", ImageData], nn.Module] = field(default=lambda v, d: v.flow(d))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -107,7 +126,7 @@ VARIANTS = {
         replace(_PLAIN, name="unclipped", max_grad_norm=float("inf")),
         replace(_PLAIN, name="adamw", optimizer="adamw", lr=3e-3),
         replace(_UNLABELLED, name="unlabelled"),
-        replace(_BASELINE, name="gaussian", make=baselines.Gaussian.fitted),
+        replace(_BASELINE, name="gaussian", make=baselines.gaussian),
         replace(_BASELINE, name="real_nvp", make=baselines.real_nvp),
         replace(_BASELINE, name="masked_autoregressive", make=baselines.masked_autoregressive),
         replace(_BASELINE, name="neural_spline", make=baselines.neural_spline),

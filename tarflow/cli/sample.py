@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,8 +11,8 @@ from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import WEIGHTS
+from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow, load
-from tarflow.flows.guidance import Guidance
 from tarflow.machine.processes import Process
 from tarflow.sampling.drawing import read_classes
 from tarflow.sampling.gallery import Gallery, real_images
@@ -69,15 +68,9 @@ def sample(config: SampleSettings) -> None:
         )
     output = Path(config.output or directory.parent / "samples")
     origin = fingerprints(directory)
-    guidance = guidance_of(config.guidance_rule, config.guidance)
-    sampler = Sampler(
-        flow,
-        config.seed,
-        read_classes(config.label, flow.num_classes),
-        guidance,
-        config.denoise,
-        _options(config, flow, directory, guidance),
-    )
+    classes = read_classes(config.label, flow.num_classes)
+    options = _options(config, flow, directory)
+    sampler = Sampler(flow, config.seed, classes, config.denoise, options)
     run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
     request = {key: config.composed.get(key) for key in SHOWN}
     files = run.files(request)
@@ -93,19 +86,18 @@ def sample(config: SampleSettings) -> None:
                 run.folder.finish(request, _write_samples(config, run, panels))
 
 
-def _options(
-    config: SampleSettings, flow: Flow, directory: Path, guidance: Guidance | None
-) -> dict[str, Any]:
-    """The options of `flow.sample` that are not left to it."""
-    dtype = read_dtype(config.dtype)
+def _options(config: SampleSettings, flow: Flow, directory: Path) -> DecodeOptions:
+    """How to decode."""
     decoder = instantiate(config.decoder)
+    options = DecodeOptions(
+        guidance_of(config.guidance_rule, config.guidance), dtype=read_dtype(config.dtype)
+    )
     if isinstance(decoder, Planned):
-        conditions = Conditions.of(flow, config.batch_size, guidance, dtype, decoder.tolerance)
+        conditions = Conditions.of(flow, config.batch_size, options, decoder.tolerance)
         weights = fingerprints(directory)[WEIGHTS]
         decoder, message = decoder.choose(directory, replace(conditions, weights=weights))
         print(message)
-    options = {"dtype": dtype, "decoder": decoder, "compile": config.compile}
-    return {name: value for name, value in options.items() if value}
+    return replace(options, decoder=decoder, compile=config.compile)
 
 
 def _panels(config: SampleSettings, run: SampleRun) -> dict[str, torch.Tensor]:

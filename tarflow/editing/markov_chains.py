@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,7 @@ from torch import Tensor
 from tarflow.arguments import check_integer, check_real
 from tarflow.errors import ConfigurationError
 from tarflow.flows.context import Context
+from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.randomness import RandomSource, normal, uniform
 
@@ -30,7 +31,7 @@ class Posterior:
         observed: The data; finite, also where it is not observed.
         mask: Where it is observed.
         noise_std: Standard deviation of the observations of each example.
-        options: How to decode; see `Flow.decode`.
+        options: How to decode.
     """
 
     flow: Flow
@@ -38,11 +39,11 @@ class Posterior:
     observed: Float[Tensor, "batch ..."]
     mask: Bool[Tensor, "batch ..."]
     noise_std: Float[Tensor, " batch"]
-    options: dict[str, Any]
+    options: DecodeOptions = DecodeOptions()
 
     def decode(self, z: Float[Tensor, "batch length patch_dim"]) -> Float[Tensor, "batch ..."]:
         """Map noise to data."""
-        return self.flow.inverse(z, self.context, **self.options)
+        return self.flow.inverse(z, self.context, options=self.options)
 
     def squared_deviation(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
         """Sum of the squared deviations from what is observed."""
@@ -59,14 +60,10 @@ class Posterior:
     def log_density_and_gradient(
         self, x: Float[Tensor, "batch ..."]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch ..."]]:
-        """Logarithm of the density up to a constant, in nats, and its gradient.
-
-        Without the check of `Flow.log_prob`, which refuses a batch for one example.
-        """
+        """Logarithm of the density up to a constant, in nats, and its gradient."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            z, log_det = self.flow(x, self.context)
-            log_density = self.flow.base.log_prob(z) + log_det + self.log_likelihood(x)
+            log_density = self.flow.log_prob(x, self.context) + self.log_likelihood(x)
             gradient = torch.autograd.grad(log_density.sum(), x)[0]
         return log_density.detach(), gradient
 
@@ -152,10 +149,18 @@ class CrankNicolson(MarkovKernel):
     first_step_size: float = 0.5
     largest_step_size = 1.0
 
-    def start(self, posterior, z):
+    def start(
+        self, posterior: Posterior, z: Float[Tensor, "batch length patch_dim"]
+    ) -> ChainState:
         return ChainState(z, posterior.decode(z))
 
-    def propose(self, posterior, state, step_size, source):
+    def propose(
+        self,
+        posterior: Posterior,
+        state: ChainState,
+        step_size: Float[Tensor, " batch"],
+        source: RandomSource,
+    ) -> tuple[ChainState, Float[Tensor, " batch"]]:
         b = _rows(step_size, state.position)
         draw = posterior.flow.base.sample(len(b), source)
         proposal = self.start(posterior, (1 - b**2).sqrt() * state.position + b * draw)
@@ -185,11 +190,19 @@ class Hamiltonian(MarkovKernel):
         super().__post_init__()
         check_integer("num_leapfrog", self.num_leapfrog, least=1)
 
-    def start(self, posterior, z):
+    def start(
+        self, posterior: Posterior, z: Float[Tensor, "batch length patch_dim"]
+    ) -> ChainState:
         x = posterior.decode(z)
         return ChainState(x, x)
 
-    def propose(self, posterior, state, step_size, source):
+    def propose(
+        self,
+        posterior: Posterior,
+        state: ChainState,
+        step_size: Float[Tensor, " batch"],
+        source: RandomSource,
+    ) -> tuple[ChainState, Float[Tensor, " batch"]]:
         x, like = state.x, (source, state.x.dtype, state.x.device)
         step = _rows(step_size * (0.8 + 0.4 * uniform(step_size.shape, *like, "trajectory")), x)
         momentum = first_momentum = normal(x.shape, *like, "momentum")

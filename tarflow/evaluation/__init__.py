@@ -20,7 +20,6 @@ __all__ = [
     "LikelihoodMetrics",
     "Metrics",
     "PixelFeatures",
-    "Pixels",
     "Report",
     "SampleMetrics",
     "compare_likelihoods",

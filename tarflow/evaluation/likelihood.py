@@ -137,27 +137,21 @@ class LikelihoodMetrics(Metrics):
         """The values of some images; every image has a stream of noise of its own."""
         batch = read_batch(part, indices)
         streams = ExampleStreams(self.seed, indices)
-        draws = torch.stack(
-            [
-                _log_prob(flow, *_inputs(flow, batch, streams))
-                for _ in range(self.importance_samples)
-            ]
-        )
+        times = range(self.importance_samples)
+        draws = torch.stack([_log_prob(flow, *_inputs(flow, batch, streams)) for _ in times])
         few = range(indices.start, min(indices.stop, ROUND_TRIPS))
         deviation = np.full(len(indices), math.nan)
         if len(few):
             first = _inputs(flow, read_batch(part, few), ExampleSeeds(self.seed, few))
             deviation[: len(few)] = _round_trip(flow, *first)
+        known = flow.known(batch.context).parts.items()
+        columns = {f"{CONTEXT}{name}": rows.numpy() for name, rows in known if rows.ndim == 1}
         return {
             "log_prob": draws[0].numpy(),
             "bound": (draws.logsumexp(dim=0) - math.log(len(draws))).numpy(),
             "deviation": deviation,
             "digest": digests(batch),
-            **{
-                f"{CONTEXT}{name}": rows.numpy()
-                for name, rows in flow.known(batch.context).parts.items()
-                if rows.ndim == 1
-            },
+            **columns,
         }
 
     def _report(self, flow: Flow, data: ImageData, rows: Rows) -> Report:
@@ -166,7 +160,7 @@ class LikelihoodMetrics(Metrics):
         log_prob, bound = (torch.from_numpy(rows[name]) for name in ("log_prob", "bound"))
         finite = log_prob.isfinite()
         per_image = {"log_prob_nats": log_prob.tolist()}
-        for name in rows:
+        for name in sorted(rows):
             if name.startswith(CONTEXT):
                 per_image[name.removeprefix(CONTEXT)] = rows[name].tolist()
         per_image[unit.name] = unit(log_prob).tolist()
@@ -190,14 +184,8 @@ class LikelihoodMetrics(Metrics):
             per_image[name] = unit(bound).tolist()
             values[name] = mean_and_error(unit(bound[bound.isfinite()]))
             table.append(_row(f"{unit.words}, bound by {draws} draws", values[name]))
-        table.append(
-            (
-                "largest deviation x -> z -> x",
-                f"{values['largest_round_trip_deviation']:.1e}",
-                "",
-                "",
-            )
-        )
+        deviation = f"{values['largest_round_trip_deviation']:.1e}"
+        table.append(("largest deviation x -> z -> x", deviation, "", ""))
         if values["non_finite"]:
             table.append(("images left out, not finite", str(values["non_finite"]), "", ""))
         title = f"{values['count']} {self.split} images of {data.name}"
@@ -225,8 +213,7 @@ def _round_trip(flow: Flow, x: Tensor, context: Context) -> float:
 
 def _log_prob(flow: Flow, x: Tensor, context: Context) -> Float[Tensor, " batch"]:
     """Log-densities; NaN where they are not finite."""
-    z, log_det = flow(x, context)
-    log_prob = (flow.base.log_prob(z) + log_det).cpu().double()
+    log_prob = flow.log_prob(x, context).cpu().double()
     return log_prob.where(log_prob.isfinite(), math.nan)
 
 

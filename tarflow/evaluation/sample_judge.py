@@ -1,5 +1,6 @@
 """Draws samples and makes features of them."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import Subset
@@ -8,10 +9,10 @@ from tarflow.data.loading.batches import read_batch
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.work import Rows
 from tarflow.flows.context import Context
+from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import GaussianNoise
-from tarflow.nn.networks import Networks
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.denoising import denoise
 from tarflow.sampling.drawing import draw, labels_of, read_classes
@@ -31,7 +32,7 @@ class SampleJudge:
     def __init__(self, flow: Flow, features: ImageFeatures):
         self.flow, self.features = flow, features
         self.classes = read_classes("all", flow.num_classes)
-        self.networks, self.chunks = Networks(), ChunkSize()
+        self.options, self.chunks = DecodeOptions().prepared(), ChunkSize()
 
     @property
     def panels(self) -> tuple[str, ...]:
@@ -44,8 +45,8 @@ class SampleJudge:
         """Features of some samples in every panel, whose name comes first in those of columns."""
         codec, context = self.flow.codec, self.context(indices)
         assert codec is not None
-        options = {"guidance": guidance, "networks": self.networks, "certify": False}
-        x, _ = draw(self.flow, indices, context, seed, self.chunks, **options)
+        options = replace(self.options, guidance=guidance)
+        x, _ = draw(self.flow, indices, context, seed, self.chunks, options)
         panels = {"not denoised": x}
         if "denoised" in self.panels:
             panels["denoised"] = denoise(self.flow, x, context, max_batch=self.chunks)

@@ -72,8 +72,8 @@ class SampleMetrics(Metrics):
         """Evaluate a flow, with other processes perhaps.
 
         Raises:
-            DataError: The flow was made for other data, data lacks training or test images, or
-                the kept statistics are of other images or features.
+            DataError: The flow was made for other data, the data lacks training or test images,
+                or the kept statistics are of other images or features.
         """
         check_fit(flow, data)
         for part in (data.train, data.test):
@@ -130,8 +130,9 @@ class SampleMetrics(Metrics):
             work = work_of(f"seed_{seed}_{variant.replace(' ', '_')}")
             compute, title = partial(judge, seed, guidance), f"seed {seed}, {variant}"
             rows = work.do(title, self.num_samples, self.batch_size, compute)
-            for panel in judge.panels if rows is not None else ():
-                found.setdefault(f"{variant}, {panel}", []).append(_of_panel(rows, panel))
+            if rows is not None:
+                for panel in judge.panels:
+                    found.setdefault(f"{variant}, {panel}", []).append(_of_panel(rows, panel))
         return found
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,17 +70,17 @@ class Kept(Work):
     """
 
     directory: Path
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     process: Process = Process()
 
     def do(self, title: str, count: int, batch_size: int, compute: Compute) -> Rows | None:
-        folder = SampleFolder(self.directory)
+        folder, settings = SampleFolder(self.directory), json.loads(json.dumps(self.settings))
         folder.prepare()
         shards = folder.shards
         with self.process.claim(shards.directory), _progress(title, count) as show:
-            if folder.changes(self._settings):
+            if folder.changes(settings):
                 folder.remove_samples()
-            folder.keep_settings(self._settings)
+            folder.keep_settings(settings)
             for held in shards.found():
                 shards.remove_damaged(held)
             for number, batch in enumerate(batches_of(count, batch_size)):
@@ -93,11 +93,6 @@ class Kept(Work):
         if not self.process.leads:
             return None
         return _joined(list(shards.read(range(count))))
-
-    @property
-    def _settings(self) -> dict[str, Any]:
-        """The settings as they are read back."""
-        return json.loads(json.dumps(dict(self.settings)))
 
 
 def _joined(batches: list[Rows]) -> Rows:

@@ -1,10 +1,10 @@
 """The autoregressive transform: a causal transformer that predicts an affine map per position."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.flows.affine import Affine, Scale
@@ -14,12 +14,13 @@ from tarflow.flows.conditioning import (
     with_null,
 )
 from tarflow.flows.context import Context
-from tarflow.flows.decoding import Decoder, Decoding, Predict, residual
+from tarflow.flows.decoding import DecodeOptions, Predict, residual
 from tarflow.flows.guidance import Guidance
-from tarflow.flows.report import TransformReport
-from tarflow.flows.transforms import Inverse, Transform
-from tarflow.nn.attention import DifferentiableKVCache, KVCache, Window
-from tarflow.nn.networks import Network
+from tarflow.flows.implicit import differentiable
+from tarflow.flows.report import Inverse
+from tarflow.flows.transforms import Transform
+from tarflow.nn.attention import KVCache, Window
+from tarflow.nn.networks import Network, Networks
 from tarflow.nn.transformer import CausalTransformer
 
 
@@ -56,29 +57,37 @@ class AutoregressiveTransform(Transform):
         self, x: Float[Tensor, "batch length patch_dim"], context: Context
     ) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if context.temperature is not None:  # a wrong one shows: attention may hide its NaN
+            known = torch.where(context.temperature > 0, 1.0, torch.nan)
+            x = x * known.to(x.dtype)[:, None, None]
         affine = self.predict(self.network, context, x)(x[:, :-1], 0).after_first()
         return affine.to_noise(x), affine.log_det
 
     def inverse(
-        self, z: Float[Tensor, "batch length patch_dim"], context: Context, decoding: Decoding
+        self,
+        z: Float[Tensor, "batch length patch_dim"],
+        context: Context,
+        options: DecodeOptions = DecodeOptions(),
     ) -> Inverse:
         z = z.to(torch.promote_types(z.dtype, torch.float32))
-        decoder = decoding.decoder.at(decoding.depth)
-        task = Inversion(self, z, context, decoding.active_guidance, decoder)
-        lowered = decoding.networks.lowers(self.network)
-        if torch.is_grad_enabled():
-            solution = task.solve(self.network)
+        task = Inversion(self, z, context, options)
+        networks = options.networks or Networks(options.dtype, options.compile)
+        network, lowered = networks.of(self.network), networks.lowers(self.network)
+        # The networks were cast once; autocast would cast them again at every step.
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+            inverse = task.solve(network)
             if lowered:
-                solution = solution.unchecked()
-        else:
-            # The networks were cast once; autocast would cast them again at every step.
-            network = decoding.networks.of(self.network)
-            with torch.autocast(z.device.type, enabled=False):
-                solution = task.solve(network)
-                if lowered:
-                    exact = decoding.networks.exact.of(self.network)
-                    solution = task.repair(solution, exact, decoding.certify)
-        return Inverse(solution.x, solution.log_det, (solution.report(decoder),))
+                inverse = task.repair(inverse, networks.exact.of(self.network))
+        if not task.has_gradient:
+            return inverse
+        return Inverse(*differentiable(inverse.x, z, task.predict(self.network)), inverse.report)
+
+    def hold(
+        self, x: Float[Tensor, "batch length patch_dim"], context: Context
+    ) -> tuple[Float[Tensor, "batch length patch_dim"], Callable[[Tensor], Tensor]]:
+        x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        affine = self.predict(self.network, context, x)(x[:, :-1], 0).after_first()
+        return affine.to_noise(x).detach(), affine.to_data
 
     def predict(
         self, network: Network, context: Context, example: Tensor, cache: KVCache | None = None
@@ -137,94 +146,52 @@ class GuidedPrediction:
 
 
 @dataclass(frozen=True)
-class Solution:
-    """What an inversion found, and how far off it may be; see `TransformReport`."""
-
-    x: Float[Tensor, "batch length patch_dim"]
-    log_det: Float[Tensor, " batch"]
-    residual: Float[Tensor, " batch"]
-    iterations: Int[Tensor, " batch"]
-    passes: int
-    non_finite: Int[Tensor, " batch"]
-    redone: Bool[Tensor, " batch"]
-    exact: bool
-
-    def report(self, decoder: Decoder) -> TransformReport:
-        """The part that is no result."""
-        measured = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
-        return TransformReport(decoder, **{**measured, "residual": self.residual.detach()})
-
-    def unchecked(self) -> "Solution":
-        """The same, as one of lower precision that nothing has measured."""
-        return replace(self, residual=torch.full_like(self.residual, torch.nan), exact=False)
-
-    def put(self, rows: Int[Tensor, " some"], other: "Solution") -> "Solution":
-        """The same with some examples, redone, in place of theirs."""
-        return Solution(
-            self.x.index_copy(0, rows, other.x),
-            self.log_det.index_copy(0, rows, other.log_det),
-            self.residual.index_copy(0, rows, other.residual),
-            self.iterations.index_add(0, rows, other.iterations),
-            self.passes + other.passes,
-            self.non_finite.index_add(0, rows, other.non_finite),
-            self.redone.index_fill(0, rows, True),
-            self.exact,
-        )
-
-
-@dataclass(frozen=True)
 class Inversion:
     """The task to invert one transform."""
 
     transform: AutoregressiveTransform
     z: Float[Tensor, "batch length patch_dim"]
     context: Context
-    guidance: Guidance | None
-    decoder: Decoder
+    options: DecodeOptions
 
-    def solve(self, network: Network) -> Solution:
+    @property
+    def has_gradient(self) -> bool:
+        """Whether something that the result depends on wants a gradient."""
+        inputs = self.z, *self.transform.parameters(), *self.context.parts.values()
+        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+
+    def solve(self, network: Network) -> Inverse:
         """Decode, with the transform's network or one made of that."""
-        decoded = self.decoder(self.predict(network, cached=True), self.z)
-        gap = residual(decoded.affine, decoded.x, self.z)
-        redone = torch.zeros(len(self.z), dtype=torch.bool, device=self.z.device)
-        log_det, tolerance = decoded.affine.log_det, self.decoder.tolerance
-        counts = decoded.iterations, decoded.passes, decoded.non_finite
-        return Solution(decoded.x, log_det, gap, *counts, redone, exact=tolerance == torch.inf)
+        options = self.options
+        return options.decoder.at(options.depth)(self.predict(network, cached=True), self.z)
 
-    def repair(self, solution: Solution, exact: Network, certify: bool) -> Solution:
-        """Measure a solution of lower precision with an exact network; redo what misses.
+    def repair(self, inverse: Inverse, exact: Network) -> Inverse:
+        """Measure an inverse of lower precision with an exact network; redo what misses.
 
         Without a tolerance nothing is measured, unless certificates are asked for, and only what
         is not finite is redone.
         """
-        x, tolerance = solution.x, self.decoder.tolerance
+        x, report = inverse.x, inverse.report.unchecked()
         missed = ~x.isfinite().all(dim=2).all(dim=1)
-        solution = solution.unchecked()
-        if certify or tolerance < torch.inf:
+        tolerance = report.decoder[0].tolerance
+        if self.options.certify or tolerance < torch.inf:
             gap = residual(self.predict(exact)(x[:, :-1], 0), x, self.z)
             missed = missed | ~(gap <= tolerance)
-            solution = replace(solution, residual=gap)
-        rows = missed.nonzero().flatten()
+            report = replace(report, residual=gap[None])
+        inverse, rows = replace(inverse, report=report), missed.nonzero().flatten()
         if not len(rows):
-            return solution
+            return inverse
         context = self.context.map(lambda part: part[rows])
-        again = replace(self, z=self.z[rows], context=context).solve(exact)
-        return solution.put(rows, again)
+        return inverse.put(rows, replace(self, z=self.z[rows], context=context).solve(exact))
 
     def predict(self, network: Network, cached: bool = False) -> Predict:
         """The prediction to solve for, guided or not."""
-        z, context, guidance = self.z, self.context, self.guidance
-        if guidance is None:
-            cache = self._cache(network, len(z)) if cached else None
-            return self.transform.predict(network, context, z, cache)
-        stacked = with_null(context, self.transform.conditioners, z, guidance.temperature)
-        cache = self._cache(network, 2 * len(z)) if cached else None
+        z, rule = self.z, self.options.rule
+        if rule is None:
+            cache = network.new_cache(len(z)) if cached else None
+            return self.transform.predict(network, self.context, z, cache)
+        stacked = with_null(self.context, self.transform.conditioners, z, rule.temperature)
+        cache = network.new_cache(2 * len(z)) if cached else None
         unguided = self.transform.predict(network, stacked, torch.cat([z, z]), cache)
         position = torch.arange(z.shape[1], dtype=z.dtype, device=z.device)
-        return GuidedPrediction(unguided, guidance, guidance.weights(position)[:, None])
-
-    def _cache(self, network: Network, rows: int) -> KVCache:
-        """Keys and values for so many sequences, differentiable if gradients are on."""
-        if isinstance(network, CausalTransformer) and torch.is_grad_enabled():
-            return DifferentiableKVCache(len(network.blocks), network.length)
-        return network.new_cache(rows)
+        return GuidedPrediction(unguided, rule, rule.weights(position)[:, None])

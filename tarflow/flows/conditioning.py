@@ -66,7 +66,7 @@ class LabelConditioner(Conditioner):
         check_integer("num_classes", self.num_classes, least=1)
 
     def null(self, examples: Tensor) -> Rows:
-        return torch.full((len(examples),), NULL_CLASS, device=examples.device)
+        return torch.full((examples.shape[0],), NULL_CLASS, device=examples.device)
 
     def read(self, rows: Rows) -> Rows:
         if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:

@@ -121,7 +121,7 @@ def _read(name: str, value: Any, batch: int) -> Rows | None:
         raise ContextError(f"{kind} {shown(value)}") from error
     if part.ndim == 0:
         return part.expand(batch)
-    if len(part) != batch:
+    if part.shape[0] != batch:
         raise ContextError(
             f"{name} has shape {tuple(part.shape)}, but there are {batch} examples:"
             f" pass one {name} per example"

@@ -1,8 +1,9 @@
-"""Ways to invert an autoregressive transform."""
+"""Ways to invert an autoregressive transform, and all that decoding is told."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -12,30 +13,12 @@ from tarflow.arguments import check_instance
 from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Affine
 from tarflow.flows.guidance import Guidance
+from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.nn.networks import Networks
 from tarflow.registry import Part
 
 Predict = Callable[[Float[Tensor, "batch window patch_dim"], int], Affine]
 """Given values at positions `start ...`, predicts the maps one position further on."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The solution of one transform.
-
-    Attributes:
-        x: The data.
-        affine: The maps of all positions but the first, as predicted from x.
-        passes: Number of times that the prediction was computed.
-        iterations: In how many of them each example was not finished.
-        non_finite: Number of drafts of each example that were not finite, and were thrown away.
-    """
-
-    x: Float[Tensor, "batch length patch_dim"]
-    affine: Affine
-    passes: int
-    iterations: Int[Tensor, " batch"]
-    non_finite: Int[Tensor, " batch"]
 
 
 def residual(
@@ -59,8 +42,8 @@ class Decoder(Part, ABC):
     """Largest residual that is allowed, where that of its own rounding is not all there is."""
 
     @abstractmethod
-    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Decoded:
-        """Decode a batch.
+    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
+        """Decode a batch, without gradients; `solved` makes the result.
 
         Args:
             predict: The transform's prediction, guided or not; it keeps its own cache.
@@ -71,27 +54,51 @@ class Decoder(Part, ABC):
         """The decoder for a transform, given how many were inverted before it."""
         return self
 
+    def solved(
+        self,
+        z: Float[Tensor, "batch length patch_dim"],
+        x: Float[Tensor, "batch length patch_dim"],
+        affine: Affine,
+        passes: int,
+        iterations: Int[Tensor, " batch"] | None = None,
+        non_finite: Int[Tensor, " batch"] | None = None,
+    ) -> Inverse:
+        """The result of decoding, measured.
+
+        Args:
+            z: The noise.
+            x: The data that was found.
+            affine: The maps of all positions but the first, as predicted from x.
+            passes: Number of times that the prediction was computed.
+            iterations: In how many of them each example was not finished; by default in all.
+            non_finite: Number of drafts of each example that were thrown away; by default none.
+        """
+        none = torch.zeros(1, len(z), dtype=torch.long, device=z.device)
+        report = SamplingReport(
+            (self,),
+            residual(affine, x, z)[None],
+            none + passes if iterations is None else iterations[None],
+            (passes,),
+            none if non_finite is None else non_finite[None],
+            none.bool(),
+            (self.tolerance == torch.inf,),
+        )
+        return Inverse(x, affine.log_det, report)
+
 
 @dataclass(frozen=True)
 class Sequential(Decoder):
     """One position after the other: exact, in one step fewer than there are positions."""
 
-    def __call__(self, predict, z):
-        x, log_scale, shift = [z[:, :1]], [], []
+    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
+        x, log_scale, shift = [z[:, :1]], [z[:, :0]], [z[:, :0]]
         for position in range(z.shape[1] - 1):
             affine = predict(x[-1], position)
             x.append(affine.to_data(z[:, position + 1 : position + 2]))
             log_scale.append(affine.log_scale)
             shift.append(affine.shift)
-        nothing = [z[:, :0]]
-        steps = len(shift)
-        return Decoded(
-            torch.cat(x, dim=1),
-            Affine(torch.cat(log_scale or nothing, dim=1), torch.cat(shift or nothing, dim=1)),
-            passes=steps,
-            iterations=torch.full((len(z),), steps, device=z.device),
-            non_finite=torch.zeros(len(z), dtype=torch.long, device=z.device),
-        )
+        affine = Affine(torch.cat(log_scale, dim=1), torch.cat(shift, dim=1))
+        return self.solved(z, torch.cat(x, dim=1), affine, passes=z.shape[1] - 1)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class PerTransform(Decoder):
         for decoder in self.decoders:
             check_instance("one of decoders,", decoder, Decoder, "pass one, such as Sequential()")
 
-    def __call__(self, predict, z):
+    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
         raise ConfigurationError("PerTransform decodes through the decoders that it holds: at()")
 
     def at(self, depth: int) -> Decoder:
@@ -121,32 +128,79 @@ class PerTransform(Decoder):
         return self.decoders[depth]
 
 
+class DecodeKeywords(TypedDict, total=False):
+    """The fields of `DecodeOptions`, where they are passed one by one."""
+
+    guidance: Guidance | None
+    decoder: Decoder
+    dtype: torch.dtype | None
+    compile: bool
+    networks: Networks | None
+    certify: bool
+
+
 @dataclass(frozen=True)
-class Decoding:
-    """How to invert a flow, carried from transform to transform.
+class DecodeOptions:
+    """How to decode: what `sample`, `inverse` and all that stands on them may be told.
+
+    Example:
+        >>> from tarflow import Jacobi, TarFlow
+        >>> options = DecodeOptions(decoder=Jacobi(window=8), dtype=torch.bfloat16)
+        >>> flow = TarFlow(8, 2, num_channels=1, model_dim=64, num_layers=1).eval()
+        >>> flow.sample(5, options=options).shape, flow.sample(5, decoder=Jacobi(8)).shape
+        (torch.Size([5, 1, 8, 8]), torch.Size([5, 1, 8, 8]))
 
     Attributes:
-        decoder: How autoregressive transforms are inverted.
-        guidance: The rule that guides predictions; None for none.
-        networks: The transformers as decoding runs them; kept from batch to batch.
-        certify: Whether a decoder without a tolerance is checked too, where transformers compute
-            in less than the precision of their weights.
-        depth: How many autoregressive transforms were inverted before.
+        guidance: Moves every prediction away from that of a null context; one of weight 0 is none.
+        decoder: How each autoregressive transform is inverted.
+        dtype: Precision in which transformers compute, such as `torch.bfloat16`; by default that
+            of their weights. The state z, x stays in float32 or above.
+        compile: Whether single steps run compiled: pays after many samples, if at all
+            (docs/experiments.md).
+        networks: Carries what `dtype` and `compile` prepare from call to call, in their place.
+        certify: Whether sequential decoding in a lower `dtype` is checked as well, by one parallel
+            pass for each transform.
+        depth: How many autoregressive transforms were inverted before: compositions count them.
+
+    Raises:
+        ConfigurationError: A name or a number stands where an object is expected, or the dtype is
+            not one to compute in.
     """
 
-    decoder: Decoder = Sequential()
     guidance: Guidance | None = None
-    networks: Networks = field(default_factory=Networks)
+    decoder: Decoder = Sequential()
+    dtype: torch.dtype | None = None
+    compile: bool = False
+    networks: Networks | None = None
     certify: bool = False
-    depth: int = 0
+    depth: int = field(default=0, repr=False)
+
+    def __post_init__(self):
+        check_instance("decoder", self.decoder, Decoder, "pass one, such as Sequential()")
+        Networks(self.dtype, self.compile)  # checks them
+        if self.networks is not None:
+            check_instance("networks", self.networks, Networks, "pass Networks(dtype, compile)")
+        if self.guidance is not None:
+            check_instance("guidance", self.guidance, Guidance, "pass LinearGuidance(1.5), say")
+            if self.guidance.weight == 0:
+                object.__setattr__(self, "guidance", None)
+
+    @classmethod
+    def of(cls, options: "DecodeOptions", keywords: DecodeKeywords) -> "DecodeOptions":
+        """The options, but for what keywords say."""
+        check_instance("options", options, DecodeOptions, "pass DecodeOptions(...), or keywords")
+        return replace(options, **keywords)
 
     @property
-    def active_guidance(self) -> Guidance | None:
+    def rule(self) -> Guidance | None:
         """The guidance, where it acts at this depth."""
-        if self.guidance is not None and self.guidance.acts_at(self.depth):
-            return self.guidance
-        return None
+        acts = self.guidance is not None and self.guidance.acts_at(self.depth)
+        return self.guidance if acts else None
 
-    def deeper(self, num_decoded: int) -> "Decoding":
+    def prepared(self) -> "DecodeOptions":
+        """The same with networks that keep what they prepare, for many calls."""
+        return replace(self, networks=self.networks or Networks(self.dtype, self.compile))
+
+    def deeper(self, num_decoded: int) -> "DecodeOptions":
         """The same, after some more autoregressive transforms were inverted."""
         return replace(self, depth=self.depth + num_decoded)

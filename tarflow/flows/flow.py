@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 from jaxtyping import Float, Shaped
@@ -16,12 +16,12 @@ from tarflow.flows.base import StandardNormal
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.context import Context, ContextLike
-from tarflow.flows.decoding import Decoder, Decoding, Sequential
+from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import Noise
-from tarflow.flows.report import SamplingReport
-from tarflow.flows.transforms import Composition, Inverse, Transform
-from tarflow.nn.networks import Networks
+from tarflow.flows.report import Inverse, SamplingReport
+from tarflow.flows.transforms import Composition, Transform
+from tarflow.nn.kernels import transformed
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
 
@@ -170,98 +170,130 @@ class Flow(nn.Module, Part):
     ) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
         self.check_data(x)
-        return self.transform(x, self._read(context, x))
+        return self.transform(x, self.read_context(context, x))
 
     def inverse(
         self,
         z: Float[Tensor, "batch length patch_dim"],
         context: ContextLike = None,
-        **options: Any,
+        *,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
     ) -> Float[Tensor, "batch ..."]:
-        """Map noise to data; differentiable, unless gradients are off, when it is faster.
+        """Map noise to data; differentiable once, as `decode` is.
 
         Args:
             z: Noise.
             context: What the density is conditioned on.
-            **options: How to decode; see `decode`.
+            options: How to decode.
+            **keywords: The fields of `DecodeOptions` to be other than in the options.
 
         Raises:
             NonFiniteError: The data is not finite; tells the transform.
         """
-        return self.decode(z, context, **options).x
+        return self.decode(z, context, options=options, **keywords).x
 
     def decode(
         self,
         z: Float[Tensor, "batch length patch_dim"],
         context: ContextLike = None,
         *,
-        guidance: Guidance | None = None,
-        decoder: Decoder = Sequential(),
-        dtype: torch.dtype | None = None,
-        compile: bool = False,
-        networks: Networks | None = None,
-        certify: bool = False,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
     ) -> Inverse:
         """Map noise to data, and tell how it went.
+
+        Where gradients are on and wanted, one parallel pass for each transform adds those of the
+        data and of the log-determinant, with the weights, the precision and, in training, the
+        dropout of that pass. Second derivatives are not supported.
 
         Args:
             z: Noise.
             context: What the density is conditioned on.
-            guidance: Moves every prediction away from that of a null context.
-            decoder: How each autoregressive transform is inverted.
-            dtype: Precision in which transformers compute, such as `torch.bfloat16`; by default
-                that of their weights. The state z, x stays in float32 or above. Without gradients
-                only.
-            compile: Whether single steps run compiled: pays after many samples, if at all
-                (docs/experiments.md). Without gradients only.
-            networks: Carries what `dtype` and `compile` prepare from call to call, in their place.
-            certify: Whether sequential decoding in a lower `dtype` is checked as well, by one
-                parallel pass for each transform.
+            options: How to decode.
+            **keywords: The fields of `DecodeOptions` to be other than in the options.
 
         Returns:
-            The data, the log-determinant of the (guided) map from data to noise, and a report for
-            each autoregressive transform, that nearest the noise first.
+            The data, the log-determinant of the (guided) map from data to noise, and a report with
+            a row for each autoregressive transform, that nearest the noise first.
 
         Raises:
             NonFiniteError: The data is not finite; tells the transform.
         """
-        if torch.is_grad_enabled() and (dtype or compile or networks):
-            raise ConfigurationError(
-                "gradients flow through decoding only in the weights' own precision and not"
-                " compiled: leave dtype, compile and networks out, or use torch.no_grad()"
-            )
         check_tensor("z", z, self.base.shape, self.base.anchor.device)
-        _check_options(guidance, decoder, networks)
+        options = DecodeOptions.of(options, keywords).prepared()
         context = self._read(context, z)
         if not z.isfinite().all():
             raise NonFiniteError("the noise is not finite: it holds NaN or infinity", None)
-        if guidance is not None and guidance.weight > 0:
-            self._check_guidance(context, guidance)
-        networks = networks or Networks(dtype, compile)
-        return self.transform.inverse(z, context, Decoding(decoder, guidance, networks, certify))
+        if options.guidance is not None:
+            self._check_guidance(context, options.guidance)
+        return self.transform.inverse(z, context, options)
+
+    def stop_gradient_inverse(
+        self,
+        x: Float[Tensor, "batch ..."],
+        context: ContextLike = None,
+        z: Float[Tensor, "batch length patch_dim"] | None = None,
+    ) -> Float[Tensor, "batch ..."]:
+        r"""Decode the noise of x with what predictions read held at x (arXiv 2511.22345).
+
+        $\tilde x_i = z_i \exp(\alpha(\mathrm{sg} \, x_{<i})) + \mu(\mathrm{sg} \, x_{<i})$ in
+        every transform: x in value, in one parallel pass for each, with gradients to z, $\alpha$
+        and $\mu$ that do not go through one position after the other.
+
+        Example:
+            >>> from tarflow import TarFlow
+            >>> flow = TarFlow(8, 2, num_channels=1, model_dim=64, num_layers=1)
+            >>> x = flow.sample(2)
+            >>> torch.allclose(flow.stop_gradient_inverse(x), x, atol=1e-5)
+            True
+
+        Args:
+            x: The data.
+            context: What the density is conditioned on.
+            z: The noise of x, where it carries gradients.
+        """
+        self.check_data(x)
+        noise, inverse = self.transform.hold(x, self._read(context, x))
+        return inverse(noise if z is None else z)
 
     def log_prob(
         self, x: Float[Tensor, "batch ..."], context: ContextLike = None
     ) -> Float[Tensor, " batch"]:
         """Log-density of each example, in nats, summed over all dimensions.
 
-        Raises:
-            NonFiniteError: A density is not finite; tells the transform.
+        It works under `torch.func`, `torch.compile(fullgraph=True)` and `torch.export`, and never
+        waits for the device: a density may be NaN or infinite, and is NaN where a tensor holds a
+        label that the flow does not know. `check_finite` tells why.
+
+        Take Hessians by `torch.func.hessian` or `jacrev`: torch's layer norm (2.15) is silently
+        wrong in forward mode within forward mode.
         """
         z, log_det = self(x, context)
-        log_prob = self.base.log_prob(z) + log_det
-        self.check_finite(log_prob, x, context)
-        return log_prob
+        return self.base.log_prob(z) + log_det
 
     def score(
-        self, x: Float[Tensor, "batch ..."], context: ContextLike = None
+        self,
+        x: Float[Tensor, "batch ..."],
+        context: ContextLike = None,
+        *,
+        create_graph: bool = False,
     ) -> Float[Tensor, "batch ..."]:
-        r"""The gradient $\nabla_x \log p(x)$ of each example."""
+        r"""The gradient $\nabla_x \log p(x)$ of each example.
+
+        Args:
+            x: The data.
+            context: What the density is conditioned on.
+            create_graph: Whether the gradient is itself differentiable, at the price of attention
+                by products; always so under `torch.func`.
+        """
         self.check_data(x)
+        if create_graph or transformed():
+            return torch.func.grad(lambda x: self.log_prob(x, context).sum())(x)
         # Clones, since what was made in inference mode takes no gradient.
         with torch.inference_mode(False), torch.enable_grad():
             x = x.detach().clone().requires_grad_()
-            context = self._read(context, x).map(torch.clone)
+            context = self.read_context(context, x).map(torch.clone)
             return torch.autograd.grad(self.log_prob(x, context).sum(), x)[0]
 
     @torch.no_grad()
@@ -272,14 +304,42 @@ class Flow(nn.Module, Part):
         *,
         source: RandomSource = None,
         return_report: bool = False,
-        **options: Any,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
     ) -> Any:
         """Draw samples, without gradients; for those, call `inverse` on draws of `base`.
+
+        Args:
+            num_samples: Number of samples.
+            context: What to condition on: one row per sample, or one label for all.
+            source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
+            return_report: Whether to return what `sample_with_report` does.
+            options: How to decode.
+            **keywords: The fields of `DecodeOptions` to be other than in the options.
+        """
+        if return_report:
+            return self.sample_with_report(
+                num_samples, context, source=source, options=options, **keywords
+            )
+        z = self.base.sample(num_samples, source)
+        return self.inverse(z, context, options=options, **keywords)
+
+    @torch.no_grad()
+    def sample_with_report(
+        self,
+        num_samples: int,
+        context: ContextLike = None,
+        *,
+        source: RandomSource = None,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
+    ) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
+        """Draw samples, with a certificate of every transform for each of them.
 
         Example:
             >>> from tarflow import Jacobi, TarFlow
             >>> flow = TarFlow(8, 2, num_channels=1, model_dim=64, num_layers=1).eval()
-            >>> x, report = flow.sample(5, decoder=Jacobi(window=8), return_report=True)
+            >>> x, report = flow.sample_with_report(5, decoder=Jacobi(window=8))
             >>> report.certified
             tensor([True, True, True, True, True])
 
@@ -287,13 +347,13 @@ class Flow(nn.Module, Part):
             num_samples: Number of samples.
             context: What to condition on: one row per sample, or one label for all.
             source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
-            return_report: Whether to return a `SamplingReport`, with a certificate for every
-                transform and sample, beside the samples.
-            **options: How to decode: `guidance`, `decoder`, `dtype` and more; see `decode`.
+            options: How to decode; lower precision is certified even if `certify` is off here.
+            **keywords: The fields of `DecodeOptions` to be other than in the options.
         """
         z = self.base.sample(num_samples, source)
-        inverse = self.decode(z, context, **{"certify": return_report, **options})
-        return (inverse.x, SamplingReport(inverse.reports)) if return_report else inverse.x
+        certified: DecodeKeywords = {"certify": True, **keywords}
+        inverse = self.decode(z, context, options=options, **certified)
+        return inverse.x, inverse.report
 
     @torch.no_grad()
     def sample_and_log_prob(
@@ -302,7 +362,8 @@ class Flow(nn.Module, Part):
         context: ContextLike = None,
         *,
         source: RandomSource = None,
-        **options: Any,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
         """Draw samples, and tell their unguided log-density, in nats.
 
@@ -314,25 +375,28 @@ class Flow(nn.Module, Part):
             num_samples: Number of samples.
             context: What to condition on: one row per sample, or one label for all.
             source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
-            **options: How to decode; see `decode`.
+            options: How to decode.
+            **keywords: The fields of `DecodeOptions` to be other than in the options.
         """
         z = self.base.sample(num_samples, source)
-        inverse = self.decode(z, context, **options)
-        if not self._is_exact(inverse, **options):
-            return inverse.x, self.log_prob(inverse.x, context)
-        log_prob = self.base.log_prob(z) + inverse.log_det
+        options = DecodeOptions.of(options, keywords)
+        inverse = self.decode(z, context, options=options)
+        if options.guidance is None and all(inverse.report.exact):
+            log_prob = self.base.log_prob(z) + inverse.log_det
+        else:
+            log_prob = self.log_prob(inverse.x, context)
         self.check_finite(log_prob, inverse.x, context)
         return inverse.x, log_prob
 
     def check_data(self, x: Any, name: str = "x") -> None:
-        """Refuse what is no batch of this flow's examples.
+        """Refuse what is not a batch of this flow's examples.
 
         Args:
             x: What was passed as data.
             name: What messages call it.
 
         Raises:
-            ConfigurationError: It is no tensor, or of another dtype, shape or device.
+            ConfigurationError: It is not a tensor, or of another dtype, shape or device.
         """
         check_tensor(name, x, self.image_shape, self.base.anchor.device)
 
@@ -345,6 +409,7 @@ class Flow(nn.Module, Part):
             context: What the density was conditioned on.
 
         Raises:
+            ContextError: The value is not finite, for the context is not one of this flow.
             NonFiniteError: The value is not finite.
         """
         if value.isfinite().all():
@@ -356,19 +421,23 @@ class Flow(nn.Module, Part):
         raise NonFiniteError(f"the output of transform {index} is not finite", index)
 
     def read_context(self, context: ContextLike, examples: Tensor) -> Context:
-        """Read the caller's context as networks take it, without a look at any value.
+        """Read the caller's context as networks take it, without a look at values on a device.
 
         Raises:
             ContextError: A part is unknown, or of another kind or shape.
         """
-        given = Context.of(context, len(examples), examples.device)
+        # Not len(): torch.export makes that a constant.
+        given = Context.of(context, examples.shape[0], examples.device)
         known = {conditioner.part: conditioner for conditioner in self.conditioners}
         for name in given:
             if name == "label" and name not in known:
                 raise ContextError("this flow has no classes: leave the label out")
             if name not in known:
                 raise ContextError(f"{name} is unknown: this flow knows {', '.join(known)}")
-        return Context(**{name: known[name].read(rows) for name, rows in given.parts.items()})
+        read = Context(**{name: known[name].read(rows) for name, rows in given.parts.items()})
+        if isinstance(context, int) and not -1 <= context < self.num_classes:
+            self.check_context(read)  # which the host knows to be wrong
+        return read
 
     def check_context(self, context: Context) -> None:
         """Look at the values of a context: where it enters, once, since that waits for devices.
@@ -387,31 +456,15 @@ class Flow(nn.Module, Part):
         self.check_context(read)
         return read
 
-    @staticmethod
-    def _is_exact(inverse: Inverse, guidance=None, **options: Any) -> bool:
-        """Whether the log-determinant is that of the unguided flow at the data, up to rounding."""
-        if guidance is not None and guidance.weight > 0:
-            return False
-        return all(report.exact for report in inverse.reports)
-
     def _check_guidance(self, context: Context, guidance: Guidance) -> None:
         """Refuse guidance that would cost a pass and change nothing."""
-        if context.label is None and guidance.temperature == 1:
+        if set(context) <= {"temperature"} and guidance.temperature == 1:
             raise ContextError(
                 "guidance needs a null prediction that differs from the conditional one: pass a"
-                " label, or give the guidance an attention temperature other than 1"
+                " label or another condition, or give it an attention temperature other than 1"
             )
 
 
 def load(directory: Path | str) -> Flow:
     """Read any flow from a pretrained folder; see `Flow.from_pretrained`."""
     return Flow.from_pretrained(directory)
-
-
-def _check_options(guidance: Any, decoder: Any, networks: Any) -> None:
-    """Refuse names and numbers in place of the objects that tell how to decode."""
-    check_instance("decoder", decoder, Decoder, "pass one, such as Sequential() or Jacobi()")
-    if guidance is not None:
-        check_instance("guidance", guidance, Guidance, "pass one, such as LinearGuidance(1.5)")
-    if networks is not None:
-        check_instance("networks", networks, Networks, "pass Networks(dtype, compile)")

@@ -27,7 +27,9 @@ class Schedule(Part, ABC):
 class ConstantSchedule(Schedule):
     """The same weight everywhere."""
 
-    def __call__(self, weight, position):
+    def __call__(
+        self, weight: float, position: Float[Tensor, " length"]
+    ) -> Float[Tensor, " length"]:
         return torch.full_like(position, weight)
 
 
@@ -35,7 +37,9 @@ class ConstantSchedule(Schedule):
 class LinearSchedule(Schedule):
     r"""Weight $w i / (T - 1)$ at position i of T: none at first, all of it at the end."""
 
-    def __call__(self, weight, position):
+    def __call__(
+        self, weight: float, position: Float[Tensor, " length"]
+    ) -> Float[Tensor, " length"]:
         return weight * position / (len(position) - 1)
 
 
@@ -109,10 +113,12 @@ class LinearGuidance(Guidance):
         super().__post_init__()
         check_instance("schedule", self.schedule, Schedule, "pass one, such as LinearSchedule()")
 
-    def weights(self, position):
+    def weights(self, position: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
         return self.schedule(self.weight, position)
 
-    def __call__(self, conditional, null, weight):
+    def __call__(
+        self, conditional: Affine, null: Affine, weight: Float[Tensor, "window 1"]
+    ) -> Affine:
         log_scale, shift = conditional.log_scale, conditional.shift
         if self.on_log_scale:
             log_scale = log_scale + weight * (log_scale - null.log_scale)
@@ -130,10 +136,12 @@ class GaussianGuidance(Guidance):
     It acts on the transform nearest the noise alone.
     """
 
-    def acts_at(self, depth):
+    def acts_at(self, depth: int) -> bool:
         return super().acts_at(depth) and depth == 0
 
-    def __call__(self, conditional, null, weight):
+    def __call__(
+        self, conditional: Affine, null: Affine, weight: Float[Tensor, "window 1"]
+    ) -> Affine:
         ratio = torch.exp(2 * (conditional.log_scale - null.log_scale)).clamp(max=1)
         precision = 1 + weight - weight * ratio
         shift = (1 + weight) * conditional.shift - weight * ratio * null.shift

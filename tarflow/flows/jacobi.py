@@ -9,7 +9,8 @@ from torch import Tensor
 from tarflow.arguments import check_integer, check_real
 from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Affine
-from tarflow.flows.decoding import Decoded, Decoder
+from tarflow.flows.decoding import Decoder, Predict
+from tarflow.flows.report import Inverse
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class Jacobi(Decoder):
             above that of rounding: some 1e-5 in float32, 1e-2 in float16, 1e-1 in bfloat16.
 
     Raises:
-        ConfigurationError: A value is not positive and finite, or gradients are on: they would be
-            those of an iteration that stopped early.
+        ConfigurationError: A value is not positive and finite.
     """
 
     window: int = 64
@@ -47,11 +47,7 @@ class Jacobi(Decoder):
                 " Sequential() has no tolerance"
             )
 
-    def __call__(self, predict, z):
-        if torch.is_grad_enabled():
-            raise ConfigurationError(
-                "Jacobi decoding has no gradients: use torch.no_grad(), or decoder=Sequential()"
-            )
+    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
         draft = Draft.start(z)
         passes, start, last = 0, 0, z.shape[1] - 1
         while start < last and len(z):
@@ -59,7 +55,8 @@ class Jacobi(Decoder):
             draft.improve(predict(draft.x[:, start:end], start), start, end, self.tolerance)
             passes += 1
             start = int(draft.front.min())
-        return Decoded(draft.x, draft.affine, passes, draft.iterations, draft.non_finite)
+        counts = passes, draft.iterations, draft.non_finite
+        return self.solved(z, draft.x, draft.affine, *counts)
 
 
 @dataclass(frozen=True)

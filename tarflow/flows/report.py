@@ -1,102 +1,128 @@
-"""What sampling measured of itself: a certificate for every sample."""
+"""What decoding gives: the data, and what was measured on the way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tarflow.flows.decoding import Decoder
+
+@runtime_checkable
+class Tolerant(Protocol):
+    """Anything with a largest residual that it allows: a decoder."""
+
+    @property
+    def tolerance(self) -> float:
+        """The residual."""
+        ...
 
 
 @dataclass(frozen=True)
-class TransformReport:
-    """How one transform of a batch was inverted.
+class SamplingReport:
+    """How a batch was decoded: a row for each transform, that nearest the noise first.
+
+    Indexing looks at one transform, by a report of one row.
 
     Attributes:
-        decoder: How.
-        residual: Per example, a backward error: the data is exactly that of a noise which differs
-            nowhere by more. Measured in the precision of the flow's weights; not a number where
-            decoding in less was not checked.
-        iterations: Number of passes that each example took part in unfinished.
+        decoder: How each transform was inverted.
+        residual: A backward error: the data is exactly that of a noise which differs nowhere by
+            more. Measured in the precision of the flow's weights; NaN where decoding in less was
+            not checked.
+        iterations: Number of passes in which each example was not finished.
         passes: Number of passes of the batch.
-        non_finite: Per example, the number of drafts that were thrown away for not being finite.
+        non_finite: Number of drafts that were thrown away because they were not finite.
         redone: Examples that were computed again in the precision of the flow's weights, because
             in a lower one they missed the tolerance or were not finite.
         exact: Whether all was computed in that precision, one position after the other.
     """
 
-    decoder: Decoder
-    residual: Float[Tensor, " batch"]
-    iterations: Int[Tensor, " batch"]
-    passes: int
-    non_finite: Int[Tensor, " batch"]
-    redone: Bool[Tensor, " batch"]
-    exact: bool
+    decoder: tuple[Tolerant, ...] = ()
+    residual: Float[Tensor, "transforms batch"] = torch.zeros(0, 0)
+    iterations: Int[Tensor, "transforms batch"] = torch.zeros(0, 0, dtype=torch.long)
+    passes: tuple[int, ...] = ()
+    non_finite: Int[Tensor, "transforms batch"] = torch.zeros(0, 0, dtype=torch.long)
+    redone: Bool[Tensor, "transforms batch"] = torch.zeros(0, 0, dtype=torch.bool)
+    exact: tuple[bool, ...] = ()
 
     @property
     def certified(self) -> Bool[Tensor, " batch"]:
-        """Examples whose residual is known, and within the tolerance."""
-        return self.residual <= self.decoder.tolerance
-
-
-@dataclass(frozen=True)
-class SamplingReport:
-    """How a batch was sampled: a report for each transform, that nearest the noise first.
-
-    Attributes:
-        transforms: The reports.
-    """
-
-    transforms: tuple[TransformReport, ...]
+        """Examples whose residual is known, and within the tolerance of every transform."""
+        tolerance = [[decoder.tolerance] for decoder in self.decoder]
+        return (self.residual <= self.residual.new_tensor(tolerance).view(-1, 1)).all(dim=0)
 
     @property
-    def residual(self) -> Float[Tensor, "transforms batch"]:
-        """Backward error of each transform and example."""
-        return torch.stack([report.residual for report in self.transforms])
+    def transforms(self) -> tuple["SamplingReport", ...]:
+        """A report of one row for each transform."""
+        return tuple(self[index] for index in range(len(self)))
 
-    @property
-    def certified(self) -> Bool[Tensor, " batch"]:
-        """Examples that every transform certifies."""
-        return torch.stack([report.certified for report in self.transforms]).all(dim=0)
+    def __len__(self) -> int:
+        return len(self.decoder)
 
-    @property
-    def redone(self) -> Bool[Tensor, " batch"]:
-        """Examples that some transform computed again in full precision."""
-        return torch.stack([report.redone for report in self.transforms]).any(dim=0)
+    def __getitem__(self, index: int) -> "SamplingReport":
+        row = range(len(self))[index]
+        return SamplingReport(*(column[row : row + 1] for column in vars(self).values()))
+
+    @classmethod
+    def stack(cls, reports: Sequence["SamplingReport"]) -> "SamplingReport":
+        """One report for transforms that were inverted one after the other."""
+        columns = zip(*(vars(each).values() for each in reports if len(each)), strict=True)
+        joined: Any = (torch.cat(c) if isinstance(c[0], Tensor) else sum(c, ()) for c in columns)
+        return cls(*joined)
 
     @classmethod
     def cat(cls, reports: Sequence["SamplingReport"]) -> "SamplingReport":
         """One report for several batches that were sampled in the same way."""
-        return cls(
-            tuple(_cat(parts) for parts in zip(*(r.transforms for r in reports), strict=True))
+        columns = {name: [getattr(r, name) for r in reports] for name in vars(reports[0])}
+        joined = {n: torch.cat(c, dim=1) for n, c in columns.items() if isinstance(c[0], Tensor)}
+        passes = tuple(map(sum, zip(*columns["passes"], strict=True)))
+        exact = tuple(map(all, zip(*columns["exact"], strict=True)))
+        return replace(reports[0], passes=passes, exact=exact, **joined)
+
+    def unchecked(self) -> "SamplingReport":
+        """The same, of a lower precision that nothing has measured."""
+        unknown = torch.full_like(self.residual, torch.nan)
+        return replace(self, residual=unknown, exact=(False,) * len(self))
+
+    def put(self, rows: Int[Tensor, " some"], again: "SamplingReport") -> "SamplingReport":
+        """The same after some examples were redone."""
+        return replace(
+            self,
+            residual=self.residual.index_copy(1, rows, again.residual),
+            iterations=self.iterations.index_add(1, rows, again.iterations),
+            passes=tuple(map(sum, zip(self.passes, again.passes, strict=True))),
+            non_finite=self.non_finite.index_add(1, rows, again.non_finite),
+            redone=self.redone.index_fill(1, rows, True),
         )
 
     def __str__(self) -> str:
         """A line for each transform."""
         return "\n".join(
-            f"transform {index} from the noise: {report.decoder}, {report.passes} passes,"
-            f" largest residual {_largest(report.residual):.1e},"
-            f" {int(report.certified.sum())} of {len(report.residual)} certified,"
-            f" {int(report.redone.sum())} redone, {int(report.non_finite.sum())} non-finite drafts"
-            for index, report in enumerate(self.transforms)
+            f"transform {index} from the noise: {row.decoder[0]}, {row.passes[0]} passes,"
+            f" largest residual {float(row.residual.max()) if row.residual.numel() else 0:.1e},"
+            f" {int(row.certified.sum())} of {row.residual.shape[1]} certified,"
+            f" {int(row.redone.sum())} redone, {int(row.non_finite.sum())} non-finite drafts"
+            for index, row in enumerate(self.transforms)
         )
 
 
-def _largest(residual: Float[Tensor, " batch"]) -> float:
-    """The largest residual of a batch; that of an empty one is none."""
-    return float(residual.max()) if len(residual) else 0.0
+@dataclass(frozen=True)
+class Inverse:
+    r"""What inverting a transform, or a flow, gives.
 
+    Attributes:
+        x: The data.
+        log_det: $\log |\det dz/dx|$ at x of each example, in nats; of the guided map, if guided.
+        report: What was measured on the way, a row for each transform that was decoded.
+    """
 
-def _cat(parts: Sequence[TransformReport]) -> TransformReport:
-    """Join the reports of one transform."""
-    return TransformReport(
-        parts[0].decoder,
-        torch.cat([part.residual for part in parts]),
-        torch.cat([part.iterations for part in parts]),
-        sum(part.passes for part in parts),
-        torch.cat([part.non_finite for part in parts]),
-        torch.cat([part.redone for part in parts]),
-        all(part.exact for part in parts),
-    )
+    x: Tensor
+    log_det: Float[Tensor, " batch"]
+    report: SamplingReport = SamplingReport()
+
+    def put(self, rows: Int[Tensor, " some"], again: "Inverse") -> "Inverse":
+        """The same with some examples, redone, in place of theirs."""
+        x = self.x.index_copy(0, rows, again.x)
+        log_det = self.log_det.index_copy(0, rows, again.log_det)
+        return Inverse(x, log_det, self.report.put(rows, again.report))

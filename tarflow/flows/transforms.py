@@ -1,8 +1,8 @@
 """Bijections between data and noise: the contract, and those that need no network."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from typing import cast
 
 import torch
@@ -14,23 +14,8 @@ from tarflow.arguments import check_instance, check_integer, check_size, shown
 from tarflow.errors import ConfigurationError, NonFiniteError
 from tarflow.flows.conditioning import Conditioner
 from tarflow.flows.context import Context
-from tarflow.flows.decoding import Decoding
-from tarflow.flows.report import TransformReport
-
-
-@dataclass(frozen=True)
-class Inverse:
-    r"""What inverting a transform gives.
-
-    Attributes:
-        x: The data.
-        log_det: $\log |\det dz/dx|$ at x of each example, in nats; of the guided map, if guided.
-        reports: What was measured on the way, one for each transform that was decoded.
-    """
-
-    x: Tensor
-    log_det: Float[Tensor, " batch"]
-    reports: tuple[TransformReport, ...] = ()
+from tarflow.flows.decoding import DecodeOptions
+from tarflow.flows.report import Inverse, SamplingReport
 
 
 class Transform(nn.Module, ABC):
@@ -50,8 +35,19 @@ class Transform(nn.Module, ABC):
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
 
     @abstractmethod
-    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
+    def inverse(
+        self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
+    ) -> Inverse:
         """Map noise to data."""
+
+    def hold(self, x: Tensor, context: Context) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The noise of x, detached, and the inverse with all that predictions read held at x.
+
+        That inverse maps the noise to x in one parallel pass, and has the gradients of what was
+        predicted; without predictions, it is `inverse`.
+        """
+        z = self(x.detach(), context)[0].detach()
+        return z, lambda z: self.inverse(z, context).x
 
 
 class Rearrangement(Transform):
@@ -68,13 +64,15 @@ class Rearrangement(Transform):
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
         return self.arrange(x), _zeros(x)
 
-    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
+    def inverse(
+        self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
+    ) -> Inverse:
         return Inverse(self.restore(z), _zeros(z))
 
 
 def _zeros(x: Tensor) -> Float[Tensor, " batch"]:
     """The log-determinants of nothing but moves."""
-    return x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+    return x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 class Reverse(Rearrangement):
@@ -98,7 +96,7 @@ class Permute(Rearrangement):
         order: Position i of the result is position `order[i]` of the input.
 
     Raises:
-        ConfigurationError: The order is no permutation.
+        ConfigurationError: The order is not a permutation.
     """
 
     order: Int[Tensor, " length"]
@@ -107,10 +105,12 @@ class Permute(Rearrangement):
     def __init__(self, order: Sequence[int]):
         super().__init__()
         if not isinstance(order, Iterable):
-            raise ConfigurationError(f"order {shown(order)} is no permutation of 0 ... T - 1")
+            raise ConfigurationError(f"order {shown(order)} is not a permutation of 0 ... T - 1")
         order = [check_integer(f"a position of order {shown(order)}", index) for index in order]
         if not order or sorted(order) != list(range(len(order))):
-            raise ConfigurationError(f"order {order} is no permutation of 0 ... {len(order) - 1}")
+            raise ConfigurationError(
+                f"order {order} is not a permutation of 0 ... {len(order) - 1}"
+            )
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("inverse_order", torch.tensor(order).argsort())
 
@@ -211,7 +211,9 @@ class Composition(Transform):
     def __init__(self, transforms: Iterable[Transform]):
         super().__init__()
         if not isinstance(transforms, Iterable):
-            raise ConfigurationError(f"transforms {shown(transforms)} are no list of transforms")
+            raise ConfigurationError(
+                f"transforms {shown(transforms)} are not a list of transforms"
+            )
         listed = list(transforms)
         for index, transform in enumerate(listed):
             check_instance(f"transforms[{index}]", transform, Transform, "pass a list of them")
@@ -235,22 +237,30 @@ class Composition(Transform):
             log_dets.append(log_det)
         return x, torch.stack(log_dets).sum(dim=0)
 
-    def inverse(self, z: Tensor, context: Context, decoding: Decoding) -> Inverse:
-        log_dets, reports = [], []
+    def inverse(
+        self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
+    ) -> Inverse:
+        steps = []
         for index in reversed(range(len(self))):
             transform = self[index]
-            step = transform.inverse(z, context, decoding)
-            z = step.x
-            log_dets.append(step.log_det)
-            reports.extend(step.reports)
-            decoding = decoding.deeper(transform.num_decoded)
+            steps.append(transform.inverse(z, context, options))
+            z = steps[-1].x
+            options = options.deeper(transform.num_decoded)
             if transform.num_decoded and not z.isfinite().all():
                 raise NonFiniteError(
                     f"the inverse of transform {index} ({type(transform).__name__}) is not finite:"
                     " lower the guidance weight, or decode in a higher precision",
                     transform=index,
                 )
-        return Inverse(z, torch.stack(log_dets).sum(dim=0), tuple(reports))
+        log_det = torch.stack([step.log_det for step in steps]).sum(dim=0)
+        return Inverse(z, log_det, SamplingReport.stack([step.report for step in steps]))
+
+    def hold(self, x: Tensor, context: Context) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        inverses = []
+        for transform in self:
+            x, inverse = transform.hold(x, context)
+            inverses.append(inverse)
+        return x, lambda z: reduce(lambda z, inverse: inverse(z), reversed(inverses), z)
 
     def find_non_finite(self, x: Tensor, context: Context) -> int | None:
         """Index of the first transform whose output is not finite; None if the input is not.

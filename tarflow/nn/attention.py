@@ -20,7 +20,7 @@ class KVCache:
     Rewriting a window of positions needs no rewind: new keys and values overwrite the old ones.
     Storage takes its batch size, dtype and device from the first keys that each layer writes, so a
     cache follows autocast and the model's device by itself. Writes are in place, hence not
-    differentiable: see `DifferentiableKVCache`.
+    differentiable.
 
     Args:
         num_layers: Number of attention layers that share the cache.
@@ -68,19 +68,6 @@ class KVCache:
             kept = store[layer] = new.new_empty(batch, heads, self.length, head_dim)
         kept[:, :, start : start + window] = new
         return kept[:, :, : start + window]
-
-
-class DifferentiableKVCache(KVCache):
-    """A cache that joins instead of overwriting, so that gradients flow through decoding.
-
-    It costs memory quadratic in the length: for gradients only.
-    """
-
-    def _write(self, store: list[Tensor | None], layer: int, start: int, new: Tensor) -> Tensor:
-        kept = store[layer]
-        joined = new if kept is None else torch.cat([kept[:, :, :start], new], dim=2)
-        store[layer] = joined
-        return joined
 
 
 @dataclass(frozen=True)

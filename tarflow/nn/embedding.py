@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 
 class LabelEmbedding(nn.Module):
-    """One learned vector per class; a negative label stands for no class: the mean of all vectors.
+    """One learned vector per class; the label -1 stands for no class: the mean of all vectors.
+
+    Other labels are NaN, which shows in every result: an error would have to wait for the device.
 
     Args:
         num_classes: Number of classes.
@@ -19,5 +21,7 @@ class LabelEmbedding(nn.Module):
 
     def forward(self, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
         """Look the labels up."""
-        known = self.weight[label.clamp(min=0)]
-        return torch.where((label < 0)[:, None], self.weight.mean(dim=0), known)
+        label, last = label.long(), len(self.weight) - 1
+        known = self.weight[label.clamp(0, last)]
+        vectors = torch.where((label < 0)[:, None], self.weight.mean(dim=0), known)
+        return vectors.masked_fill(((label < -1) | (label > last))[:, None], torch.nan)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from tarflow.registry import Part
 log = logging.getLogger(__name__)
 
 HALVES = (torch.float16, torch.bfloat16)
+
+Heads = Float[Tensor, "batch heads length head_dim"]
+"""Queries, keys, values, or what they attend to."""
 
 SHORT = {torch.bfloat16: 256}
 """Number of positions up to which two matrix products beat torch's kernel on CPUs, where it is not
@@ -81,14 +85,6 @@ class AttentionKernel(Part, ABC):
 
 
 @dataclass(frozen=True)
-class TorchAttention(AttentionKernel):
-    """torch's own kernel: flash attention where the hardware and the precision allow it."""
-
-    def __call__(self, q, k, v, dropout=0.0):
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-
-
-@dataclass(frozen=True)
 class ProductAttention(AttentionKernel):
     """Two matrix products and a softmax: the fastest on CPUs for short sequences.
 
@@ -101,7 +97,7 @@ class ProductAttention(AttentionKernel):
 
     dtype: torch.dtype | None = None
 
-    def __call__(self, q, k, v, dropout=0.0):
+    def __call__(self, q: Heads, k: Heads, v: Heads, dropout: float = 0.0) -> Heads:
         batch, heads, length, head_dim = q.shape
         dtype = self.dtype or q.dtype
         rows = [each.to(dtype) for each in (q, k, v)]
@@ -115,14 +111,86 @@ class ProductAttention(AttentionKernel):
             logits = torch.baddbmm(start, rows[0], rows[1].mT, alpha=head_dim**-0.5)
             weights = F.dropout(logits.softmax(dim=-1), dropout)
             attended = torch.bmm(weights, rows[2])
-        return attended.view(batch, heads, padded, head_dim)[:, :, :length].to(q.dtype)
+        attended = attended.unflatten(0, (batch, heads))
+        return attended[:, :, :length].to(q.dtype)
+
+
+class FusedAttention(AttentionKernel):
+    """A kernel with a first derivative alone: where others are asked for, products take over.
+
+    Under the transforms of `torch.func` they do from the start. In autograd they do for a gradient
+    that is itself differentiated, except with dropout, whose draws would differ.
+    """
+
+    @abstractmethod
+    def fused(self, q: Heads, k: Heads, v: Heads, dropout: float) -> Heads:
+        """Attend by the kernel."""
+
+    def __call__(self, q: Heads, k: Heads, v: Heads, dropout: float = 0.0) -> Heads:
+        if transformed():
+            return ProductAttention()(q, k, v, dropout)
+        if dropout or torch.compiler.is_compiling() or not _needs_gradient(q, k, v):
+            return self.fused(q, k, v, dropout)
+        inner: Any = _Entry.apply(q, k, v)
+        return cast(Tensor, _Exit.apply(self.fused(*inner, dropout), q, k, v))
+
+
+class _Entry(torch.autograd.Function):
+    """The identity in front of a kernel, whose gradient counts where it is the last."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return inputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, None) if _goes_on() else gradients
+
+
+class _Exit(torch.autograd.Function):
+    """The identity behind a kernel, whose gradient goes around it where others follow."""
+
+    @staticmethod
+    def forward(ctx: Any, attended: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)  # as the kernel does: no memory
+        return attended
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if not _goes_on():
+            return gradient, None, None, None
+        pull_back = torch.func.vjp(ProductAttention(), *ctx.saved_tensors)[1]
+        return torch.zeros_like(gradient), *pull_back(gradient)
+
+
+def _needs_gradient(*inputs: Tensor) -> bool:
+    """Whether autograd follows what is computed from these."""
+    return torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
+
+
+def _goes_on() -> bool:
+    """Whether the gradient that is computed may be differentiated again, or is batched."""
+    return torch.is_grad_enabled() or transformed()
+
+
+def transformed() -> bool:
+    """Whether this runs under a transform of `torch.func`, as batched gradients of autograd do."""
+    return torch._C._are_functorch_transforms_active()  # torch has no public name for it
 
 
 @dataclass(frozen=True)
-class FlashAttention(AttentionKernel):
+class TorchAttention(FusedAttention):
+    """torch's own kernel: flash attention where the hardware and the precision allow it."""
+
+    def fused(self, q: Heads, k: Heads, v: Heads, dropout: float) -> Heads:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+
+
+@dataclass(frozen=True)
+class FlashAttention(FusedAttention):
     """The `flash_attn` package (an extra: `pip install tarflow[flash]`), on CUDA in 16 bits."""
 
-    def __call__(self, q, k, v, dropout=0.0):
+    def fused(self, q: Heads, k: Heads, v: Heads, dropout: float) -> Heads:
         swapped = (each.transpose(1, 2) for each in (q, k, v))
         attend = _of_package("flash_attn_func")
         return attend(*swapped, dropout_p=dropout, causal=True).transpose(1, 2)
@@ -144,7 +212,7 @@ class FlashAttention(AttentionKernel):
 
 
 @dataclass(frozen=True)
-class TorchFlashAttention(AttentionKernel):
+class TorchFlashAttention(FusedAttention):
     """Another version of flash attention within torch (2.13 and newer).
 
     Attributes:
@@ -157,14 +225,14 @@ class TorchFlashAttention(AttentionKernel):
         if self.version not in ("FA3", "FA4"):
             raise ConfigurationError(f"version {self.version!r}: torch knows FA3 and FA4")
 
-    def __call__(self, q, k, v, dropout=0.0):
+    def fused(self, q: Heads, k: Heads, v: Heads, dropout: float) -> Heads:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         _activate(self.version)
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
 
-    def refusal(self, like):
+    def refusal(self, like: Tensor) -> str | None:
         refused = _refuse_all_but_cuda_halves(like)
         if refused:
             return refused
@@ -179,10 +247,10 @@ class TorchFlashAttention(AttentionKernel):
 class AutoAttention(AttentionKernel):
     """The fastest of what works here."""
 
-    def __call__(self, q, k, v, dropout=0.0):
+    def __call__(self, q: Heads, k: Heads, v: Heads, dropout: float = 0.0) -> Heads:
         return _fastest(q)(q, k, v, dropout)
 
-    def serving(self, like):
+    def serving(self, like: Heads) -> AttentionKernel:
         kernel = _fastest(like)
         log.info("attention of %s on %s: %s", like.dtype, like.device.type, kernel)
         return kernel

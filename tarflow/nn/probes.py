@@ -66,7 +66,7 @@ def probe_package(device: torch.device) -> Probe:
 
 
 def _probe_kernel(kernel: str, device: torch.device) -> Probe:
-    """Probe one of torch's own kernels; its warnings tell why it is not to be had."""
+    """Probe one of torch's own kernels; its warnings tell why it is not available."""
     from torch.nn.attention import SDPBackend, sdpa_kernel  # imports dynamo: seconds
 
     def run() -> None:
@@ -77,7 +77,7 @@ def _probe_kernel(kernel: str, device: torch.device) -> Probe:
 
 
 def _probe_switch(device: torch.device) -> list[Probe]:
-    """Probe the kernels of other packages that torch (2.13 and later) can put in place of its."""
+    """Probe the kernels of other packages that torch (2.13 and later) can put in its place."""
     from torch.nn import attention
 
     if not hasattr(attention, "activate_flash_attention_impl"):

@@ -7,18 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
 from tarflow.errors import ConfigurationError
+from tarflow.flows.affine import Affine
 from tarflow.flows.context import Context, ContextLike
-from tarflow.flows.decoding import Decoder, Decoding, PerTransform, Sequential
+from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Predict, Sequential
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.jacobi import Jacobi
+from tarflow.flows.report import Inverse
 from tarflow.flows.transforms import Composition, Transform
 from tarflow.machine.device import now
-from tarflow.nn.networks import Networks
 from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.plan import Conditions, Measurement, Plan
 
@@ -57,7 +59,7 @@ def calibrate(
         guidance: The guidance to sample with.
         dtype: Precision in which transformers compute.
         tolerance: That of `Jacobi`.
-        windows: Windows to try; those over the sequence's length count as the whole length.
+        windows: Windows to try; those over the length of a transform count as that.
         repetitions: Number of times that each is measured.
         seed: Seed of the noise.
         show: Called with the measurements of a transform, one by one, when it is done.
@@ -72,14 +74,12 @@ def calibrate(
     Jacobi(1, tolerance)  # checks the tolerance, before anything is measured
     z = flow.base.sample(batch_size, ExampleSeeds(seed, range(batch_size)))
     read = Context.of(context, batch_size, z.device)
-    networks = Networks(dtype)
-    flow.decode(z, read, guidance=guidance, networks=networks)  # checks, warms up
-    race = Race(read, Decoding(Sequential(), guidance, networks), repetitions, tell)
-    last = z.shape[1] - 1
-    candidates = [Jacobi(w, tolerance) for w in sorted({min(w, last) for w in windows}) if w > 1]
+    options = DecodeOptions(guidance=guidance, dtype=dtype).prepared()
+    flow.decode(z, read, options=options)  # checks, warms up
+    race = Race(read, options, repetitions, tell)
     measurements = []
     decoders = []
-    for results in race.transforms(flow.transform, z, candidates):
+    for results in race.transforms(flow.transform, z, [Jacobi(w, tolerance) for w in windows]):
         measurements += results
         decoders.append(fastest(results))
         for result in results:
@@ -87,15 +87,15 @@ def calibrate(
     plans = [PerTransform((Sequential(),) * len(decoders)), PerTransform(tuple(decoders))]
     tell("whole samples")
     seconds = race.whole(flow, z, plans)
-    conditions = Conditions.of(flow, batch_size, guidance, dtype, tolerance)
+    conditions = Conditions.of(flow, batch_size, options, tolerance)
     choice = int(seconds[1] < seconds[0])
     return Plan(conditions, plans[choice], seconds[choice], seconds[0], tuple(measurements))
 
 
 def check_window_list(windows: Any) -> None:
-    """Refuse what is no list of windows."""
+    """Refuse what is not a list of windows."""
     if not isinstance(windows, Iterable):
-        raise ConfigurationError(f"windows {shown(windows)} are no list of integers")
+        raise ConfigurationError(f"windows {shown(windows)} are not a list of integers")
     for window in windows:
         check_integer(f"windows {shown(windows)}:", window, least=1)
 
@@ -117,18 +117,18 @@ class Race:
 
     Attributes:
         context: What to condition on.
-        decoding: How to decode, but for the decoder.
+        options: How to decode, but for the decoder.
         repetitions: Number of times that each is measured.
         tell: Called with what is measured next.
     """
 
     context: Context
-    decoding: Decoding
+    options: DecodeOptions
     repetitions: int
     tell: Callable[[str], None]
 
     def transforms(
-        self, composition: Composition, z: Tensor, candidates: Sequence[Decoder]
+        self, composition: Composition, z: Tensor, candidates: Sequence[Jacobi]
     ) -> Iterator[list[Measurement]]:
         """Measure each autoregressive transform, that nearest the noise first."""
         race = self
@@ -136,9 +136,9 @@ class Race:
             if isinstance(transform, Composition):
                 yield from race.transforms(transform, z, candidates)
             elif transform.num_decoded:
-                yield race.measure(transform, z, candidates)
-            z = transform.inverse(z, race.context, race.decoding).x
-            race = replace(race, decoding=race.decoding.deeper(transform.num_decoded))
+                yield race.measure(transform, z, clipped(candidates, z.shape[1] - 1))
+            z = transform.inverse(z, race.context, race.options).x
+            race = replace(race, options=race.options.deeper(transform.num_decoded))
 
     def measure(
         self, transform: Transform, z: Tensor, candidates: Sequence[Decoder]
@@ -157,19 +157,19 @@ class Race:
         medians = {decoder: statistics.median(seconds) for decoder, seconds in times.items()}
         return [replace(m, seconds=medians.get(m.decoder, torch.inf)) for m in results]
 
-    def run(self, transform: Transform, z: Tensor, decoder: "Decoder | Limited") -> Measurement:
+    def run(self, transform: Transform, z: Tensor, decoder: Decoder) -> Measurement:
         """Decode one transform once."""
         subject = decoder.decoder if isinstance(decoder, Limited) else decoder
-        decoding = replace(self.decoding, decoder=decoder)
-        self.tell(f"transform {decoding.depth} from the noise: {subject}")
+        options = replace(self.options, decoder=decoder)
+        self.tell(f"transform {options.depth} from the noise: {subject}")
         begin = now(z.device)
         try:
-            [report] = transform.inverse(z, self.context, decoding).reports
+            report = transform.inverse(z, self.context, options).report
         except TooSlow:
-            return Measurement(decoding.depth, subject, torch.inf, 0, torch.inf)
+            return Measurement(options.depth, subject, torch.inf, 0, torch.inf)
         seconds = now(z.device) - begin
         residual = float(report.residual.max())
-        return Measurement(decoding.depth, subject, seconds, report.passes, residual)
+        return Measurement(options.depth, subject, seconds, report.passes[0], residual)
 
     def whole(self, flow: Flow, z: Tensor, decoders: Sequence[Decoder]) -> list[float]:
         """Median time of decoding a batch from end to end, for each decoder, in turns."""
@@ -177,10 +177,15 @@ class Race:
         for _ in range(self.repetitions):
             for seconds, decoder in zip(times, decoders, strict=True):
                 begin = now(z.device)
-                guidance, networks = self.decoding.guidance, self.decoding.networks
-                flow.decode(z, self.context, guidance=guidance, decoder=decoder, networks=networks)
+                flow.decode(z, self.context, options=self.options, decoder=decoder)
                 seconds.append(now(z.device) - begin)
         return [statistics.median(seconds) for seconds in times]
+
+
+def clipped(candidates: Sequence[Jacobi], last: int) -> list[Jacobi]:
+    """The candidates that differ where there are so many positions to decode."""
+    windows = {min(each.window, last): each for each in candidates}
+    return [replace(windows[window], window=window) for window in sorted(windows) if window > 1]
 
 
 class TooSlow(Exception):
@@ -203,10 +208,10 @@ class Limited(Decoder):
     def tolerance(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.decoder.tolerance
 
-    def __call__(self, predict, z):
+    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
         end = now(z.device) + self.seconds
 
-        def predict_in_time(x, start):
+        def predict_in_time(x: Tensor, start: int) -> Affine:
             if time.perf_counter() > end:
                 raise TooSlow
             return predict(x, start)

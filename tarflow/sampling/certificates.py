@@ -27,7 +27,7 @@ class Certificates:
     @classmethod
     def of(cls, report: SamplingReport) -> "Certificates":
         """Read them from a report."""
-        parts = (report.residual.T, report.certified, report.redone)
+        parts = (report.residual.T, report.certified, report.redone.any(dim=0))
         return cls(*(part.cpu().numpy() for part in parts))
 
     @classmethod

@@ -43,21 +43,24 @@ def denoise(
             many calls, and they find once how many fit.
 
     Raises:
-        ConfigurationError: No standard deviation is given, and the flow knows none; or the flow's
+        ConfigurationError: No standard deviation is given, and the flow has none; or the flow's
             weights are not fit for the precision.
-        NonFiniteError: The density or its gradient is not finite.
+        NonFiniteError: The gradient is not finite.
         InsufficientMemoryError: Not even one example fits the memory.
     """
     flow.check_data(x)
     std = _read_std(flow, noise_std)
-    rows_of = Context.of(context, len(x), x.device)
+    rows_of = flow.read_context(context, x)
+    flow.check_context(rows_of)
     _check_precision(flow, dtype)
 
     def compute(rows: slice) -> Tensor:
+        chunk, context = x[rows], rows_of.map(lambda part: part[rows])
         with _frozen(flow), _precision(flow, dtype):
-            score = flow.score(x[rows], rows_of.map(lambda part: part[rows]))
-        _check_finite(score)
-        return x[rows] + std**2 * score
+            score = flow.score(chunk, context)
+            if not score.isfinite().all():
+                _explain(flow, chunk, context)
+        return chunk + std**2 * score
 
     return ChunkSize.of(max_batch).map(compute, len(x))
 
@@ -108,9 +111,9 @@ def _frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _check_finite(score: Tensor) -> None:
-    """Refuse to denoise with a gradient that overflowed."""
-    if not score.isfinite().all():
-        raise NonFiniteError(
-            "the gradient of the log-density is not finite: denoise in a higher precision", None
-        )
+def _explain(flow: Flow, x: Tensor, context: Context) -> None:
+    """Raise an error that tells why a gradient is not finite."""
+    flow.check_finite(flow.log_prob(x, context), x, context)
+    raise NonFiniteError(
+        "the gradient of the log-density is not finite: denoise in a higher precision", None
+    )

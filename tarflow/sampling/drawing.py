@@ -1,7 +1,7 @@
 """Drawing many samples, batch by batch."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -10,10 +10,9 @@ from torch import Tensor
 from tarflow.arguments import check_integer, shown
 from tarflow.errors import ConfigurationError, ContextError
 from tarflow.flows.context import NULL_CLASS, Context, ContextLike
+from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
-from tarflow.flows.guidance import Guidance
 from tarflow.flows.report import SamplingReport
-from tarflow.nn.networks import Networks
 from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.chunks import ChunkSize
 
@@ -72,8 +71,9 @@ def sample_batches(
     label: Int[Tensor, " num_samples"] | None,
     seed: int,
     batch_size: int,
-    guidance: Guidance | None = None,
-    **options: Any,
+    *,
+    options: DecodeOptions = DecodeOptions(),
+    **keywords: Unpack[DecodeKeywords],
 ) -> Iterator[tuple[Float[Tensor, "batch ..."], Int[Tensor, " batch"] | None]]:
     """Draw samples in batches; sample n of a seed is the same whatever the batch size.
 
@@ -85,8 +85,8 @@ def sample_batches(
         label: A label for each, or None.
         seed: Seed of the run.
         batch_size: Number of samples drawn at a time.
-        guidance: Moves every prediction away from that of a null context.
-        options: Further options of `flow.sample`.
+        options: How to decode.
+        **keywords: The fields of `DecodeOptions` to be other than in the options.
 
     Yields:
         A batch of samples and its labels.
@@ -94,12 +94,11 @@ def sample_batches(
     Raises:
         ConfigurationError: There is nothing to draw, or a batch is empty.
     """
+    options = DecodeOptions.of(options, keywords).prepared()
     chunks = ChunkSize()
-    networks = Networks(options.pop("dtype", None), options.pop("compile", False))
-    options |= {"guidance": guidance, "networks": networks}
     for indices in batches_of(num_samples, batch_size):
         part = None if label is None else label[indices.start : indices.stop]
-        x, _ = draw(flow, indices, part, seed, chunks, **{"certify": False, **options})
+        x, _ = draw(flow, indices, part, seed, chunks, options)
         yield x, part
 
 
@@ -121,7 +120,7 @@ def draw(
     context: ContextLike,
     seed: int,
     chunks: ChunkSize,
-    **options: Any,
+    options: DecodeOptions = DecodeOptions(),
 ) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
     """Draw the samples of some indices, in chunks that fit memory."""
     reports = []
@@ -130,7 +129,9 @@ def draw(
     def compute(rows: slice) -> Tensor:
         source = ExampleSeeds(seed, indices[rows])
         part = given.map(lambda each: each[rows])
-        x, report = flow.sample(len(source), part, source=source, return_report=True, **options)
+        x, report = flow.sample_with_report(
+            len(source), part, source=source, options=options, certify=options.certify
+        )
         reports.append(report)
         return x
 

@@ -3,24 +3,21 @@
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tarflow.errors import CheckpointError
-from tarflow.flows.decoding import Decoder, PerTransform, Sequential
+from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
 from tarflow.flows.flow import Flow
-from tarflow.flows.guidance import Guidance
 from tarflow.flows.jacobi import Jacobi
 from tarflow.machine.files import write_atomically
-from tarflow.registry import Part
+from tarflow.registry import KNOWN, Part
 
 PLANS = "plans.json"
 FORMAT = 1
-KINDS: dict[str, type[Decoder]] = {kind.__name__: kind for kind in (Sequential, Jacobi)}
-"""The decoders that a plan may name."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +45,15 @@ class Conditions:
         cls,
         flow: Flow,
         batch_size: int,
-        guidance: Guidance | None = None,
-        dtype: torch.dtype | None = None,
+        options: DecodeOptions = DecodeOptions(),
         tolerance: float = 1e-3,
         weights: str = "",
     ) -> "Conditions":
         """The conditions of sampling from a flow, on the device that it is on."""
         anchor = flow.base.anchor
-        active = guidance if guidance is not None and guidance.weight > 0 else None
-        precision = str(dtype or anchor.dtype).removeprefix("torch.")
+        precision = str(options.dtype or anchor.dtype).removeprefix("torch.")
         place = hardware(anchor.device)
-        return cls(place, batch_size, repr(active), precision, tolerance, weights)
+        return cls(place, batch_size, repr(options.guidance), precision, tolerance, weights)
 
     def differences(self, other: "Conditions") -> list[str]:
         """What is not the same, in words: `batch_size 64, not 16`."""
@@ -185,34 +180,31 @@ def _processor() -> str:
 
 def _encode(plan: Plan) -> dict[str, Any]:
     """Make a plan fit for JSON, which has no infinity."""
-    decoders = [_encode_decoder(decoder) for decoder in plan.decoder.decoders]
-    measurements = [
-        {
-            **{f.name: getattr(m, f.name) for f in fields(m)},
-            "decoder": _encode_decoder(m.decoder),
-            "seconds": m.seconds if m.seconds < torch.inf else None,
-            "residual": m.residual if m.residual < torch.inf else None,
-        }
-        for m in plan.measurements
-    ]
-    times = {"seconds": plan.seconds, "sequential_seconds": plan.sequential_seconds}
-    conditions = asdict(plan.conditions)
     return {
-        "conditions": conditions,
-        "decoders": decoders,
-        **times,
-        "measurements": measurements,
+        "conditions": vars(plan.conditions),
+        "decoders": [_encode_decoder(decoder) for decoder in plan.decoder.decoders],
+        "seconds": plan.seconds,
+        "sequential_seconds": plan.sequential_seconds,
+        "measurements": [
+            {
+                **vars(m),
+                "decoder": _encode_decoder(m.decoder),
+                "seconds": m.seconds if m.seconds < torch.inf else None,
+                "residual": m.residual if m.residual < torch.inf else None,
+            }
+            for m in plan.measurements
+        ],
     }
 
 
 def _encode_decoder(decoder: Decoder) -> dict[str, Any]:
     """A decoder's name and settings."""
-    return {"type": type(decoder).__name__, **asdict(decoder)}  # pyright: ignore[reportArgumentType]
+    return {"type": type(decoder).__name__, **vars(decoder)}
 
 
 def _decode(content: dict[str, Any]) -> Plan:
     """Undo `_encode`."""
-    measurements = [
+    measurements = (
         {
             **m,
             "decoder": _decode_decoder(m["decoder"]),
@@ -220,7 +212,7 @@ def _decode(content: dict[str, Any]) -> Plan:
             "residual": torch.inf if m["residual"] is None else m["residual"],
         }
         for m in content["measurements"]
-    ]
+    )
     return Plan(
         Conditions(**content["conditions"]),
         PerTransform(tuple(_decode_decoder(decoder) for decoder in content["decoders"])),
@@ -231,6 +223,9 @@ def _decode(content: dict[str, Any]) -> Plan:
 
 
 def _decode_decoder(content: dict[str, Any]) -> Decoder:
-    """Undo `_encode_decoder`; nothing but the known kinds is ever constructed."""
+    """Undo `_encode_decoder`; nothing but registered decoders is ever constructed."""
     arguments = dict(content)
-    return KINDS[arguments.pop("type")](**arguments)
+    kind = KNOWN[arguments.pop("type")]
+    if not (isinstance(kind, type) and issubclass(kind, Decoder)):
+        raise ValueError(f"{kind.__name__} is not a decoder")
+    return kind(**arguments)

@@ -1,7 +1,6 @@
 """A sampler: samples by their index, as pixels."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,17 +11,13 @@ from torch import Tensor
 
 from tarflow.errors import ConfigurationError
 from tarflow.flows.codec import Codec
+from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow
-from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import GaussianNoise
-from tarflow.nn.networks import Networks
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.denoising import denoise
 from tarflow.sampling.drawing import draw, labels_of
-
-COST_ONLY = ("compile",)
-"""Options of `flow.sample` that change its time, and not its samples."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +28,22 @@ class Sampler:
         flow: What to sample from; it knows the noise it was trained with.
         seed: Seed of the run.
         classes: The classes that samples go round; None leaves the label out.
-        guidance: Moves every prediction away from that of a null context.
         denoise: Whether to denoise too, where the flow was trained with Gaussian noise.
-        options: Further options of `flow.sample`; `dtype` is the precision of denoising as well.
+        options: How to decode; `dtype` is the precision of denoising as well.
     """
 
     flow: Flow
     seed: int = 0
     classes: Int[Tensor, " classes"] | None = None
-    guidance: Guidance | None = None
     denoise: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: DecodeOptions = DecodeOptions()
     _drawn: ChunkSize = field(default_factory=ChunkSize, repr=False)
     _denoised: ChunkSize = field(default_factory=ChunkSize, repr=False)
 
     @cached_property
-    def _networks(self) -> Networks:
-        """The transformers, made ready once for all batches."""
-        return Networks(self.options.get("dtype"), self.options.get("compile", False))
+    def _prepared(self) -> DecodeOptions:
+        """The options, with transformers made ready once for all batches, and certificates."""
+        return replace(self.options, certify=True).prepared()
 
     @property
     def codec(self) -> Codec:
@@ -78,15 +71,14 @@ class Sampler:
     @property
     def settings(self) -> dict[str, Any]:
         """All that sample n depends on besides n and the flow, in a form that JSON keeps."""
-        options = {
-            name: str(value) for name, value in self.options.items() if name not in COST_ONLY
-        }
+        dtype, guidance = self.options.dtype, self.options.guidance
         return {
             "seed": self.seed,
             "label": None if self.classes is None else str(self.classes.tolist()),
-            "guidance": None if self.guidance is None else repr(self.guidance),
+            "guidance": None if guidance is None else repr(guidance),
             "denoise": "denoised" in self.panels,
-            **options,
+            "decoder": str(self.options.decoder),
+            **({} if dtype is None else {"dtype": str(dtype)}),
         }
 
     def label(self, indices: range) -> Int[Tensor, " batch"] | None:
@@ -100,12 +92,10 @@ class Sampler:
             The pixels of each panel, the arrays of `Certificates`, and `labels` if there are any.
         """
         label = self.label(indices)
-        options = {k: v for k, v in self.options.items() if k not in ("dtype", "compile")}
-        options |= {"guidance": self.guidance, "networks": self._networks}
-        x, report = draw(self.flow, indices, label, self.seed, self._drawn, **options)
+        x, report = draw(self.flow, indices, label, self.seed, self._drawn, self._prepared)
         arrays = {"samples": self._pixels(x), **Certificates.of(report).arrays}
         if "denoised" in self.panels:
-            dtype = self.options.get("dtype")
+            dtype = self.options.dtype
             clean = denoise(self.flow, x, label, dtype=dtype, max_batch=self._denoised)
             arrays["denoised"] = self._pixels(clean)
         return arrays if label is None else {**arrays, "labels": label.numpy()}

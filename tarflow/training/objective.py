@@ -94,7 +94,9 @@ class MaximumLikelihood(Objective):
     def validate(
         self, flow: Flow, batch: Batch, source: RandomSource
     ) -> Mapping[str, Float[Tensor, " batch"]]:
-        log_prob = flow.log_prob(flow.noisy(batch.x, source), flow.known(batch.context))
+        x, context = flow.noisy(batch.x, source), flow.known(batch.context)
+        log_prob = flow.log_prob(x, context)
+        flow.check_finite(log_prob, x, context)
         unit = Unit.of(flow)
         nats = {self.name: -log_prob / flow.num_dims}
         return nats if unit.codec is None else {**nats, unit.name: unit(log_prob)}

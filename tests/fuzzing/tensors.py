@@ -86,7 +86,7 @@ LABELS: Values = {
     "text": ("cat", ("cat",)),
     "list of text": (["a", "b", "c"], ("'a'",)),
     "ragged list": ([[1], [1, 2]], ("[1, 2]",)),
-    "dictionary": ({"label": 1}, ("{'label': 1}",)),
+    "dictionary": ({"labels": 1}, ("labels is unknown",)),
     "object": (object(), ("object",)),
     "too few": (torch.tensor([0, 1]), ("(2,)",)),
     "too many": (torch.tensor([0, 1, 2, 0]), ("(4,)",)),
@@ -100,15 +100,21 @@ LABELS: Values = {
     "array of text": (np.array(["a", "b", "c"]), ("labels are integers",)),
     "array of objects": (np.array([0, "a", None], object), ("labels are integers",)),
     "context with floats": (Context(label=torch.zeros(3)), ("float32",)),
-    "context with a list": (Context(label=[0, 1, 2]), ("list",)),
+    "context with a list": (Context(label=["a", "b", "c"]), ("'a'",)),
     "context with too few": (Context(label=torch.tensor([0])), ("(1,)",)),
     "context with another temperature": (Context(temperature=torch.ones(2)), ("(2,)",)),
-    "context with a number": (Context(temperature=2.0), ("temperature", "float")),
+    "context with text": (Context(temperature="warm"), ("warm",)),
     "context without temperature": (Context(temperature=torch.zeros(3)), ("temperature",)),
     "context with NaN": (Context(temperature=torch.full((3,), torch.nan)), ("temperature",)),
     "context with cold": (Context(temperature=torch.full((3,), -1.0)), ("temperature",)),
     "context with integers": (Context(temperature=torch.ones(3).long()), ("temperature",)),
 }
+VALUES = (
+    *("too large", "below null", "huge"),
+    *("context without temperature", "context with NaN", "context with cold"),
+)
+"""What only a look at values tells, for which densities do not wait."""
+
 COUNTS: Values = {
     "-1": (-1, ("-1",)),
     "a fraction": (1.5, ("1.5",)),
@@ -139,6 +145,7 @@ OPTIONS: Values = {
     "integers": ({"dtype": torch.int32}, ("int32",)),
     "complex": ({"dtype": torch.complex64}, ("complex64",)),
     "networks": ({"networks": 3}, ("3",)),
+    "options by name": ({"options": "fast"}, ("fast",)),
 }
 
 
@@ -154,12 +161,17 @@ def of_data() -> dict[str, Callable[[Any], Any]]:
     }
 
 
+def check_density(label: Any) -> None:
+    """Compute densities, and ask whether they are finite."""
+    FLOW.check_finite(FLOW.log_prob(X, label), X, label)
+
+
 def bad_inputs() -> Iterator[BadInput]:
     """All of them."""
     images = IMAGES | kinds(X) | non_finite(X)
     for name, function in of_data().items():
-        # Training counts steps that are not finite by what the flow itself returns.
-        through = tuple(non_finite(X)) if name == "forward" else ()
+        # What is not finite is found after the fact, by `check_finite`.
+        through = tuple(non_finite(X)) if name in ("log_prob", "forward", "score") else ()
         yield from calls(f"{name} of images", function, images, through)
     decoders = {
         "inverse": FLOW.inverse,
@@ -169,7 +181,8 @@ def bad_inputs() -> Iterator[BadInput]:
         for name, function in decoders.items():
             yield from calls(f"{name} of noise", function, NOISES | kinds(Z) | non_finite(Z))
         yield from calls("sample", lambda y: FLOW.sample(3, y), LABELS)
-        yield from calls("log_prob", lambda y: FLOW.log_prob(X, y), LABELS)
+        yield from calls("log_prob", lambda y: FLOW.log_prob(X, y), LABELS, VALUES)
+        yield from calls("check_finite", check_density, LABELS)
         yield from calls("denoise", lambda y: denoise(FLOW, X, y), LABELS)
         yield from calls("sample, options", lambda options: FLOW.sample(3, **options), OPTIONS)
         yield from calls("source", lambda source: FLOW.sample(3, source=source), SOURCES)

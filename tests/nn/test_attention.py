@@ -5,15 +5,12 @@ import torch
 
 from tarflow.nn.attention import (
     CausalSelfAttention,
-    DifferentiableKVCache,
     KVCache,
     Window,
     attend,
 )
 
 from ..models import randomized
-
-CACHES = pytest.mark.parametrize("cache_type", [KVCache, DifferentiableKVCache])
 
 
 @pytest.fixture
@@ -53,9 +50,8 @@ def test_temperature_divides_the_logits_of_its_own_example(attention):
     assert not torch.allclose(tempered[0], doubled[0])
 
 
-@CACHES
-def test_a_cache_returns_what_it_holds_up_to_the_window(cache_type):
-    cache, new = cache_type(num_layers=2, length=5), torch.randn(2, 1, 2, 4, 3)
+def test_a_cache_returns_what_it_holds_up_to_the_window():
+    cache, new = KVCache(num_layers=2, length=5), torch.randn(2, 1, 2, 4, 3)
     cache.update(1, 0, *new[..., :3, :])
     keys, values = cache.update(1, 3, *new[..., 3:, :])
     assert torch.equal(keys, new[0])
@@ -63,18 +59,16 @@ def test_a_cache_returns_what_it_holds_up_to_the_window(cache_type):
     assert cache.keys[0] is None
 
 
-@CACHES
-def test_a_window_is_overwritten_without_rewinding(cache_type):
-    cache, new, other = cache_type(1, 5), *torch.randn(2, 2, 1, 2, 5, 3)
+def test_a_window_is_overwritten_without_rewinding():
+    cache, new, other = KVCache(1, 5), *torch.randn(2, 2, 1, 2, 5, 3)
     cache.update(0, 0, *new)
     keys, values = cache.update(0, 1, *other[..., 1:3, :])
     assert torch.equal(keys, torch.cat([new[0][..., :1, :], other[0][..., 1:3, :]], dim=-2))
     assert torch.equal(values, torch.cat([new[1][..., :1, :], other[1][..., 1:3, :]], dim=-2))
 
 
-@CACHES
-def test_a_cache_takes_the_dtype_of_what_it_holds(cache_type):
-    cache, new = cache_type(1, 5), torch.randn(1, 2, 3, 4, dtype=torch.float64)
+def test_a_cache_takes_the_dtype_of_what_it_holds():
+    cache, new = KVCache(1, 5), torch.randn(1, 2, 3, 4, dtype=torch.float64)
     keys, values = cache.update(0, 0, new, new)
     assert keys.dtype == values.dtype == torch.float64
 
@@ -85,16 +79,6 @@ def test_a_cache_is_written_in_place():
     second, _ = cache.update(0, 1, new, new)
     assert first.data_ptr() == second.data_ptr()
     assert cache.keys[0].shape == (1, 2, 5, 4)
-
-
-def test_gradients_flow_through_a_differentiable_cache(attention):
-    x = torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)
-    cache = DifferentiableKVCache(1, 5)
-    steps = [attention(x[:, i : i + 1], Window(i, cache)) for i in range(5)]
-    weight = torch.randn(2, 5, 8, dtype=torch.float64)
-    [stepwise] = torch.autograd.grad((torch.cat(steps, dim=1) * weight).sum(), x)
-    [at_once] = torch.autograd.grad((attention(x) * weight).sum(), x)
-    torch.testing.assert_close(stepwise, at_once)
 
 
 def test_dropout_acts_in_training_only():

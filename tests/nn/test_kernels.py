@@ -1,9 +1,14 @@
 """Every way to attend gives what attention is defined as, or says why it cannot."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
+from torch.autograd import gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from tarflow import ConfigurationError
 from tarflow.nn import kernels
@@ -14,6 +19,9 @@ from tarflow.nn.kernels import (
     TorchAttention,
     TorchFlashAttention,
 )
+
+# torch compiles a few formulas of forward derivatives by its old compiler.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 
 ON_CPU = [TorchAttention(), ProductAttention(), AutoAttention()]
 ON_GPU = [*ON_CPU, FlashAttention(), TorchFlashAttention("FA3"), TorchFlashAttention("FA4")]
@@ -54,6 +62,83 @@ def test_kernels_agree_with_the_definition(kernel, length):
 def test_kernels_agree_in_bfloat16(kernel):
     with torch.autocast("cpu", torch.bfloat16):
         assert_same_attention(kernel, draw(17, torch.bfloat16), 0.1)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("kernel", ON_CPU, ids=repr)
+def test_kernels_are_differentiated_any_number_of_times(kernel, length):
+    inputs = draw(length, torch.float64, head_dim=4)
+    assert gradgradcheck(kernel, inputs)
+    some = (inputs[0].detach(), *inputs[1:])
+    assert gradgradcheck(kernel, some)
+    if length == 5:
+        total = partial(third_derivative, inputs)
+        torch.testing.assert_close(total(kernel), total(attention_by_definition))
+
+
+def third_derivative(inputs, kernel):
+    """The third derivative in the queries, along one direction."""
+    q, k, v = inputs
+    derivative = kernel(q, k, v).square().sum()
+    for _ in range(3):
+        [gradient] = torch.autograd.grad(derivative, [q], create_graph=True)
+        derivative = gradient.sum()
+    return derivative
+
+
+@pytest.mark.parametrize("kernel", ON_CPU, ids=repr)
+def test_gradients_of_many_outputs_at_once(kernel):
+    inputs = draw(5, torch.float64)
+    weights = torch.randn(7, 2, 3, 5, 8, dtype=torch.float64)
+    found = torch.autograd.grad(kernel(*inputs), inputs, weights, is_grads_batched=True)
+    for index, one in enumerate(weights):
+        expected = torch.autograd.grad(attention_by_definition(*inputs), inputs, one)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours[index], theirs)
+
+
+@pytest.mark.parametrize("kernel", ON_CPU, ids=repr)
+def test_kernels_under_transforms_of_functions(kernel):
+    q, k, v = (each.detach() for each in draw(5, torch.float64))
+
+    def total(attend, q):
+        return (attend(q[None], k[:1], v[:1]) * v[:1]).square().sum()
+
+    for transform in (grad, hessian, lambda function: jacfwd(jacrev(function))):
+        found = vmap(transform(partial(total, kernel)))(q)
+        expected = vmap(transform(partial(total, attention_by_definition)))(q)
+        torch.testing.assert_close(found, expected)
+
+
+class Operations(TorchDispatchMode):
+    """Keeps the names of what is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_only_what_is_differentiated_twice_goes_around_the_kernel():
+    inputs = draw(5)
+    with Operations() as operations:
+        torch.autograd.grad(TorchAttention()(*inputs).sum(), inputs)
+    assert not any("softmax" in name or "bmm" in name for name in operations.names)
+    assert any("dot_product" in name and "backward" in name for name in operations.names)
+    with Operations() as operations:
+        torch.autograd.grad(TorchAttention()(*inputs).sum(), inputs, create_graph=True)
+    assert any("softmax" in name for name in operations.names)
+
+
+def test_gradients_of_what_is_computed_again():
+    inputs = draw(5, torch.float64)
+    expected = torch.autograd.grad(TorchAttention()(*inputs).square().sum(), inputs)
+    attended = checkpoint(TorchAttention(), *inputs, use_reentrant=False)
+    found = torch.autograd.grad(attended.square().sum(), inputs)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("kernel", ON_CPU, ids=repr)

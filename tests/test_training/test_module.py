@@ -11,6 +11,7 @@ import torch
 from tarflow import (
     CheckpointError,
     ConfigurationError,
+    ContextError,
     GaussianNoise,
     NoNoise,
     Pixels,
@@ -276,6 +277,13 @@ def test_too_many_such_steps_stop_with_step_transform_and_advice(data):
     )
     with pytest.raises(DivergenceError, match=message):
         fit(tiny_module(flow, max_skipped_steps=2), data, callbacks=[poison(flow, (1, 2, 3))])
+
+
+def test_a_label_out_of_range_stops_at_once_and_is_named(data):
+    flow = tiny_flow(num_classes=2)
+    with pytest.raises(ContextError, match=r"labels go from .* to 2, but this flow knows 0 ... 1"):
+        fit(tiny_module(flow), data)
+    assert not flow.transform[1].network.proj_out.weight.any()  # as at the start
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_too(data):

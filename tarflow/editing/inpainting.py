@@ -1,9 +1,9 @@
-"""Edits of data that a flow keeps likely: from one to another, and from a part to the whole."""
+"""Wholes of a part: what is hidden, drawn given what is observed."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Unpack
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -13,75 +13,10 @@ from tarflow.arguments import check_instance, check_integer, check_real
 from tarflow.editing.markov_chains import Chain, ChainState, Hamiltonian, MarkovKernel, Posterior
 from tarflow.errors import ConfigurationError
 from tarflow.flows.context import Context, ContextLike
+from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import GaussianNoise
 from tarflow.randomness import ExampleStreams, RandomSource
-
-
-@torch.no_grad()
-def interpolate(
-    flow: Flow,
-    x0: Float[Tensor, "batch ..."],
-    x1: Float[Tensor, "batch ..."],
-    num_steps: int = 8,
-    context: ContextLike = None,
-    **options: Any,
-) -> Float[Tensor, "batch steps ..."]:
-    """Walk from one datum to another through noise that is as typical as theirs.
-
-    Noise in many dimensions lies near a sphere, which a straight line would leave. So the
-    direction rotates, over all dimensions of an example, while the length changes linearly (arXiv
-    1609.04468). Where the ends point in the same or opposite directions, the path is straight.
-
-    Args:
-        flow: The flow.
-        x0: Where the paths begin: the first step.
-        x1: Where they end: the last step.
-        num_steps: Number of steps, both ends included.
-        context: What the density is conditioned on, one row per path.
-        **options: How to decode; see `Flow.decode`.
-
-    Example:
-        >>> from tarflow import TarFlow
-        >>> flow = TarFlow(8, 2, num_channels=1, model_dim=64, num_layers=1).eval()
-        >>> x0, x1 = flow.sample(2), flow.sample(2)
-        >>> path = interpolate(flow, x0, x1, num_steps=5)
-        >>> path.shape, torch.allclose(path[:, 0], x0, atol=1e-4)
-        (torch.Size([2, 5, 1, 8, 8]), True)
-
-    Raises:
-        ConfigurationError: The shapes differ, or there are fewer than two steps.
-    """
-    flow.check_data(x0, "x0")
-    if isinstance(x1, Tensor) and x0.shape != x1.shape:
-        raise ConfigurationError(
-            f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}: pass the same shape twice"
-        )
-    flow.check_data(x1, "x1")
-    check_integer("num_steps", num_steps, least=2)
-    rows = Context.of(context, len(x0), x0.device)
-    path = _rotate(flow(x0, rows)[0], flow(x1, rows)[0], num_steps)
-    repeated = rows.map(lambda part: part.repeat_interleave(num_steps))
-    return flow.inverse(path.flatten(0, 1), repeated, **options).unflatten(0, path.shape[:2])
-
-
-def _rotate(
-    start: Float[Tensor, "batch length patch_dim"],
-    end: Float[Tensor, "batch length patch_dim"],
-    num_steps: int,
-) -> Float[Tensor, "batch steps length patch_dim"]:
-    """Points at even angles between two vectors, and of evenly spaced lengths."""
-    a, b = start.flatten(1)[:, None], end.flatten(1)[:, None]
-    t = torch.linspace(0, 1, num_steps, dtype=a.dtype, device=a.device)[:, None]
-    length_a, length_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
-    a, b = a / length_a, b / length_b
-    angle = 2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))[..., None]
-    direction = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
-    rotated = torch.lerp(length_a, length_b, t) * direction
-    straight = torch.lerp(start.flatten(1)[:, None], end.flatten(1)[:, None], t)
-    # Also true where a vector is zero, and has no angle to another.
-    degenerate = ~(angle.sin() > 1e-6)
-    return torch.where(degenerate, straight, rotated).unflatten(-1, start.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -122,7 +57,8 @@ def inpaint(
     num_samples: int = 1,
     source: RandomSource = None,
     progress: Callable[[range], Iterable[int]] = iter,
-    **options: Any,
+    options: DecodeOptions = DecodeOptions(),
+    **keywords: Unpack[DecodeKeywords],
 ) -> Inpainting:
     r"""Draw what is hidden given what is observed: from $p(x) \, N(x_\text{obs}; M x, \sigma^2)$.
 
@@ -143,7 +79,8 @@ def inpaint(
         source: A generator, or `ExampleSeeds` for chains that do not depend on their batch, up to
             rounding.
         progress: Wraps the steps to show how far they are, like `rich.progress.track`.
-        **options: How to decode, see `Flow.decode`; `Hamiltonian` decodes its start alone.
+        options: How to decode; `Hamiltonian` decodes its start alone.
+        **keywords: The fields of `DecodeOptions` to be other than in the options.
 
     Example:
         >>> from tarflow import TarFlow
@@ -156,7 +93,7 @@ def inpaint(
 
     Raises:
         ConfigurationError: The mask does not fit, an observed value is not finite, a number is out
-            of range, or no standard deviation is given and the flow knows none.
+            of range, or no standard deviation is given and the flow has none.
         NonFiniteError: What was decoded is not finite.
     """
     flow.check_data(x)
@@ -164,6 +101,7 @@ def inpaint(
     check_integer("num_samples", num_samples)
     if not 1 <= num_samples <= sampler.num_steps:
         raise ConfigurationError(f"num_samples {num_samples}: one to {sampler.num_steps} steps")
+    options = DecodeOptions.of(options, keywords)
     source = ExampleStreams.of(source)
     z = flow.base.sample(len(x), source)
     std = z.new_full((len(x),), _read_noise_std(flow, noise_std))
