@@ -1,7 +1,8 @@
 """`tarflow sample`: draws samples."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from tarflow.flows.checkpoint import WEIGHTS
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow, load
 from tarflow.machine.processes import Process
-from tarflow.sampling.drawing import read_classes
+from tarflow.sampling.drawing import read_classes, read_parts
 from tarflow.sampling.gallery import Gallery, real_images
 from tarflow.sampling.plan import Conditions, Planned
 from tarflow.sampling.sample_folder import fingerprints
@@ -32,6 +33,8 @@ class SampleSettings(Settings):
     checkpoint: str = "???"  # a run folder or a pretrained folder
     num_samples: int = 100
     label: str | int | list[int] = "all"  # all: go round the classes; none; one class; or [3,7]
+    # Other conditions by name, as +context.brightness=0.5: one for all, or a list to go round.
+    context: dict[str, Any] = field(default_factory=dict)
     guidance: float = 0.0  # weight; 0 is off
     guidance_rule: Section
     temperature: float = 1.0  # attention temperature of the null; guides flows without classes
@@ -70,7 +73,8 @@ def sample(config: SampleSettings) -> None:
     origin = fingerprints(directory)
     classes = read_classes(config.label, flow.num_classes)
     options = _options(config, flow, directory)
-    sampler = Sampler(flow, config.seed, classes, config.denoise, options)
+    parts = read_parts(config.context, (each.part for each in flow.conditioners))
+    sampler = Sampler(flow, config.seed, classes, config.denoise, options, parts)
     run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
     request = {key: config.composed.get(key) for key in SHOWN}
     files = run.files(request)

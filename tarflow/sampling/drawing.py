@@ -1,10 +1,10 @@
 """Drawing many samples, batch by batch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
@@ -60,8 +60,39 @@ def read_labels(
     return None if classes is None else labels_of(classes, range(num_samples))
 
 
-def labels_of(classes: Int[Tensor, " classes"], indices: range) -> Int[Tensor, " batch"]:
-    """The labels of the samples of some indices, which go round the classes."""
+def read_parts(given: Mapping[str, Any], known: Iterable[str]) -> dict[str, Tensor]:
+    """Turn what other conditions are given into the rows that samples go round.
+
+    Args:
+        given: By the name of a part: one number for all samples, or a list to go round, of
+            numbers or of lists.
+        known: The parts that the flow is conditioned on.
+
+    Raises:
+        ContextError: The flow does not know a part, or a value is something else.
+    """
+    allowed = [part for part in known if part != "label"]
+    for name, value in given.items():
+        if name not in allowed:
+            named = ", ".join(allowed) if allowed else "no parts besides label"
+            raise ContextError(f"context.{name}={shown(value)}: this flow knows {named}")
+    return {name: _read_rows(name, value) for name, value in given.items()}
+
+
+def _read_rows(name: str, value: Any) -> Tensor:
+    """Turn one value, or a list, into rows."""
+    wanted = f"context.{name}={shown(value)}: give a number, or a list of one or more"
+    try:
+        rows = torch.tensor(value if isinstance(value, list) else [value])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContextError(wanted) from error
+    if not rows.numel() or rows.dtype is torch.bool:
+        raise ContextError(wanted)
+    return rows
+
+
+def labels_of(classes: Shaped[Tensor, "rows ..."], indices: range) -> Shaped[Tensor, "batch ..."]:
+    """The labels of the samples of some indices, which go round the classes; or other parts."""
     return classes[torch.arange(indices.start, indices.stop) % len(classes)]
 
 

@@ -1,5 +1,6 @@
 """A sampler: samples by their index, as pixels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tarflow.errors import ConfigurationError
 from tarflow.flows.codec import Codec
+from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import GaussianNoise
@@ -30,6 +32,7 @@ class Sampler:
         classes: The classes that samples go round; None leaves the label out.
         denoise: Whether to denoise too, where the flow was trained with Gaussian noise.
         options: How to decode; `dtype` is the precision of denoising as well.
+        parts: Other parts of the context, with the rows that samples go round.
     """
 
     flow: Flow
@@ -37,6 +40,7 @@ class Sampler:
     classes: Int[Tensor, " classes"] | None = None
     denoise: bool = True
     options: DecodeOptions = DecodeOptions()
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
     _drawn: ChunkSize = field(default_factory=ChunkSize, repr=False)
     _denoised: ChunkSize = field(default_factory=ChunkSize, repr=False)
 
@@ -79,6 +83,7 @@ class Sampler:
             "denoise": "denoised" in self.panels,
             "decoder": str(self.options.decoder),
             **({} if dtype is None else {"dtype": str(dtype)}),
+            **{f"context.{name}": str(rows.tolist()) for name, rows in self.parts.items()},
         }
 
     def label(self, indices: range) -> Int[Tensor, " batch"] | None:
@@ -92,11 +97,13 @@ class Sampler:
             The pixels of each panel, the arrays of `Certificates`, and `labels` if there are any.
         """
         label = self.label(indices)
-        x, report = draw(self.flow, indices, label, self.seed, self._drawn, self._prepared)
+        parts = {name: labels_of(rows, indices) for name, rows in self.parts.items()}
+        context = Context(label=label, **parts)
+        x, report = draw(self.flow, indices, context, self.seed, self._drawn, self._prepared)
         arrays = {"samples": self._pixels(x), **Certificates.of(report).arrays}
         if "denoised" in self.panels:
             dtype = self.options.dtype
-            clean = denoise(self.flow, x, label, dtype=dtype, max_batch=self._denoised)
+            clean = denoise(self.flow, x, context, dtype=dtype, max_batch=self._denoised)
             arrays["denoised"] = self._pixels(clean)
         return arrays if label is None else {**arrays, "labels": label.numpy()}
 
