@@ -1,8 +1,7 @@
 """`tarflow sample`: draws samples."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from tarflow.flows.checkpoint import WEIGHTS
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow, load
 from tarflow.machine.processes import Process
-from tarflow.sampling.drawing import read_classes, read_parts
+from tarflow.sampling.drawing import read_classes, read_others
 from tarflow.sampling.gallery import Gallery, real_images
 from tarflow.sampling.plan import Conditions, Planned
 from tarflow.sampling.sample_folder import fingerprints
@@ -33,8 +32,7 @@ class SampleSettings(Settings):
     checkpoint: str = "???"  # a run folder or a pretrained folder
     num_samples: int = 100
     label: str | int | list[int] = "all"  # all: go round the classes; none; one class; or [3,7]
-    # Other conditions by name, as +context.brightness=0.5: one for all, or a list to go round.
-    context: dict[str, Any] = field(default_factory=dict)
+    context: Section  # other conditions by name: one value, or values to go round
     guidance: float = 0.0  # weight; 0 is off
     guidance_rule: Section
     temperature: float = 1.0  # attention temperature of the null; guides flows without classes
@@ -73,8 +71,8 @@ def sample(config: SampleSettings) -> None:
     origin = fingerprints(directory)
     classes = read_classes(config.label, flow.num_classes)
     options = _options(config, flow, directory)
-    parts = read_parts(config.context, (each.part for each in flow.conditioners))
-    sampler = Sampler(flow, config.seed, classes, config.denoise, options, parts)
+    others = read_others(config.composed["context"], flow)
+    sampler = Sampler(flow, config.seed, classes, config.denoise, options, others)
     run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
     request = {key: config.composed.get(key) for key in SHOWN}
     files = run.files(request)
@@ -93,9 +91,8 @@ def sample(config: SampleSettings) -> None:
 def _options(config: SampleSettings, flow: Flow, directory: Path) -> DecodeOptions:
     """How to decode."""
     decoder = instantiate(config.decoder)
-    options = DecodeOptions(
-        guidance_of(config.guidance_rule, config.guidance), dtype=read_dtype(config.dtype)
-    )
+    guidance = guidance_of(config.guidance_rule, config.guidance)
+    options = DecodeOptions(guidance, dtype=read_dtype(config.dtype))
     if isinstance(decoder, Planned):
         conditions = Conditions.of(flow, config.batch_size, options, decoder.tolerance)
         weights = fingerprints(directory)[WEIGHTS]

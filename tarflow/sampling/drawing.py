@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
 from tarflow.errors import ConfigurationError, ContextError
-from tarflow.flows.context import NULL_CLASS, Context, ContextLike
+from tarflow.flows.context import NULL_CLASS, Context, ContextLike, Rows
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.report import SamplingReport
@@ -57,43 +57,26 @@ def read_labels(
 ) -> Int[Tensor, " num_samples"] | None:
     """Turn a choice of classes, as in `read_classes`, into a label per sample."""
     classes = read_classes(choice, num_classes)
-    return None if classes is None else labels_of(classes, range(num_samples))
+    return None if classes is None else in_turn(classes, range(num_samples))
 
 
-def read_parts(given: Mapping[str, Any], known: Iterable[str]) -> dict[str, Tensor]:
-    """Turn what other conditions are given into the rows that samples go round.
+def in_turn(rows: Rows, indices: range) -> Rows:
+    """What the samples of some indices get, which go round some rows, such as classes."""
+    return rows[torch.arange(indices.start, indices.stop) % len(rows)]
 
-    Args:
-        given: By the name of a part: one number for all samples, or a list to go round, of
-            numbers or of lists.
-        known: The parts that the flow is conditioned on.
+
+def read_others(given: Mapping[str, Any], flow: Flow) -> Context:
+    """Read conditions by name, each one row for all samples or rows to go round.
 
     Raises:
-        ContextError: The flow does not know a part, or a value is something else.
+        ContextError: The flow does not know one, or it is of another kind or out of range.
     """
-    allowed = [part for part in known if part != "label"]
-    for name, value in given.items():
-        if name not in allowed:
-            named = ", ".join(allowed) if allowed else "no parts besides label"
-            raise ContextError(f"context.{name}={shown(value)}: this flow knows {named}")
-    return {name: _read_rows(name, value) for name, value in given.items()}
-
-
-def _read_rows(name: str, value: Any) -> Tensor:
-    """Turn one value, or a list, into rows."""
-    wanted = f"context.{name}={shown(value)}: give a number, or a list of one or more"
-    try:
-        rows = torch.tensor(value if isinstance(value, list) else [value])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ContextError(wanted) from error
-    if not rows.numel() or rows.dtype is torch.bool:
-        raise ContextError(wanted)
-    return rows
-
-
-def labels_of(classes: Shaped[Tensor, "rows ..."], indices: range) -> Shaped[Tensor, "batch ..."]:
-    """The labels of the samples of some indices, which go round the classes; or other parts."""
-    return classes[torch.arange(indices.start, indices.stop) % len(classes)]
+    rows = {name: torch.atleast_1d(torch.as_tensor(value)) for name, value in given.items()}
+    examples = torch.empty(1, device=flow.base.anchor.device)
+    for name, part in rows.items():
+        for row in part.split(1):
+            flow.check_context(flow.read_context({name: row}, examples))
+    return Context(**rows)
 
 
 def sample_batches(

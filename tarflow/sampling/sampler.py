@@ -1,6 +1,5 @@
 """A sampler: samples by their index, as pixels."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -19,7 +18,7 @@ from tarflow.flows.noise import GaussianNoise
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.denoising import denoise
-from tarflow.sampling.drawing import draw, labels_of
+from tarflow.sampling.drawing import draw, in_turn
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Sampler:
         classes: The classes that samples go round; None leaves the label out.
         denoise: Whether to denoise too, where the flow was trained with Gaussian noise.
         options: How to decode; `dtype` is the precision of denoising as well.
-        parts: Other parts of the context, with the rows that samples go round.
+        others: Rows of other conditions than the label, which samples go round.
     """
 
     flow: Flow
@@ -40,7 +39,7 @@ class Sampler:
     classes: Int[Tensor, " classes"] | None = None
     denoise: bool = True
     options: DecodeOptions = DecodeOptions()
-    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    others: Context = Context()
     _drawn: ChunkSize = field(default_factory=ChunkSize, repr=False)
     _denoised: ChunkSize = field(default_factory=ChunkSize, repr=False)
 
@@ -83,12 +82,17 @@ class Sampler:
             "denoise": "denoised" in self.panels,
             "decoder": str(self.options.decoder),
             **({} if dtype is None else {"dtype": str(dtype)}),
-            **{f"context.{name}": str(rows.tolist()) for name, rows in self.parts.items()},
+            **{name: str(rows.tolist()) for name, rows in self.others.parts.items()},
         }
 
     def label(self, indices: range) -> Int[Tensor, " batch"] | None:
         """The labels of the samples of some indices; None where the label is left out."""
-        return None if self.classes is None else labels_of(self.classes, indices)
+        return None if self.classes is None else in_turn(self.classes, indices)
+
+    def context(self, indices: range) -> Context:
+        """What the samples of some indices are conditioned on."""
+        others = {name: in_turn(rows, indices) for name, rows in self.others.parts.items()}
+        return Context(self.label(indices), **others)
 
     def __call__(self, indices: range) -> dict[str, np.ndarray]:
         """Draw the samples of some indices.
@@ -96,15 +100,14 @@ class Sampler:
         Returns:
             The pixels of each panel, the arrays of `Certificates`, and `labels` if there are any.
         """
-        label = self.label(indices)
-        parts = {name: labels_of(rows, indices) for name, rows in self.parts.items()}
-        context = Context(label=label, **parts)
+        context = self.context(indices)
         x, report = draw(self.flow, indices, context, self.seed, self._drawn, self._prepared)
         arrays = {"samples": self._pixels(x), **Certificates.of(report).arrays}
         if "denoised" in self.panels:
             dtype = self.options.dtype
             clean = denoise(self.flow, x, context, dtype=dtype, max_batch=self._denoised)
             arrays["denoised"] = self._pixels(clean)
+        label = context.label
         return arrays if label is None else {**arrays, "labels": label.numpy()}
 
     def _pixels(self, x: Tensor) -> np.ndarray:
