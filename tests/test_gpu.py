@@ -108,7 +108,7 @@ def test_cuda_graphs_draw_the_samples_of_eager_steps(flow):
     ready = [
         networks.of(transform.network) for transform in flow.transform if transform.num_decoded
     ]
-    assert [len(network.graphs) for network in ready] == [4, 4]
+    assert [len(network.own.graphs) for network in ready] == [4, 4]
     unguided = sampled(flow, guidance=None, networks=networks)
     torch.testing.assert_close(unguided, sampled(flow, guidance=None), rtol=0, atol=1e-4)
 

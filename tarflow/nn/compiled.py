@@ -1,20 +1,34 @@
 """Single decoding steps, compiled."""
 
-from collections.abc import Callable
+import itertools
+import threading
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import cache
 from types import FunctionType
-from typing import cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from tarflow.nn.attention import KVCache, Step, Window
+from tarflow.nn.snapshot import Outline
 from tarflow.nn.transformer import CausalTransformer
 
+KINDS: dict[Hashable, int] = {}
+NUMBERS = itertools.count()
+"""A number for each outline of a network: those of one share compiled code."""
 
-class CompiledNetwork(nn.Module):
+
+class Buffers(threading.local):
+    """What CUDA graphs read and write at fixed addresses, and the graphs: those of one thread."""
+
+    def __init__(self):
+        self.graphs: dict[tuple, GraphedStep] = {}
+        self.caches: dict[int, KVCache] = {}
+
+
+class CompiledNetwork:
     """A transformer whose single steps run compiled: inductor on CPUs, CUDA graphs on GPUs.
 
     A step reads a bucket of cached positions, and there is one graph for each bucket; windows of
@@ -35,36 +49,29 @@ class CompiledNetwork(nn.Module):
         max_graphed_rows: int = 128,
         backend: str = "inductor",
     ):
-        super().__init__()
         self.network = network
+        self.dtype = network.dtype
         self.bucket = -(-network.length // num_buckets)
         self.max_graphed_rows = max_graphed_rows
         self.backend = backend
-        self.graphs: dict[tuple, GraphedStep] = {}
-        self.caches: dict[int, KVCache] = {}
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What it computes in."""
-        return self.network.dtype
+        self.kind = KINDS.setdefault(Outline(network).description, next(NUMBERS))
+        self.own = Buffers()
 
     def new_cache(self, rows: int) -> KVCache:
         """A cache that has its storage; where there are graphs, the one they were made for."""
-        network = self.network
-        if rows in self.caches:
-            # What is not finite would pass the mask: zero times it is not a number.
-            for store in (*self.caches[rows].keys, *self.caches[rows].values):
-                cast(Tensor, store).zero_()
-            return self.caches[rows]
-        cache = network.new_cache(rows)
-        heads = network.model_dim // network.head_dim
-        table = network.position_embedding
-        cache.allocate(table.new_zeros(rows, heads, 1, network.head_dim))
-        if table.is_cuda and rows <= self.max_graphed_rows:
-            self.caches[rows] = cache
+        cache = self.own.caches.get(rows)
+        if cache is None:
+            cache, network = self.network.new_cache(rows), self.network
+            table = network.position_embedding
+            # A step gives every layer the storage that it writes to.
+            x = table.new_zeros(rows, 1, network.in_features)
+            network(x, None, Window(0, cache))
+            if table.is_cuda and rows <= self.max_graphed_rows:
+                self.own.caches[rows] = cache
+        cache.clear()  # what is not finite would pass the mask: zero times it is not a number
         return cache
 
-    def forward(
+    def __call__(
         self,
         x: Float[Tensor, "batch window in_features"],
         condition: Float[Tensor, "batch model_dim"] | None,
@@ -80,12 +87,15 @@ class CompiledNetwork(nn.Module):
         if not x.is_cuda:
             # A copy, for the strides of a slice would make another graph.
             x = x.clone(memory_format=torch.contiguous_format)
-            compiled = compiled_step(len(x), num_keys, self.backend)
+            compiled = compiled_step(self.kind, len(x), num_keys, self.backend)
             return compiled(self.network, x, condition, step)
-        key = (len(x), num_keys, condition is None, window.temperature is None)
-        if key not in self.graphs:
-            self.graphs[key] = GraphedStep(self.network, x, condition, step)
-        return self.graphs[key](x, condition, step)
+        key, graphs = (
+            (len(x), num_keys, condition is None, window.temperature is None),
+            self.own.graphs,
+        )
+        if key not in graphs:
+            graphs[key] = GraphedStep(self.network, x, condition, step)
+        return graphs[key](x, condition, step)
 
 
 def take_step(
@@ -99,8 +109,8 @@ def take_step(
 
 
 @cache
-def compiled_step(rows: int, num_keys: int, backend: str) -> Callable[..., Tensor]:
-    """`take_step` compiled for one number of rows and one of keys.
+def compiled_step(kind: int, rows: int, num_keys: int, backend: str) -> Callable[..., Tensor]:
+    """`take_step` compiled for one kind of network, one number of rows and one of keys.
 
     Each has code of its own: dynamo compiles the same code for a few shapes and then refuses.
     """
@@ -132,7 +142,8 @@ class GraphedStep:
             network(self.x, self.condition, self.step)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # Other threads may use the device meanwhile.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.output = network(self.x, self.condition, self.step)
 
     def __call__(

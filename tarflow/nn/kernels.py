@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -49,21 +49,6 @@ class AttentionKernel(ABC):
         dropout: float = 0.0,
     ) -> Float[Tensor, "batch heads length head_dim"]:
         """Attend over whole sequences of one length."""
-
-    def packed(
-        self,
-        q: Float[Tensor, "tokens heads head_dim"],
-        k: Float[Tensor, "tokens heads head_dim"],
-        v: Float[Tensor, "tokens heads head_dim"],
-        lengths: Sequence[int],
-        dropout: float = 0.0,
-    ) -> Float[Tensor, "tokens heads head_dim"]:
-        """Attend over sequences of several lengths that follow each other in one dimension."""
-        attended = []
-        for one in zip(*(each.split(list(lengths)) for each in (q, k, v)), strict=True):
-            query, key, value = (part.transpose(0, 1)[None] for part in one)
-            attended.append(self(query, key, value, dropout)[0].transpose(0, 1))
-        return torch.cat(attended)
 
     def refusal(self, like: Tensor) -> str | None:
         """Why it cannot compute on the device and dtype of a tensor; None if it can."""
@@ -194,17 +179,9 @@ class FlashAttention(FusedAttention):
         attend = _of_package("flash_attn_func")
         return attend(*swapped, dropout_p=dropout, causal=True).transpose(1, 2)
 
-    def packed(self, q, k, v, lengths, dropout=0.0):
-        attend = _of_package("flash_attn_varlen_func")
-        ends = torch.tensor([0, *lengths], device=q.device).cumsum(0).to(torch.int32)
-        longest = max(lengths)
-        sizes = (ends, ends, longest, longest)
-        return attend(q, k, v, *sizes, dropout_p=dropout, causal=True)
-
     def refusal(self, like):
-        try:  # an importable package may lack the symbols
-            for name in ("flash_attn_func", "flash_attn_varlen_func"):
-                _of_package(name)
+        try:  # an importable package may lack the symbol
+            _of_package("flash_attn_func")
         except (ImportError, OSError, AttributeError) as error:
             return f"the package flash_attn cannot be used: {error}"
         return _refuse_all_but_cuda_halves(like)

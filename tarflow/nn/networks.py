@@ -1,14 +1,16 @@
 """Transformers made ready to decode: weights cast once, packed once, compiled if asked for."""
 
 import copy
+import threading
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tarflow.errors import ConfigurationError
 from tarflow.nn.compiled import CompiledNetwork
 from tarflow.nn.packing import CacheMemory, PackedTransformer, can_pack
+from tarflow.nn.snapshot import Snapshot
 from tarflow.nn.transformer import CausalTransformer
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -17,8 +19,24 @@ Network = CausalTransformer | CompiledNetwork | PackedTransformer
 """A transformer as it was trained, or as decoding runs it."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A transformer made ready, and what it was made from."""
+
+    network: CausalTransformer
+    dtype: torch.dtype
+    snapshot: Snapshot
+    ready: Network
+
+    def serves(self, network: CausalTransformer, dtype: torch.dtype) -> bool:
+        """Whether it is of a transformer as that is now, in a precision."""
+        return self.network is network and self.dtype == dtype and self.snapshot.shows(network)
+
+
 class Networks:
     """Keeps transformers ready to decode, so that many batches prepare them once.
+
+    Any number of threads may use one: a transformer is prepared by the first that asks for it.
 
     Args:
         dtype: Precision in which transformers compute; by default that of their weights. The
@@ -35,7 +53,8 @@ class Networks:
         self.dtype = dtype
         self.compile = compile
         self.memory = CacheMemory()
-        self.ready: dict[int, tuple[CausalTransformer, tuple, Network]] = {}
+        self.prepared: dict[int, Prepared] = {}
+        self.lock = threading.RLock()
 
     @cached_property
     def exact(self) -> "Networks":
@@ -47,12 +66,26 @@ class Networks:
         return torch.finfo(self._dtype(network)).eps > torch.finfo(self.exact._dtype(network)).eps
 
     def of(self, network: CausalTransformer) -> Network:
-        """The transformer, ready; made anew where its weights have changed since."""
-        state = (self._dtype(network), network.training, *fingerprint(network))
-        kept = self.ready.get(id(network))
-        if kept is None or kept[0] is not network or kept[1] != state:
-            kept = self.ready[id(network)] = (network, state, self._prepare(network))
-        return kept[2]
+        """The transformer, ready; made anew where it has changed since, its weights or modules.
+
+        What needs no preparation is left alone; everything else is done to a copy.
+        """
+        dtype = self._dtype(network)
+        if not (self.compile or dtype != network.dtype or can_pack(network)):
+            return network
+        with self.lock:
+            kept = self.prepared.get(id(network))
+            if kept is None or not kept.serves(network, dtype):
+                kept = self.prepared[id(network)] = self._copy(network, dtype)
+            return kept.ready
+
+    def _copy(self, network: CausalTransformer, dtype: torch.dtype) -> Prepared:
+        """Prepare a copy."""
+        # Tensors made in inference mode could not be used outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            copied = copy.deepcopy(network).requires_grad_(False)
+            snapshot = Snapshot(network, copied)
+            return Prepared(network, dtype, snapshot, self._prepare(copied))
 
     def _dtype(self, network: CausalTransformer) -> torch.dtype:
         """The precision to compute in: as asked for, or that of autocast, or of the weights."""
@@ -64,9 +97,8 @@ class Networks:
         return network.dtype  # of float64, which autocast leaves alone, too
 
     def _prepare(self, network: CausalTransformer) -> Network:
-        """Cast, pack and compile a copy; what needs none of these is left alone."""
-        dtype = self._dtype(network)
-        ready = network if dtype == network.dtype else copy.deepcopy(network).to(dtype)
+        """Cast, and pack or compile, a copy that is nobody else's."""
+        ready = network.to(self._dtype(network))
         if self.compile:
             return CompiledNetwork(ready)
         return PackedTransformer(ready, self.memory) if can_pack(ready) else ready
@@ -77,30 +109,3 @@ class ExactNetworks(Networks):
 
     def _dtype(self, network: CausalTransformer) -> torch.dtype:
         return torch.promote_types(network.dtype, torch.float32)
-
-
-class OptimizerSteps:
-    """Counts the steps of all optimizers: fused ones change weights but not their versions."""
-
-    count = 0
-
-    @classmethod
-    def add(cls, *_: object) -> None:
-        """Count one."""
-        cls.count += 1
-
-
-register_optimizer_step_post_hook(OptimizerSteps.add)
-
-
-def fingerprint(network: CausalTransformer) -> tuple:
-    """Tells the weights of one moment from those of another, without reading them.
-
-    Blind to what is written into `weight.data` in place.
-    """
-    # Tensors made in inference mode count no versions, and cannot be changed outside of it.
-    versions = (
-        (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        for weight in network.parameters()
-    )
-    return (OptimizerSteps.count, *versions)

@@ -1,7 +1,7 @@
-"""A transformer in the layout of the CPU's fastest kernels, for decoding."""
+"""A transformer whose modules run on the CPU's fastest kernels, for decoding."""
 
-from collections.abc import Callable
-from functools import partial
+import copy
+import threading
 from typing import Any, cast
 
 import torch
@@ -9,33 +9,44 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tarflow.nn.attention import WHOLE, KVCache, Window
-from tarflow.nn.transformer import Block, CausalTransformer
+from tarflow.nn.attention import WHOLE, CausalSelfAttention, KVCache, Window
+from tarflow.nn.snapshot import Outline
+from tarflow.nn.transformer import MLP, Block, CausalTransformer
 
 FEW_ROWS = 16
 """Rows up to which the product computes the GELU on the way; with more, it is faster apart."""
 
+REORDER: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+MULTIPLY: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+"""oneDNN's kernels, which some builds of torch lack."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 class PackedTransformer:
-    """What `CausalTransformer` computes, with as little as possible between the products.
+    """A transformer whose linear layers hold their weights in the layout of oneDNN's kernels.
 
     A step multiplies few rows by every weight, so that reading the weights takes most of its time,
-    and calls of modules most of the rest. The weights lie in the layout of oneDNN's kernels,
-    and all is a function of rows (docs/experiments.md has the profile).
+    and calls of modules most of the rest (docs/experiments.md has the profile). Modules of exactly
+    the types that `hasten` knows, without hooks, become ones that compute the same faster; all
+    others, those of a subclass or an adapter too, run as they are.
 
     Args:
-        network: The transformer to pack, in float32 on the CPU.
+        network: The transformer, on the CPU; what is packed is its modules themselves.
         memory: Where caches lie; transformers that decode in turn share it.
     """
 
-    dtype = torch.float32
-
     def __init__(self, network: CausalTransformer, memory: "CacheMemory | None" = None):
-        self.new_cache = partial((memory or CacheMemory()).new_cache, network)
-        self.position_embedding = network.position_embedding.detach()
-        self.proj_in = PackedLinear(network.proj_in)
-        self.blocks = [PackedBlock(cast(Block, block)) for block in network.blocks]
-        self.proj_out = PackedLinear(network.proj_out)
+        self.memory = memory or CacheMemory()
+        self.outline = Outline(network).description
+        self.dtype = network.dtype
+        self.network = network
+        for module in reversed([*network.modules()]):  # what is within comes first
+            hasten(module)
+
+    def new_cache(self, rows: int) -> KVCache:
+        """A cache of so many sequences, in which nothing counts as written."""
+        return self.memory.new_cache(self.outline, self.network, rows)
 
     def __call__(
         self,
@@ -44,96 +55,128 @@ class PackedTransformer:
         window: Window = WHOLE,
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
-        batch, count, _ = x.shape
-        h = self.proj_in(x.to(self.dtype).flatten(0, 1))
-        by_position = h.view(batch, count, h.shape[1])
-        by_position += window.rows(self.position_embedding, count)
-        if condition is not None:
-            by_position += condition[:, None]
-        for block in self.blocks:
-            h = block(h, (batch, count), window)
-        return self.proj_out(h).unflatten(0, (batch, count))
+        return self.network(x, condition, window)
 
 
-class CacheMemory:
-    """Keeps the memory of the last cache for the next: one at a time is in use.
+class CacheMemory(threading.local):
+    """Keeps the memory of caches for the next ones: in a thread one is in use for each outline.
 
     Writing to fresh memory for the first time is 7 % of decoding 64 examples.
     """
 
     def __init__(self):
-        self.kind: tuple | None = None
-        self.cache = KVCache(0, 0)
+        self.caches: dict[object, tuple[int, KVCache]] = {}
 
-    def new_cache(self, network: CausalTransformer, rows: int) -> KVCache:
+    def new_cache(self, outline: object, network: CausalTransformer, rows: int) -> KVCache:
         """A cache of so many sequences, in which nothing counts as written."""
         # Tensors made in inference mode cannot be written to outside of it.
-        inference = torch.is_inference_mode_enabled()
-        sizes = len(network.blocks), network.length, network.model_dim, network.head_dim
-        if self.kind != (rows, inference, *sizes):
-            self.kind, self.cache = (rows, inference, *sizes), network.new_cache(rows)
-        return self.cache
+        kind = (outline, torch.is_inference_mode_enabled())
+        kept = self.caches.get(kind)
+        if kept is None or kept[0] != rows:
+            kept = self.caches[kind] = (rows, network.new_cache(rows))
+        return kept[1]
 
 
-class PackedBlock:
-    """One layer of a packed transformer."""
-
-    def __init__(self, block: Block):
-        self.attention_norm = norm(block.attention_norm)
-        self.layer = block.attention.layer
-        self.head_dim = block.attention.head_dim
-        self.num_heads = block.attention.proj.in_features // self.head_dim
-        self.qkv = PackedLinear(block.attention.qkv)
-        self.proj = PackedLinear(block.attention.proj)
-        self.mlp_norm = norm(block.mlp_norm)
-        self.up = PackedLinear(cast(nn.Linear, block.mlp[0]))
-        self.down = PackedLinear(cast(nn.Linear, block.mlp[2]))
-
-    def __call__(
-        self, h: Float[Tensor, "rows model_dim"], grid: tuple[int, int], window: Window
-    ) -> Float[Tensor, "rows model_dim"]:
-        """Apply the layer; rows are a grid of examples and positions."""
-        shape = (*grid, 3, self.num_heads, self.head_dim)
-        q, k, v = self.qkv(self.attention_norm(h)).view(shape).permute(2, 0, 3, 1, 4).unbind()
-        if window.temperature is not None:
-            q = q / window.temperature.to(q.dtype)[:, None, None, None]
-        attended = window.attend(self.layer, q, k, v).transpose(1, 2)
-        h = self.proj(attended.reshape(h.shape)).add_(h)
-        return self.down(self.up.with_gelu(self.mlp_norm(h))).add_(h)
-
-
-class PackedLinear:
-    """A linear layer whose weight lies in the layout of oneDNN's kernels.
+class PackedLinear(nn.Linear):
+    """A linear layer whose weight lies in the layout of oneDNN's kernels too.
 
     With 2 to 64 rows of width 256 it takes half the time of a plain one, with many the same.
     """
 
-    def __init__(self, linear: nn.Linear):
-        operators: Any = torch.ops.mkldnn
-        self.multiply = operators._linear_pointwise.default
-        self.weight = operators._reorder_linear_weight(linear.weight.detach())
-        self.bias = None if linear.bias is None else linear.bias.detach()
+    packed: Tensor
 
-    def __call__(self, x: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
+    def __call__(
+        self, x: Float[Tensor, "*batch inputs"], activation: str = "none"
+    ) -> Float[Tensor, "*batch outputs"]:
         """Apply the layer."""
-        return self.multiply(x, self.weight, self.bias, "none", [], "none")
+        return MULTIPLY(x, self.packed, self.bias, activation, [], "none")
 
-    def with_gelu(self, x: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
+
+class PackedNorm(nn.LayerNorm):
+    """A LayerNorm that is called without detours: a microsecond of five."""
+
+    def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch inputs"]:
+        """Apply the layer."""
+        return torch.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class ActivatedLinear(PackedLinear):
+    """A packed linear layer and the GELU that follows it."""
+
+    def __call__(
+        self, x: Float[Tensor, "*batch inputs"], activation: str = "gelu"
+    ) -> Float[Tensor, "*batch outputs"]:
         """Apply the layer and then GELU."""
-        if len(x) <= FEW_ROWS:
-            return self.multiply(x, self.weight, self.bias, "gelu", [], "none")
-        return F.gelu(self(x))
+        if x.shape[:-1].numel() <= FEW_ROWS:
+            return super().__call__(x, activation)
+        return F.gelu(super().__call__(x))
 
 
-def norm(layer: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
-    """A LayerNorm as a function."""
-    shape, weight, bias = layer.normalized_shape, layer.weight.detach(), layer.bias.detach()
-    return lambda x: torch.layer_norm(x, shape, weight, bias, layer.eps)
+def direct(kind: type[nn.Module]) -> type[nn.Module]:
+    """A type of modules whose calls are those of `forward`: there are no hooks to look for."""
+    return type(f"Direct{kind.__name__}", (kind,), {"__call__": kind.forward})
+
+
+DIRECT = {
+    nn.LayerNorm: PackedNorm,
+    **{
+        kind: direct(kind)
+        for kind in (CausalTransformer, Block, CausalSelfAttention, MLP, nn.Sequential)
+    },
+}
+"""Types of modules that are called faster."""
+
+
+def hasten(module: nn.Module) -> None:
+    """Let a module, in place, do what it does faster; leave it alone unless its type is known."""
+    kind = type(module)
+    if is_packable(module):
+        vars(module)["packed"] = REORDER(cast(Tensor, module.weight).detach())
+        module.__class__ = PackedLinear
+    elif kind in DIRECT and is_plain(module):
+        module.__class__ = DIRECT[kind]
+        if isinstance(module, nn.Sequential):
+            module._modules = shorten(module)
+    else:
+        return
+    # Attributes of the object are found at once, those of `nn.Module` after a call.
+    vars(module).update(module._parameters | module._modules)
+
+
+def shorten(sequence: nn.Sequential) -> dict[str, nn.Module]:
+    """The steps of a sequence: each GELU joined to a packed layer before it, no idle dropout."""
+    steps: dict[str, nn.Module] = {}
+    last = ""
+    for name, step in sequence._modules.items():
+        if type(step) is nn.Dropout and is_plain(step) and not (step.training and step.p):
+            continue
+        if is_gelu(step) and type(steps.get(last)) is PackedLinear:
+            steps[last] = copy.copy(steps[last])
+            steps[last].__class__ = ActivatedLinear
+            continue
+        steps[name], last = step, name
+    return steps
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module does what its type does: it has no hooks, and no `forward` of its own."""
+    return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in HOOKS)
+
+
+def is_gelu(module: nn.Module) -> bool:
+    """Whether a module is the exact GELU."""
+    return type(module) is nn.GELU and is_plain(module) and module.approximate == "none"
+
+
+def is_packable(module: nn.Module) -> bool:
+    """Whether a module is a linear layer for which this build of torch has the kernels."""
+    if REORDER is None or type(module) is not nn.Linear or not is_plain(module):
+        return False
+    weight = module.weight
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return on_cpu and type(weight) is nn.Parameter
 
 
 def can_pack(network: CausalTransformer) -> bool:
-    """Whether this build of torch has the kernels for this network, and it drops nothing."""
-    weight = network.position_embedding
-    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    drops = network.training and network.dropout > 0
-    return on_cpu and not drops and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    """Whether a transformer has a layer to pack."""
+    return any(map(is_packable, network.modules()))

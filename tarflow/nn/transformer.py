@@ -1,5 +1,7 @@
-"""A pre-norm causal transformer over a sequence of vectors."""
+"""A causal transformer over a sequence of vectors, and the kinds of layers it may have."""
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -8,6 +10,40 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tarflow.nn.attention import WHOLE, CausalSelfAttention, KVCache, Step, Window
+from tarflow.registry import Part
+
+
+class Layer(Part, ABC):
+    """Describes a kind of layer: a frozen dataclass that makes one.
+
+    What it makes is a module with `forward(x, window)`, which maps vectors to vectors of the same
+    size, each a function of those up to its position. Keys and values of earlier positions are
+    in the window: `window.attend(index, q, k, v)` writes those of the layer and attends.
+    """
+
+    @abstractmethod
+    def __call__(
+        self, model_dim: int, head_dim: int, expansion: int, dropout: float, index: int
+    ) -> nn.Module:
+        """Make a layer.
+
+        Args:
+            model_dim: Size of the vectors.
+            head_dim: Width of one attention head.
+            expansion: Width of an MLP's hidden layer, in units of `model_dim`.
+            dropout: Probability of dropping something in training.
+            index: Which layer of the transformer it is, from 0; its place in a cache.
+        """
+
+
+@dataclass(frozen=True)
+class PreNorm(Layer):
+    """Attention and an MLP, each after a LayerNorm and added to its input (arXiv 2002.04745)."""
+
+    def __call__(
+        self, model_dim: int, head_dim: int, expansion: int, dropout: float, index: int
+    ) -> nn.Module:
+        return Block(model_dim, head_dim, expansion, dropout, index)
 
 
 class MLP(nn.Sequential):
@@ -23,12 +59,7 @@ class MLP(nn.Sequential):
 
 
 class Block(nn.Module):
-    """One layer: attention, then an MLP, each after a LayerNorm and added to its input.
-
-    Attributes:
-        recomputed: Whether what is within the layer is computed again for gradients instead of
-            kept: less memory, a third more time.
-    """
+    """One layer: attention, then an MLP, each after a LayerNorm and added to its input."""
 
     def __init__(
         self, model_dim: int, head_dim: int, expansion: int, dropout: float = 0.0, layer: int = 0
@@ -38,18 +69,11 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(model_dim, head_dim, dropout, layer)
         self.mlp_norm = nn.LayerNorm(model_dim)
         self.mlp = MLP(model_dim, expansion, dropout)
-        self.recomputed = False
 
     def forward(
         self, x: Float[Tensor, "batch window model_dim"], window: Window | Step = WHOLE
     ) -> Float[Tensor, "batch window model_dim"]:
         """Apply the layer."""
-        if self.recomputed and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(self._apply_to, x, window, use_reentrant=False))
-        return self._apply_to(x, window)
-
-    def _apply_to(self, x: Tensor, window: Window | Step) -> Tensor:
-        """What is recomputed."""
         x = x + self.attention(self.attention_norm(x), window)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -68,6 +92,12 @@ class CausalTransformer(nn.Module):
         head_dim: Width of one attention head; it divides `model_dim`.
         expansion: Width of the MLP's hidden layer, in units of `model_dim`.
         dropout: Probability of dropping an attention weight or an MLP output in training.
+        layer: The kind of layer.
+
+    Attributes:
+        blocks: The layers.
+        num_recomputed: Number of layers, from the first, that are computed again for gradients
+            instead of keeping what is within: less memory, a third more time.
     """
 
     def __init__(
@@ -80,16 +110,17 @@ class CausalTransformer(nn.Module):
         head_dim: int = 64,
         expansion: int = 4,
         dropout: float = 0.0,
+        layer: Layer = PreNorm(),
     ):
         super().__init__()
+        self.in_features = in_features
         self.length = length
         self.model_dim = model_dim
-        self.head_dim = head_dim
-        self.dropout = dropout
+        self.num_recomputed = 0
         self.proj_in = nn.Linear(in_features, model_dim)
         self.position_embedding = nn.Parameter(0.01 * torch.randn(length, model_dim))
         self.blocks = nn.ModuleList(
-            Block(model_dim, head_dim, expansion, dropout, layer) for layer in range(num_layers)
+            layer(model_dim, head_dim, expansion, dropout, index) for index in range(num_layers)
         )
         self.proj_out = nn.Linear(model_dim, out_features)
         nn.init.zeros_(self.proj_out.weight)
@@ -121,6 +152,40 @@ class CausalTransformer(nn.Module):
         h = h + window.rows(self.position_embedding, x.shape[1])
         if condition is not None:
             h = h + condition.to(self.dtype)[:, None]
-        for block in self.blocks:
-            h = block(h, window)
+        num_recomputed = self.num_recomputed if torch.is_grad_enabled() else 0
+        for index, block in enumerate(self.blocks):
+            if index < num_recomputed:
+                h = cast(Tensor, checkpoint(block, h, window, use_reentrant=False))
+            else:
+                h = block(h, window)
         return self.proj_out(h)
+
+
+@dataclass(frozen=True)
+class TransformerShape(Part):
+    """The sizes of a transformer and its kind of layer, apart from what goes in and out.
+
+    Attributes:
+        model_dim: Width of the model.
+        num_layers: Number of layers.
+        head_dim: Width of one attention head; it divides `model_dim`.
+        expansion: Width of the MLP's hidden layer, in units of `model_dim`.
+        dropout: Probability of dropping an attention weight or an MLP output in training.
+        layer: The kind of layer.
+
+    Example:
+        >>> network = TransformerShape(model_dim=64, num_layers=2)(6, 12, length=5)
+        >>> network(torch.ones(1, 5, 6)).shape
+        torch.Size([1, 5, 12])
+    """
+
+    model_dim: int
+    num_layers: int
+    head_dim: int = 64
+    expansion: int = 4
+    dropout: float = 0.0
+    layer: Layer = PreNorm()
+
+    def __call__(self, in_features: int, out_features: int, length: int) -> CausalTransformer:
+        """Make a transformer of this shape."""
+        return CausalTransformer(in_features, out_features, length, **vars(self))

@@ -8,9 +8,9 @@ import torch
 from tarflow.errors import ConfigurationError
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.flow import Flow
-from tarflow.nn.gelu import UncompiledGELU
+from tarflow.nn.attention import CausalSelfAttention
 from tarflow.nn.kernels import AttentionKernel
-from tarflow.nn.transformer import Block, CausalTransformer
+from tarflow.nn.transformer import CausalTransformer
 
 PRECISIONS = {"bf16": torch.bfloat16, "16": torch.float16}
 """What Lightning's mixed precisions multiply in, by the first part of their names."""
@@ -19,7 +19,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "16": torch.float16}
 def use_attention(
     flow: Flow, kernel: AttentionKernel, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Let every transformer of a flow attend by a kernel, in place.
+    """Let every `CausalSelfAttention` in a flow's transformers attend by a kernel, in place.
 
     Args:
         flow: The flow.
@@ -32,12 +32,15 @@ def use_attention(
     """
     serving: dict[tuple[int, ...], AttentionKernel] = {}
     for network in networks(flow):
-        # the last position predicts nothing
-        shape = (1, network.model_dim // network.head_dim, network.length - 1, network.head_dim)
-        if shape not in serving:
-            serving[shape] = kernel.serving(torch.empty(shape, device=device, dtype=dtype))
-        for block in blocks(network):
-            block.attention.kernel = serving[shape]
+        for attention in network.modules():
+            if not isinstance(attention, CausalSelfAttention):
+                continue
+            # the last position predicts nothing
+            shape = (1, attention.num_heads, network.length - 1, attention.head_dim)
+            if shape not in serving:
+                like = torch.empty(shape, device=device, dtype=dtype)
+                serving[shape] = kernel.serving(like)
+            attention.kernel = serving[shape]
 
 
 def recompute(flow: Flow, num_layers: int) -> None:
@@ -57,26 +60,19 @@ def recompute(flow: Flow, num_layers: int) -> None:
                 f"checkpointed_layers {num_layers} must be in [0, {len(network.blocks)}], the"
                 " number of layers of a transformer"
             )
-        for index, block in enumerate(blocks(network)):
-            block.recomputed = index < num_layers
+        network.num_recomputed = num_layers
 
 
 def compile_blocks(flow: Flow, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile the blocks of a flow, in place: one graph serves them all, and names stay."""
+    """Compile the layers of a flow, in place: one graph serves all of a kind, and names stay."""
     for network in networks(flow):
-        for block in blocks(network):
-            block.mlp[1] = UncompiledGELU()
+        for block in network.blocks:
             block.compile(dynamic=False, backend=backend)
 
 
 def networks(flow: Flow) -> list[CausalTransformer]:
     """The transformers of a flow, from the data to the noise."""
     return [t.network for t in flow.transform if isinstance(t, AutoregressiveTransform)]
-
-
-def blocks(network: CausalTransformer) -> list[Block]:
-    """The layers of a transformer."""
-    return [block for block in network.blocks if isinstance(block, Block)]
 
 
 def multiplied_in(precision: str, weights: torch.dtype) -> torch.dtype:

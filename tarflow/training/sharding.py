@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from tarflow.flows.flow import Flow
-from tarflow.nn.transformer import Block
+from tarflow.training.acceleration import networks
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -30,7 +30,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def shard(flow: Flow, mesh: DeviceMesh | None) -> None:
-    """Divide a flow's weights between the processes of a mesh, in place; each block apart.
+    """Divide a flow's weights between the processes of a mesh, in place; each layer apart.
 
     Args:
         flow: The flow.
@@ -38,10 +38,10 @@ def shard(flow: Flow, mesh: DeviceMesh | None) -> None:
     """
     if mesh is None:
         return
-    # One block's weights are gathered at a time, and the next ones' while it computes.
-    for module in flow.modules():
-        if isinstance(module, Block):
-            fully_shard(module, mesh=mesh["data_parallel"])
+    # One layer's weights are gathered at a time, and the next ones' while it computes.
+    for network in networks(flow):
+        for block in network.blocks:
+            fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(flow, mesh=mesh["data_parallel"])
 
 

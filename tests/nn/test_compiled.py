@@ -31,7 +31,9 @@ def network() -> CausalTransformer:
 def stored(network, batch: int, value: float = 0.0) -> KVCache:
     """A cache that has its storage."""
     cache = KVCache(2, LENGTH)
-    cache.allocate(torch.full((batch, 2, 1, 8), value, dtype=network.dtype))
+    shape = (2, batch, 2, LENGTH, 8)
+    cache.keys = list(torch.full(shape, value, dtype=network.dtype))
+    cache.values = list(torch.full(shape, value, dtype=network.dtype))
     return cache
 
 
@@ -116,7 +118,7 @@ def test_a_new_cache_is_empty_storage_in_the_precision_of_the_network(network):
 
 def test_a_cache_that_graphs_were_made_for_is_emptied(network):
     compiled = CompiledNetwork(network)
-    kept = compiled.caches[3] = stored(network, 3)
+    kept = compiled.own.caches[3] = stored(network, 3)
     addresses = [store.data_ptr() for store in (*kept.keys, *kept.values)]
     for store in (*kept.keys, *kept.values):
         store.fill_(torch.nan)  # what an example that overflowed leaves behind

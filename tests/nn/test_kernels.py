@@ -141,19 +141,6 @@ def test_gradients_of_what_is_computed_again():
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("kernel", ON_CPU, ids=repr)
-def test_packed_sequences_do_not_see_each_other(kernel):
-    lengths, rows = [3, 1, 5], torch.randn(3, 9, 2, 8)
-    packed = kernel.packed(*rows, lengths)
-    begin = 0
-    for length in lengths:
-        part = rows[:, begin : begin + length].transpose(1, 2)
-        expected = attention_by_definition(*part[:, None])[0].transpose(0, 1)
-        found = packed[begin : begin + length].double()
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-        begin += length
-
-
 @pytest.mark.parametrize("kernel", [TorchAttention(), ProductAttention()], ids=repr)
 def test_dropout_drops_weights_and_keeps_the_mean(kernel):
     q, k, v = torch.randn(3, 200, 2, 16, 8)
@@ -209,6 +196,3 @@ def test_kernels_agree_on_a_gpu(kernel, dtype):
     if reason:
         pytest.skip(reason)
     assert_same_attention(kernel, inputs, 0.05)
-    rows = torch.randn(3, 9, 2, 64, device="cuda", dtype=dtype)
-    found, expected = (each.packed(*rows, [3, 1, 5]) for each in (kernel, TorchAttention()))
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)

@@ -10,6 +10,7 @@ from tarflow import ConfigurationError
 from tarflow.nn.kernels import FlashAttention, ProductAttention, TorchAttention
 from tarflow.training.acceleration import multiplied_in, recompute, use_attention
 from tests.models import randomized, tiny_flow
+from tests.nn.test_packing import flow_of
 from tests.test_training.test_module import data, fit, tiny_module
 from tests.test_training.test_module import tiny_flow as trained_flow
 
@@ -64,6 +65,24 @@ def test_the_chosen_kernel_is_used_and_the_loss_is_the_same(data, kernel):
     flow = trained_flow()
     fit(tiny_module(flow, attention=kernel), data, 1)
     assert all(block.attention.kernel == kernel for block in flow.transform[1].network.blocks)
+
+
+def test_layers_of_any_kind_are_recomputed_and_attend_by_the_chosen_kernel():
+    flow = flow_of(None)  # of somebody else's layers
+    x = torch.randn(3, 2, 1, 7)
+
+    def found():
+        log_prob = flow.log_prob(x)
+        return [log_prob, *torch.autograd.grad(log_prob.sum(), list(flow.parameters()))]
+
+    expected = found()
+    recompute(flow, 2)
+    assert all(map(torch.equal, found(), expected))
+    use_attention(flow, ProductAttention(), torch.device("cpu"), torch.float32)
+    block = flow.transform[1].network.blocks[1]
+    assert block.attention.kernel == ProductAttention()
+    for one, other in zip(found(), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_kernels_agree_in_a_flow():

@@ -1,6 +1,8 @@
 """Transformers made ready to decode, and made anew when their weights change."""
 
 import copy
+import operator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -56,7 +58,7 @@ def test_what_is_lower_than_exact(network, weights, dtype, lowers):
     network, networks = network.to(weights), Networks(dtype)
     assert networks.lowers(network) == lowers
     exact = torch.promote_types(weights, torch.float32)
-    assert networks.exact.of(network).position_embedding.dtype == exact
+    assert networks.exact.of(network).dtype == exact
 
 
 def test_an_unknown_precision_is_refused():
@@ -97,6 +99,32 @@ def write(network: CausalTransformer) -> None:
         network.proj_out.bias[1] += 1
 
 
+def copy_data(network: CausalTransformer) -> None:
+    """Write where neither versions nor addresses tell of it."""
+    weight = network.blocks[0].attention_norm.weight
+    weight.data.copy_(weight.data + 0.5)
+
+
+def adapt(network: CausalTransformer) -> None:
+    """Put a module around another."""
+    network.blocks[0].mlp[2] = torch.nn.Sequential(network.blocks[0].mlp[2], torch.nn.Tanh())
+
+
+def swap(network: CausalTransformer) -> None:
+    """Replace a layer by one of the same type."""
+    network.blocks[1] = randomized(tiny_network(2, 3, 5), std=0.3, seed=3).blocks[1]
+
+
+def scale_norm(network: CausalTransformer) -> None:
+    """Change a number that is not a tensor."""
+    network.blocks[0].mlp_norm.eps = 1.0
+
+
+def hook(network: CausalTransformer) -> None:
+    """Add a hook."""
+    network.proj_out.register_forward_hook(lambda module, inputs, output: output + 1)
+
+
 def untie(network: CausalTransformer) -> None:
     """Replace a parameter."""
     network.proj_in.weight = torch.nn.Parameter(network.proj_in.weight.detach() + 1)
@@ -113,6 +141,11 @@ CHANGES = {
     "data": replace,
     "in place": write,
     "parameter": untie,
+    "data.copy_": copy_data,
+    "adapter": adapt,
+    "layer": swap,
+    "setting": scale_norm,
+    "hook": hook,
 }
 
 
@@ -155,10 +188,11 @@ def test_batches_share_what_was_prepared():
     flow, networks = tiny_flow(num_classes=3), Networks(torch.bfloat16)
     source = ExampleSeeds(0, range(3))
     first = flow.sample(3, 1, source=source, networks=networks)
-    ready = {key: kept[2] for key, kept in networks.ready.items()}
+    ready = [networks.of(t.network) for t in flow.transform if t.num_decoded]
     assert len(ready) == 3
     assert torch.equal(flow.sample(3, 1, source=source, networks=networks), first)
-    assert all(networks.ready[key][2] is kept for key, kept in ready.items())
+    again = [networks.of(t.network) for t in flow.transform if t.num_decoded]
+    assert all(map(operator.is_, again, ready))
     assert torch.equal(flow.sample(3, 1, source=source, dtype=torch.bfloat16), first)
 
 
@@ -176,6 +210,56 @@ def test_samples_follow_training(dtype):
     after = sample(networks=networks)
     assert not torch.allclose(after, before, rtol=0, atol=1e-2)
     assert torch.equal(after, sample(dtype=dtype))
+
+
+def test_a_hook_is_seen_that_tells_no_weights_of_it(network):
+    networks, x, seen = Networks(), torch.randn(2, 5, 2), []
+    networks.of(network)(x)
+    handle = network.blocks[0].register_forward_hook(lambda *_: seen.append(1))
+    networks.of(network)(x)
+    assert seen == [1]
+    handle.remove()
+    networks.of(network)(x)
+    assert seen == [1]
+
+
+def test_a_network_that_is_ready_is_not_prepared_while_another_precision_is(network):
+    networks = Networks()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = networks.of(network)
+    assert half.dtype == torch.bfloat16
+    assert networks.of(network).dtype == torch.float32
+
+
+def test_not_a_number_among_weights_does_not_prepare_anew(network):
+    networks = Networks()
+    network.proj_out.bias.data[0] = torch.nan
+    assert networks.of(network) is networks.of(network)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_eight_threads_may_use_one_flow_and_one_networks(dtype):
+    flow, networks = tiny_flow(num_transforms=2, num_layers=1, num_classes=3), Networks(dtype)
+
+    def sample(seed: int, **options) -> torch.Tensor:
+        source = ExampleSeeds(seed, range(2 + seed % 3))
+        return flow.sample(2 + seed % 3, 1, source=source, **options)
+
+    expected = [sample(seed, dtype=dtype) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda seed: sample(seed, networks=networks), range(8)))
+    assert all(map(torch.equal, found, expected))
+
+
+def test_threads_that_train_and_decode(network):
+    """Each decode is of weights of one moment, and the last of the last."""
+    networks, x = Networks(), torch.randn(2, 5, 2)
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        for value in range(5):
+            network.proj_out.bias.data.fill_(value)
+            expected = network(x)
+            for found in pool.map(lambda _: networks.of(network)(x).detach(), range(8)):
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_made_in_inference_mode_can_be_prepared():
