@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from tarflow.arguments import check_instance, check_tensor
+from tarflow.arguments import check_instance, check_real, check_tensor
 from tarflow.errors import ConfigurationError, ContextError, NonFiniteError
 from tarflow.flows.base import StandardNormal
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.context import Context, ContextLike
-from tarflow.flows.noise import Noise
+from tarflow.flows.noise import GaussianNoise, Noise
 from tarflow.flows.transforms import Composition, Transform
 from tarflow.nn.kernels import transformed
 from tarflow.randomness import RandomSource
@@ -80,6 +80,24 @@ class Density(nn.Module):
         if self.codec is None or self.noise is None:
             raise ConfigurationError("this flow does not know the codec and noise of its data")
         return self.noise(self.codec.encode(stored, source, dtype), source)
+
+    def read_noise_std(self, noise_std: float | None) -> float:
+        """A standard deviation that was given, or else that of the noise of this density's data.
+
+        Raises:
+            ConfigurationError: Neither is there, or it is not a finite number above zero.
+        """
+        if noise_std is None:
+            if not isinstance(self.noise, GaussianNoise):
+                raise ConfigurationError(
+                    f"this flow was trained with {self.noise}, not with Gaussian noise:"
+                    " pass noise_std, its standard deviation"
+                )
+            return self.noise.std
+        check_real("noise_std", noise_std)
+        if not 0 <= noise_std < torch.inf:
+            raise ConfigurationError(f"noise_std {noise_std} must be finite and not negative")
+        return noise_std
 
     def known(self, context: Context) -> Context:
         """The parts of a context that this flow is conditioned on."""
