@@ -12,15 +12,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from PIL import Image
 
 from tarflow import GaussianNoise, TarFlow, UniformDequantization
-from tarflow.cli.command import CONF
 from tarflow.flows.published import _published_name
 from tests import doc_commands
+from tests.composing import composed
 from tests.doc_blocks import Block, blocks
 from tests.doc_commands import Wrong
 from tests.models import randomized
@@ -160,10 +158,8 @@ def run_yaml(block: Block) -> None:
     folder = Path("more/experiment")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{content['name']}.yaml").write_text(block.text)
-    GlobalHydra.instance().clear()
     where = f"hydra.searchpath=[file://{folder.parent.absolute()}]"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [where, f"experiment={content['name']}"])
+    config = composed("train", where, f"experiment={content['name']}")
     assert config.name == content["name"]
 
 

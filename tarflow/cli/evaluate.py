@@ -1,12 +1,12 @@
 """`tarflow evaluate`: measures a flow on data."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-
-from omegaconf import DictConfig
 
 from tarflow.cli.choices import device_of, find_pretrained
 from tarflow.cli.command import instantiate
+from tarflow.cli.settings import Section, Settings
 from tarflow.errors import ConfigurationError
 from tarflow.evaluation import Kept, Metrics, Report
 from tarflow.evaluation.provenance import sha256_of
@@ -15,7 +15,24 @@ from tarflow.flows.flow import load
 from tarflow.machine.processes import Process
 
 
-def evaluate(config: DictConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Settings):
+    """The settings of `tarflow evaluate`."""
+
+    checkpoint: str = "???"  # a run folder or a pretrained folder
+    data: Section
+    metrics: Section
+    baseline: str | None = None  # another one: likelihoods are compared image by image
+    output: str | None = None  # the report's; by default evaluation/ beside the pretrained folder
+    guidance: float = 1.0  # weight, for metrics of samples
+    guidance_rule: Section
+    temperature: float = 1.0  # attention temperature of the null prediction
+    device: str = "auto"  # or cpu, cuda, cuda:1, mps
+    rank: int | None = None  # which of several processes that share the work; torchrun, srun tell
+    world_size: int | None = None  # the number of these processes
+
+
+def evaluate(config: EvaluateSettings) -> None:
     """Evaluate a pretrained flow and leave a report; compare it with another if there is one.
 
     The work is shared with other processes, and goes on with what a killed one has left.
