@@ -15,7 +15,7 @@ import yaml
 from hydra.errors import HydraException
 from PIL import Image
 
-from tarflow import GaussianNoise, TarFlow, UniformDequantization
+from tarflow import GaussianNoise, NoNoise, Pixels, TarFlow, UniformDequantization
 from tarflow.flows.published import _published_name
 from tests import doc_commands
 from tests.composing import composed
@@ -113,13 +113,13 @@ def things(tmp_path_factory) -> Path:
     """What pages speak of, at the paths that they use: small flows, and pictures."""
     folder = tmp_path_factory.mktemp("things")
     runs = {
-        "digits_samples/seed_0": (8, 2, 1, GaussianNoise(17, 0.1), 10),
-        "digits_likelihood/seed_0": (8, 2, 1, UniformDequantization(17), 10),
-        "digits_likelihood/seed_1": (8, 2, 1, UniformDequantization(17), 10),
-        "photos/seed_0": (64, 16, 3, GaussianNoise(256, 0.05), 2),
+        "digits_samples/seed_0": (8, 2, 1, Pixels(17), GaussianNoise(0.1), 10),
+        "digits_likelihood/seed_0": (8, 2, 1, UniformDequantization(17), NoNoise(), 10),
+        "digits_likelihood/seed_1": (8, 2, 1, UniformDequantization(17), NoNoise(), 10),
+        "photos/seed_0": (64, 16, 3, Pixels(256), GaussianNoise(0.05), 2),
     }
-    for index, (run, (*sizes, noise, classes)) in enumerate(runs.items()):
-        flow = TarFlow(*sizes, num_classes=classes, noise=noise, **TINY)
+    for index, (run, (*sizes, codec, noise, classes)) in enumerate(runs.items()):
+        flow = TarFlow(*sizes, num_classes=classes, codec=codec, noise=noise, **TINY)
         # so near to the identity that guidance does not lead the larger one to infinity
         flow = randomized(flow, 0.05 / flow.base.shape[1] ** 0.5, index)
         flow.save_pretrained(folder / "outputs" / run / "pretrained")

@@ -14,7 +14,7 @@ from tarflow.flows.checkpoint import WEIGHTS
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow, load
 from tarflow.machine.processes import Process
-from tarflow.sampling.drawing import read_classes
+from tarflow.sampling.drawing import read_classes, read_others
 from tarflow.sampling.gallery import Gallery, real_images
 from tarflow.sampling.plan import Conditions, Planned
 from tarflow.sampling.sample_folder import fingerprints
@@ -32,6 +32,7 @@ class SampleSettings(Settings):
     checkpoint: str = "???"  # a run folder or a pretrained folder
     num_samples: int = 100
     label: str | int | list[int] = "all"  # all: go round the classes; none; one class; or [3,7]
+    context: Section  # other conditions by name: one value, or values to go round
     guidance: float = 0.0  # weight; 0 is off
     guidance_rule: Section
     temperature: float = 1.0  # attention temperature of the null; guides flows without classes
@@ -70,7 +71,8 @@ def sample(config: SampleSettings) -> None:
     origin = fingerprints(directory)
     classes = read_classes(config.label, flow.num_classes)
     options = _options(config, flow, directory)
-    sampler = Sampler(flow, config.seed, classes, config.denoise, options)
+    others = read_others(config.composed["context"], flow)
+    sampler = Sampler(flow, config.seed, classes, config.denoise, options, others)
     run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
     request = {key: config.composed.get(key) for key in SHOWN}
     files = run.files(request)

@@ -15,7 +15,7 @@ from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import GaussianNoise
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.denoising import denoise
-from tarflow.sampling.drawing import draw, labels_of, read_classes
+from tarflow.sampling.drawing import draw, in_turn, read_classes
 
 
 class SampleJudge:
@@ -58,11 +58,11 @@ class SampleJudge:
 
     def context(self, indices: range) -> Context:
         """What the samples of some indices are conditioned on."""
-        label = None if self.classes is None else labels_of(self.classes, indices)
+        label = None if self.classes is None else in_turn(self.classes, indices)
         train: Any = self.features.data.train
         known = {conditioner.part for conditioner in self.flow.conditioners} - {"label"}
         if not known & train[0][1].keys():
             return Context(label=label)
-        in_turn = Subset(train, [index % len(train) for index in indices])
-        context = read_batch(in_turn, range(len(indices))).context
+        repeated = Subset(train, [index % len(train) for index in indices])
+        context = read_batch(repeated, range(len(indices))).context
         return self.flow.known(context).updated(label=label)
