@@ -37,7 +37,7 @@ class Source:
         name: What tables call them.
         data: The images.
         num_workers: Number of processes that read them.
-        length: Most patches to cut an image into; fewer where it has not so many pixels.
+        length: Most patches to cut an image into; fewer where it has fewer pixels.
     """
 
     name: str

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from tarflow.cli import COMMANDS, PLAIN, run_command
-from tarflow.cli.command import CONF
+from tarflow.cli.settings import CONF
+from tests import composing
 
 ROOT = Path(__file__).parents[1]
 AT_HAND = ("digits", "folder")
@@ -77,11 +77,9 @@ def composed(name: str, arguments: list[str]) -> DictConfig | None:
         raise Wrong(f"there is no command tarflow {name}")
     if name in PLAIN:
         return None
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(name, arguments, return_hydra_config=True)
-        OmegaConf.resolve(config.get("metrics") or config)
-        return config
+    config = composing.composed(name, *arguments, with_hydra=True)
+    OmegaConf.resolve(config.get("metrics") or config)
+    return config
 
 
 def shrink(name: str, arguments: list[str], config: DictConfig | None) -> list[str] | None:

@@ -25,9 +25,9 @@ from benchmarks.training_cases import MODES, Case, Model
 from benchmarks.training_measuring import image_data, make_runs, measure_what_fits, step_operations
 from benchmarks.training_plot import draw
 from benchmarks.training_results import TrainingMeasurement, TrainingResults
-from tarflow import GaussianNoise
+from tarflow import GaussianNoise, Pixels
 from tarflow.data import ImageDataModule
-from tarflow.training import FlowModule, adamw, warmup_cosine
+from tarflow.training import FlowModule, MaximumLikelihood, adamw, warmup_cosine
 from tests.models import randomized, tiny_flow
 
 CPU = torch.device("cpu")
@@ -76,18 +76,18 @@ class Record(Callback):
 
 def test_the_baseline_has_the_loss_and_the_gradients_of_the_module():
     flow = randomized(TINY.make())
-    flow.noise = GaussianNoise(256, 0.0)
+    flow.noise = GaussianNoise(0.0)
     data = TINY.images(4)
     schedule = functools.partial(warmup_cosine, total_steps=9, warmup_steps=0)
-    module = FlowModule(copy.deepcopy(flow), adamw, schedule, class_dropout=0.0)
+    module = FlowModule(copy.deepcopy(flow), adamw, schedule, MaximumLikelihood(0.0))
     record, quiet = Record(), {"enable_progress_bar": False, "enable_model_summary": False}
     quiet |= {"logger": False, "enable_checkpointing": False}
     trainer = lightning.Trainer(max_steps=1, accelerator="cpu", callbacks=[record], **quiet)
     trainer.fit(module, ImageDataModule(image_data(data), batch_size=4))
 
     baseline = TrainingBaseline(flow, data, 4, torch.float32, CPU)
-    pixels, label = record.batch
-    loss = baseline.loss(pixels.float() / 127.5 - 1, label)
+    x, context, _ = record.batch
+    loss = baseline.loss(x.float() / 127.5 - 1, context["label"])
     loss.backward()
     torch.testing.assert_close(loss, record.loss, rtol=0, atol=1e-6)
     own = dict(baseline.flow.named_parameters())
@@ -98,7 +98,7 @@ def test_the_baseline_has_the_loss_and_the_gradients_of_the_module():
 
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_the_baseline_has_the_density_of_the_flow(num_classes):
-    flow = tiny_flow(num_classes=num_classes, noise=GaussianNoise()).double()
+    flow = tiny_flow(num_classes=num_classes, codec=Pixels(256), noise=GaussianNoise()).double()
     x = torch.randn(4, 2, 4, 4, dtype=torch.float64)
     label = torch.tensor([0, 2, -1, 1]) if num_classes else None
     baseline = TrainingBaseline(flow, TINY.images(4), 4, torch.float64, CPU)
@@ -133,7 +133,7 @@ def test_the_baseline_learns_and_leaves_the_flow_as_it_was():
 def test_images_are_normalized_as_the_noise_does_it():
     data = TINY.images(3)
     x, label = NormalizedImages(data)[2]
-    expected = GaussianNoise(256, 0.0)(data.images)[2]
+    expected = Pixels(256).encode(data.images)[2]
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
     assert label == data.labels[2]
 
@@ -214,9 +214,9 @@ def test_patches_are_as_small_as_the_length_allows():
         assert (digits.patch_size, photographs.patch_size) == (1, 8)
         assert replace(photographs, length=1024).patch_size == 2
         assert isinstance(digits, Source)
-        pixels, label = photographs.data.train[0]
+        pixels, context = photographs.data.train[0]
         assert pixels.shape == (3, 64, 64)
-        assert label in (0, 1)
+        assert context["label"] in (0, 1)
 
 
 def test_every_mode_is_one_of_the_module():

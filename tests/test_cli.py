@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tarflow import TarFlow
+from tarflow import UniformDequantization, load
 from tarflow.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -154,7 +154,7 @@ def test_convert_makes_a_folder_that_samples(tmp_path):
     tarflow("convert", "weights.pth", "converted", "noise_std=0.05")
     tarflow("sample", "checkpoint=converted", "num_samples=5", "output=drawn")
     assert Path("drawn/grid.png").exists()
-    flow = TarFlow.from_pretrained("converted")
+    flow = load("converted")
     z, _ = flow(tensors["x"], tensors["y"])
     torch.testing.assert_close(z, tensors["cond.z"], rtol=0, atol=1e-5)
     assert "holds a model already" in error_of("convert", "weights.pth", "converted")
@@ -174,10 +174,10 @@ def test_folders_of_images_and_arrays_can_be_trained_on(tmp_path):
     }
     for data, options in sources.items():
         tarflow("train", f"data={data}", *options, "trainer.max_steps=2", f"run_dir={data}", *TINY)
-        config = TarFlow.from_pretrained(f"{data}/pretrained").config
-        assert config["num_classes"] == (2 if data == "folder" else 0)
-        assert (config["image_size"], config["num_channels"]) == ((8, 8), 3)
-        assert config["noise"].levels == 256
+        flow = load(f"{data}/pretrained")
+        assert flow.num_classes == (2 if data == "folder" else 0)
+        assert flow.image_shape == (3, 8, 8)
+        assert flow.codec == UniformDequantization(256)
         tarflow("evaluate", f"checkpoint={data}", f"data={data}", *options)
         report = json.loads(Path(f"{data}/evaluation/likelihood/report.json").read_text())
         assert report["bits_per_dim"]["mean"] == pytest.approx(8, abs=0.6)
@@ -196,7 +196,7 @@ def test_errors_say_what_to_do(trained, tmp_path):
     arrays = [*train, "data=arrays", "data.data.path=grey.npz", "run_dir=e"]
     assert "channel" in error_of(*arrays, "+data.data.num_channels=3")
     assert "39" in error_of(*arrays, "+data.data.num_classes=10")
-    assert "there is no folder nowhere" in error_of(
+    assert "the folder nowhere does not exist" in error_of(
         *train, "data=folder", "data.data.root=nowhere", "run_dir=c"
     )
     assert "batch_size 2000 exceeds the 1437 training images" in error_of(
@@ -293,7 +293,7 @@ def test_the_wheel_works_from_any_directory(tmp_path):
     dependencies = Path(torch.__file__).parents[1]
     (packages / "dependencies.pth").write_text(f"{dependencies}\n")
     where = subprocess.run(
-        [python, "-c", "from tarflow.cli.command import CONF; print(CONF)"],
+        [python, "-c", "from tarflow.cli.settings import CONF; print(CONF)"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert where.stdout.strip() == str(packages / "tarflow" / "conf")
@@ -301,4 +301,4 @@ def test_the_wheel_works_from_any_directory(tmp_path):
     settings = ["trainer.max_steps=2", "run_dir=run", *TINY]
     finished = subprocess.run([*command, *settings], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    assert TarFlow.from_pretrained("run/pretrained").noise.levels == 17
+    assert load("run/pretrained").codec.levels == 17

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tarflow import GaussianNoise, Jacobi, PerTransform, Sequential
+from tarflow import GaussianNoise, Jacobi, PerTransform, Pixels, Sequential
 from tarflow.sampling.plan import Plan, read_plans
 
 from .models import tiny_flow
@@ -17,7 +17,7 @@ from .test_cli import error_of, tarflow
 def checkpoint(tmp_path, monkeypatch):
     """A pretrained folder of a tiny flow."""
     monkeypatch.chdir(tmp_path)
-    flow = tiny_flow(num_channels=1, num_classes=3, noise=GaussianNoise(17, 0.3))
+    flow = tiny_flow(num_channels=1, num_classes=3, codec=Pixels(17), noise=GaussianNoise(0.3))
     flow.save_pretrained("run/pretrained")
     return tmp_path / "run" / "pretrained"
 
@@ -62,7 +62,9 @@ def test_sample_says_why_a_plan_does_not_fit(checkpoint, capsys):
     tarflow("calibrate", "checkpoint=run", "batch_size=2", "repetitions=1")
     tarflow("sample", "checkpoint=run", "batch_size=4", "num_samples=4")
     assert "(the nearest plan is for batch_size 2, not 4)" in capsys.readouterr().out
-    flow = tiny_flow(num_channels=1, num_classes=3, noise=GaussianNoise(17, 0.3), num_layers=1)
+    flow = tiny_flow(
+        num_channels=1, num_classes=3, codec=Pixels(17), noise=GaussianNoise(0.3), num_layers=1
+    )
     flow.save_pretrained(checkpoint)
     tarflow("sample", "checkpoint=run", "batch_size=2", "num_samples=2", "output=other")
     assert "(the nearest plan is for weights" in capsys.readouterr().out

@@ -4,13 +4,14 @@ import csv
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tarflow import GaussianNoise, TarFlow
+from tarflow import GaussianNoise, Pixels, TarFlow
 
 from .models import tiny_flow
 from .test_cli import error_of, tarflow
@@ -20,7 +21,7 @@ from .test_cli import error_of, tarflow
 def checkpoint(tmp_path_factory) -> Path:
     """A pretrained folder of a tiny flow."""
     directory = tmp_path_factory.mktemp("run") / "pretrained"
-    flow = tiny_flow(num_channels=1, num_classes=3, noise=GaussianNoise(17, 0.3))
+    flow = tiny_flow(num_channels=1, num_classes=3, codec=Pixels(17), noise=GaussianNoise(0.3))
     flow.save_pretrained(directory)
     return directory
 
@@ -127,8 +128,12 @@ def test_other_settings_need_another_folder_or_consent(sample, checkpoint):
 def test_a_changed_checkpoint_is_noticed(sample, checkpoint, tmp_path):
     other = tmp_path / "other"
     flow = TarFlow.from_pretrained(checkpoint)
-    flow.description.noise = GaussianNoise(17, 0.2)
-    flow.save_pretrained(other)
+    options = {
+        field.name: getattr(flow.description, field.name) for field in fields(flow.description)
+    }
+    noisier = TarFlow(**(options | {"noise": GaussianNoise(0.2)}))
+    noisier.load_state_dict(flow.state_dict())
+    noisier.save_pretrained(other)
     sample("num_samples=4", "output=out")
     message = error_of("sample", f"checkpoint={other}", "num_samples=4", "output=out")
     assert "config.json: " in message

@@ -12,15 +12,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from PIL import Image
 
-from tarflow import GaussianNoise, TarFlow, UniformDequantization
-from tarflow.cli.command import CONF
+from tarflow import GaussianNoise, NoNoise, Pixels, TarFlow, UniformDequantization
 from tarflow.flows.published import _published_name
 from tests import doc_commands
+from tests.composing import composed
 from tests.doc_blocks import Block, blocks
 from tests.doc_commands import Wrong
 from tests.models import randomized
@@ -115,13 +113,13 @@ def things(tmp_path_factory) -> Path:
     """What pages speak of, at the paths that they use: small flows, and pictures."""
     folder = tmp_path_factory.mktemp("things")
     runs = {
-        "digits_samples/seed_0": (8, 2, 1, GaussianNoise(17, 0.1), 10),
-        "digits_likelihood/seed_0": (8, 2, 1, UniformDequantization(17), 10),
-        "digits_likelihood/seed_1": (8, 2, 1, UniformDequantization(17), 10),
-        "photos/seed_0": (64, 16, 3, GaussianNoise(256, 0.05), 2),
+        "digits_samples/seed_0": (8, 2, 1, Pixels(17), GaussianNoise(0.1), 10),
+        "digits_likelihood/seed_0": (8, 2, 1, UniformDequantization(17), NoNoise(), 10),
+        "digits_likelihood/seed_1": (8, 2, 1, UniformDequantization(17), NoNoise(), 10),
+        "photos/seed_0": (64, 16, 3, Pixels(256), GaussianNoise(0.05), 2),
     }
-    for index, (run, (*sizes, noise, classes)) in enumerate(runs.items()):
-        flow = TarFlow(*sizes, num_classes=classes, noise=noise, **TINY)
+    for index, (run, (*sizes, codec, noise, classes)) in enumerate(runs.items()):
+        flow = TarFlow(*sizes, num_classes=classes, codec=codec, noise=noise, **TINY)
         # so near to the identity that guidance does not lead the larger one to infinity
         flow = randomized(flow, 0.05 / flow.base.shape[1] ** 0.5, index)
         flow.save_pretrained(folder / "outputs" / run / "pretrained")
@@ -160,10 +158,8 @@ def run_yaml(block: Block) -> None:
     folder = Path("more/experiment")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{content['name']}.yaml").write_text(block.text)
-    GlobalHydra.instance().clear()
     where = f"hydra.searchpath=[file://{folder.parent.absolute()}]"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [where, f"experiment={content['name']}"])
+    config = composed("train", where, f"experiment={content['name']}")
     assert config.name == content["name"]
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from tarflow.cli.command import CONF
-from tarflow.cli.train import _make_flow
+from tarflow.cli.settings import CONF
+from tarflow.cli.train import make_flow
 from tarflow.data import random_images
 from tarflow.data.sources.afhq import AFHQ
 from tarflow.data.sources.imagenet import IMAGENET
 from tarflow.data.sources.imagenet64 import IMAGENET64
+from tests.composing import composed
 
 EXPERIMENTS = {
     "imagenet64_likelihood": IMAGENET64["old"],
@@ -37,25 +37,19 @@ def header(experiment: str) -> str:
     return "\n".join(line for line in lines if line.startswith("#"))
 
 
-def compose(*overrides: str):
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", list(overrides))
-
-
 @pytest.fixture(params=EXPERIMENTS)
 def experiment(request) -> str:
     return request.param
 
 
 def test_the_model_has_as_many_parameters_as_the_header_tells(experiment):
-    config = compose(f"experiment={experiment}")
+    config = composed("train", f"experiment={experiment}")
     # What the data determines, without reading any; the data's own numbers are its edition's.
     size = config.data.data.get("image_size", 64)
     classes = EXPERIMENTS[experiment].num_classes
     data = random_images(num_train=1, num_test=1, image_size=size, num_classes=classes)
     with torch.device("meta"):
-        flow = _make_flow(config, data)
+        flow = make_flow(config.model, config.codec, config.noise, data)
     assert flow.image_shape == (3, size, size)
     assert flow.num_classes == classes
     count = sum(parameter.numel() for parameter in flow.parameters())
@@ -63,7 +57,7 @@ def test_the_model_has_as_many_parameters_as_the_header_tells(experiment):
 
 
 def test_steps_are_the_published_epochs_and_warm_up_is_one(experiment):
-    config, edition = compose(f"experiment={experiment}"), EXPERIMENTS[experiment]
+    config, edition = composed("train", f"experiment={experiment}"), EXPERIMENTS[experiment]
     num_train = sum(edition.counts["train"])
     batches = num_train // config.data.batch_size
     assert config.schedule.warmup_steps == batches
@@ -80,18 +74,18 @@ def test_the_header_tells_what_is_needed_to_run_it(experiment):
     assert f"experiment={experiment}" in text
     assert f"outputs/{experiment}/seed_0" in text
     assert EXPERIMENTS[experiment].name in text
-    config = compose(f"experiment={experiment}")
+    config = composed("train", f"experiment={experiment}")
     [command] = re.findall(r"tarflow prepare (.*)", text)
     chosen = dict(word.split("=") for word in command.split())
     assert chosen["output"] == config.data.data.root
-    prepared = compose(f"data={chosen['data']}").data
+    prepared = composed("train", f"data={chosen['data']}").data
     assert OmegaConf.to_container(prepared.data, resolve=True) == OmegaConf.to_container(
         config.data.data, resolve=True
     )
 
 
 def test_settings_are_the_published_ones(experiment):
-    config = compose(f"experiment={experiment}")
+    config = composed("train", f"experiment={experiment}")
     assert config.name == experiment
     assert config.optimizer == {
         "_target_": "tarflow.training.adamw",
@@ -109,7 +103,7 @@ def test_settings_are_the_published_ones(experiment):
 
 
 def test_any_experiment_can_be_tried_with_random_bytes(experiment):
-    config = compose(f"experiment={experiment}", "data=random")
+    config = composed("train", f"experiment={experiment}", "data=random")
     data = hydra.utils.instantiate(config.data.data)
     assert len(data.train) == 10_000
     assert config.data.batch_size in (256, 768)

@@ -10,12 +10,22 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tarflow import CheckpointError, ConfigurationError, DataError, GaussianNoise, TarFlow
+from tarflow import (
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    ExpScale,
+    GaussianNoise,
+    Pixels,
+    TarFlow,
+)
 from tarflow.cli.command import instantiate
-from tarflow.cli.hydra_settings import check_hydra_settings
+from tarflow.cli.hydra_section import check_section
+from tarflow.cli.settings import check
 from tarflow.data import arrays, memory_mapped
 from tarflow.data.storage.npz_batches import NpzBatches
 from tarflow.flows.published import read_published
+from tarflow.registry import KNOWN
 from tarflow.training.run import NEEDED, Run
 
 from .models import tiny_flow
@@ -123,6 +133,12 @@ def test_objects_in_prepared_data(tmp_path, marker):
         memory_mapped(tmp_path)
 
 
+def make(section):
+    """Check a section and make what it describes, as the commands do."""
+    check(OmegaConf.to_container(section, resolve=True))
+    return instantiate(section)
+
+
 TARGETS = [
     *("os.system", "os.mkdir", "posix.mkdir", "builtins.exec", "builtins.eval", "builtins.print"),
     *("subprocess.Popen", "subprocess.run", "shutil.rmtree", "pathlib.Path", "pickle.loads"),
@@ -137,6 +153,12 @@ TARGETS = [
     *("lightning.pytorch.callbacks.os.mkdir", "lightning.pytorch.loggers.csv_logs.os.mkdir"),
     *("torch.optim.adam.torch.load", "torch.optim._functional.os.mkdir", "torch.optimize.me"),
     *("tarflow.nothing", "tarflow", "tarflow."),
+    *("tarflow.flows.checkpoint.save", "tarflow.data.prepare", "tarflow.TarFlow.from_pretrained"),
+    *("tarflow.machine.files.write_atomically", "tarflow.machine.files.check_writable"),
+    *("tarflow.training.checkpoints.requeue", "tarflow.cli.run_command", "tarflow.registry.Part"),
+    *("lightning.Trainer.fit", "lightning.pytorch.loggers.csv_logs.rank_zero_only"),
+    *("lightning.pytorch.callbacks.model_checkpoint.log", "lightning.LightningModule.load"),
+    *("torch.optim.swa_utils.get_ema_avg_fn", "torch.optim.adam.adam"),
 ]
 
 
@@ -154,7 +176,7 @@ def test_targets(tmp_path, marker, monkeypatch, target):
         {**hostile, "_partial_": True},
     ):
         with pytest.raises(ConfigurationError, match=r"_target_=.*(not called|not to be found)"):
-            instantiate(OmegaConf.create(config))
+            make(OmegaConf.create(config))
 
 
 def test_a_target_by_way_of_another_key(marker):
@@ -162,12 +184,12 @@ def test_a_target_by_way_of_another_key(marker):
         {"name": "os.mkdir", "section": {"_target_": "${name}", "_args_": [str(marker)]}}
     )
     with pytest.raises(ConfigurationError, match=r"_target_='os\.mkdir' is not called"):
-        instantiate(config.section)
+        make(config.section)
 
 
 def test_targets_of_commands(tmp_path, marker, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tiny_flow(8, 2, 1, noise=GaussianNoise(17, 0.1)).save_pretrained("pretrained")
+    tiny_flow(8, 2, 1, codec=Pixels(17), noise=GaussianNoise(0.1)).save_pretrained("pretrained")
     hostile = f"{{_target_: os.mkdir, _args_: ['{marker}']}}"
     for arguments in (
         [
@@ -229,10 +251,10 @@ def test_settings_of_hydra_in_a_file(tmp_path, marker, monkeypatch, setting, mor
 
 def test_what_users_set_of_hydra_is_taken():
     settings = OmegaConf.create({"job": {"env_set": {"NCCL_DEBUG": "INFO"}}})
-    check_hydra_settings(settings, ["hydra.job.env_set.NCCL_DEBUG=INFO"])
-    check_hydra_settings(settings, ["+hydra.job.env_set.NCCL_DEBUG=INFO"])
+    check_section(settings, ["hydra.job.env_set.NCCL_DEBUG=INFO"])
+    check_section(settings, ["+hydra.job.env_set.NCCL_DEBUG=INFO"])
     with pytest.raises(ConfigurationError, match=r"hydra\.job\.env_set is not taken from a file"):
-        check_hydra_settings(settings, ["experiment=theirs"])
+        check_section(settings, ["experiment=theirs"])
 
 
 def test_a_package_of_the_users_own_may_be_named(tmp_path, monkeypatch):
@@ -240,6 +262,45 @@ def test_a_package_of_the_users_own_may_be_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     config = OmegaConf.create({"_target_": "own_package.make"})
     with pytest.raises(ConfigurationError, match="TARFLOW_TARGETS"):
-        instantiate(config)
+        make(config)
     monkeypatch.setenv("TARFLOW_TARGETS", "another,own_package")
-    assert instantiate(config) == 3
+    assert make(config) == 3
+
+
+def test_a_package_of_the_users_own_gives_no_name_to_what_is_not_registered(tmp_path, monkeypatch):
+    lines = "import os\nfrom tarflow.data import prepare\nfrom tarflow import ExpScale\n"
+    (tmp_path / "borrowing.py").write_text(lines)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TARFLOW_TARGETS", "borrowing")
+    for name in ("borrowing.os.mkdir", "borrowing.prepare", "borrowing._private"):
+        with pytest.raises(ConfigurationError, match="is not called"):
+            make(OmegaConf.create({"_target_": name}))
+    assert make(OmegaConf.create({"_target_": "borrowing.ExpScale"})) == ExpScale()
+
+
+def test_the_users_own_packages_are_imported_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = "from tarflow import ExpScale\nclass ScaleOfSomebody(ExpScale): pass\n"
+    (tmp_path / "of_somebody.py").write_text(lines)
+    monkeypatch.setenv("TARFLOW_TARGETS", "of_somebody")
+    assert "is neither a pretrained folder" in error_of("sample", "checkpoint=nowhere")
+    assert "ScaleOfSomebody" in KNOWN
+    monkeypatch.setenv("TARFLOW_TARGETS", "of_somebody,not_there")
+    message = error_of("sample", "checkpoint=nowhere")
+    assert "TARFLOW_TARGETS names not_there, which cannot be imported" in message
+
+
+@pytest.mark.parametrize("option", ["--experimental-rerun", "--exp"])
+def test_pickled_configurations(tmp_path, marker, option):
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(Bomb(marker)))
+    assert "would read a pickle" in error_of("train", f"{option}={tmp_path}/config.pickle")
+
+
+def test_everything_is_checked_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_flow(8, 2, 1, codec=Pixels(17), noise=GaussianNoise(0.1)).save_pretrained("pretrained")
+    command = ["sample", "checkpoint=pretrained", "num_samples=2", "data=digits"]
+    assert "os.mkdir" in error_of(*command, "data.data._target_=os.mkdir")
+    assert "validation_fraction='x'" in error_of(*command, "data.data.validation_fraction=x")
+    assert not (tmp_path / "samples").exists()

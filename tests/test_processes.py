@@ -74,6 +74,25 @@ def test_a_rank_is_claimed_until_its_process_is_gone(tmp_path):
         pass
 
 
+def test_where_there_are_no_locks_the_data_sets_can_be_used(tmp_path):
+    """As on Windows: what needs no locks imports, and what needs them says so."""
+    program = """
+import sys
+from pathlib import Path
+
+sys.modules["fcntl"] = None
+from tarflow.data import digits, prepare, read_batch
+
+assert len(read_batch(digits().test, range(7)).x) == 7
+prepare(digits(), Path(sys.argv[1]) / "out")
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "TarflowError" in done.stderr
+    assert "this system has no locks of files" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise OSError(38, "Function not implemented")

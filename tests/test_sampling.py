@@ -6,7 +6,7 @@ import torch
 from tarflow import ConfigurationError, ContextError, LinearGuidance, Sequential
 from tarflow.sampling.drawing import (
     batches_of,
-    labels_of,
+    in_turn,
     read_classes,
     read_labels,
     sample_batches,
@@ -148,7 +148,7 @@ def test_classes_are_those_that_labels_go_round():
     assert read_classes(1, 3).tolist() == [1]
     assert read_classes("none", 3) is None
     classes = read_classes([2, 0, 1], 3)
-    assert labels_of(classes, range(100, 107)).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert in_turn(classes, range(100, 107)).tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_batches_cover_every_sample_once():

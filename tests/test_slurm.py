@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+
+from tests.composing import composed
 
 ROOT = Path(__file__).parents[1]
 BATCH = ROOT / "scripts" / "slurm" / "train.sbatch"
@@ -102,12 +103,10 @@ def test_it_names_trainers_that_there_are():
     text = BATCH.read_text()
     groups = [*re.findall(r"TARFLOW_TRAINER:-(\w+)", text), *re.findall(r"TRAINER=(\w+)", text)]
     assert set(groups) == {"ddp", "fsdp2"}
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for group in groups:
-            assert compose("train", [f"trainer={group}"]).trainer.devices == "auto"
+    for group in groups:
+        assert composed("train", f"trainer={group}").trainer.devices == "auto"
 
 
 def test_the_run_folder_is_the_same_at_every_start():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("train", ["name=photos", "seed=3"])
+    config = composed("train", "name=photos", "seed=3")
     assert config.run_dir == "outputs/photos/seed_3"

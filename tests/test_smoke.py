@@ -4,29 +4,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from tarflow import TarFlow
 from tarflow.cli import main
-from tarflow.cli.command import CONF
+from tarflow.cli.settings import CONF
+from tests.composing import composed
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").iterdir())
 AT_HAND = ("digits",)
 """Data sets that come with a dependency; random images take the place of the others."""
 
 
-def composed(*arguments: str):
-    """The configuration of a training run."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", list(arguments), return_hydra_config=True)
-
-
 def stand_in(experiment: str) -> list[str]:
     """What to train an experiment on where its data are not at hand: as large images."""
-    config = composed(f"experiment={experiment}")
+    config = composed("train", f"experiment={experiment}", with_hydra=True)
     if config.hydra.runtime.choices["data"] in AT_HAND:
         return []
     size = config.data.data.get("image_size", 64)
@@ -43,7 +35,7 @@ def test_every_experiment_takes_two_small_steps(experiment, monkeypatch, capsys)
     arguments = [f"experiment={experiment}", "trainer=smoke", *stand_in(experiment)]
     monkeypatch.setattr(sys, "argv", ["tarflow", "train", *arguments])
     main()
-    as_published = composed(f"experiment={experiment}").model
+    as_published = composed("train", f"experiment={experiment}").model
     [run] = (Path("outputs") / "smoke" / experiment).iterdir()
     assert [path.name for path in Path("outputs").iterdir()] == ["smoke"]
     flow = TarFlow.from_pretrained(run / "pretrained")
@@ -66,7 +58,8 @@ name: greedy
 run_dir: precious
 data: {batch_size: 4096, num_workers: 64, device_batch_size: 16}
 model: {model_dim: 4096, num_layers: 99, num_transforms: 16, head_dim: 128, patch_size: 4}
-module: {compile: true, checkpointed_layers: 3, class_dropout: 0.2}
+module: {compile: true, checkpointed_layers: 3}
+objective: {class_dropout: 0.2}
 schedule: {warmup_steps: 5000}
 trainer: {max_steps: 1000000, devices: 8, num_nodes: 4, precision: bf16-mixed, accelerator: gpu}
 callbacks: {sample_grid: {num_samples: 1000}}
@@ -77,8 +70,8 @@ def test_what_an_experiment_sets_does_not_make_it_large(tmp_path):
     (tmp_path / "more" / "experiment").mkdir(parents=True)
     (tmp_path / "more" / "experiment" / "greedy.yaml").write_text(GREEDY)
     where = f"hydra.searchpath=[file://{tmp_path}/more]"
-    large = composed(where, "experiment=greedy")
-    small = composed(where, "experiment=greedy", "trainer=smoke")
+    large = composed("train", where, "experiment=greedy")
+    small = composed("train", where, "experiment=greedy", "trainer=smoke")
     assert large.trainer.devices == 8
     shrunk = OmegaConf.load(CONF / "shrink" / "smoke.yaml")
     assert small.module.attention == {"_target_": "tarflow.nn.kernels.AutoAttention"}
@@ -88,11 +81,11 @@ def test_what_an_experiment_sets_does_not_make_it_large(tmp_path):
             assert small[section][key] == value, key
     assert small.callbacks.sample_grid.num_samples == 2
     assert small.run_dir.startswith("outputs/smoke/greedy/")
-    assert (small.model.patch_size, small.module.class_dropout) == (4, 0.2)
+    assert (small.model.patch_size, small.module.objective.class_dropout) == (4, 0.2)
 
 
 def test_the_user_has_the_last_word_and_other_trainers_shrink_nothing():
-    assert composed("trainer=smoke", "trainer.max_steps=5").trainer.max_steps == 5
+    assert composed("train", "trainer=smoke", "trainer.max_steps=5").trainer.max_steps == 5
     for trainer in sorted(path.stem for path in (CONF / "trainer").iterdir()):
-        config = composed("experiment=digits_samples", f"trainer={trainer}")
+        config = composed("train", "experiment=digits_samples", f"trainer={trainer}")
         assert config.trainer.max_steps == (2 if trainer == "smoke" else 900)

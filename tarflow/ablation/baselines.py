@@ -5,13 +5,13 @@ from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from tarflow.data import ImageData
+from tarflow.data.loading.batches import read_batch
 from tarflow.errors import ConfigurationError
-from tarflow.flows.noise import UniformDequantization
+from tarflow.flows.codec import UniformDequantization
+from tarflow.flows.context import Context
 
 HIDDEN = (256, 256)
 """Widths of the networks in all of them."""
@@ -28,76 +28,51 @@ class Baseline(nn.Module):
 
     Args:
         image_shape: Channels, height and width.
+        flow: Another package's flow, or a distribution.
+        log_prob: Its log-densities of vectors.
+        sample: Draws a number of vectors from it, by torch's generator.
         num_passes: Passes through a network that samples take, one after the other.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], num_passes: int):
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        flow: Any,
+        log_prob: Callable[[Any, Tensor], Tensor],
+        sample: Callable[[Any, int], Tensor],
+        num_passes: int,
+    ):
         super().__init__()
-        self.image_shape = image_shape
-        self.num_passes = num_passes
-        self.num_dims = prod(image_shape)
+        self.image_shape, self.flow, self.num_passes = image_shape, flow, num_passes
+        self._log_prob, self._sample = log_prob, sample
 
-
-class Gaussian(Baseline):
-    """The normal distribution of the data's mean and covariance: nothing is left to be fitted."""
-
-    def __init__(self, image_shape: tuple[int, int, int], x: Float[Tensor, "num dims"]):
-        super().__init__(image_shape, 1)
-        covariance = x.T.cov() + SHRINKAGE * torch.eye(x.shape[1])
-        self.distribution = torch.distributions.MultivariateNormal(x.mean(dim=0), covariance)
-
-    @classmethod
-    def fitted(cls, variant: object, data: ImageData) -> "Gaussian":
-        """That of the training images, dequantized."""
-        pixels = torch.cat([pixels for pixels, _ in DataLoader(data.train, 1024)])
-        generator = torch.Generator().manual_seed(0)
-        x = UniformDequantization(data.levels)(pixels, generator)
-        return cls(data.image_shape, x.flatten(1))
-
-    def log_prob(self, x: Tensor, label: Int[Tensor, " batch"] | None = None) -> Tensor:
+    def log_prob(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Log-densities."""
-        return self.distribution.log_prob(x.flatten(1))
-
-    def sample(self, num_samples: int) -> Tensor:
-        """Draw images by torch's generator."""
-        return self.distribution.sample((num_samples,)).view(-1, *self.image_shape)
-
-
-class ZukoFlow(Baseline):
-    """A flow of zuko."""
-
-    def __init__(self, image_shape: tuple[int, int, int], flow: nn.Module, num_passes: int):
-        super().__init__(image_shape, num_passes)
-        self.flow: Any = flow
-
-    def log_prob(self, x: Tensor, label: Int[Tensor, " batch"] | None = None) -> Tensor:
-        """Log-densities."""
-        return self.flow().log_prob(x.flatten(1))
+        return self._log_prob(self.flow, x.flatten(1))
 
     @torch.no_grad()
     def sample(self, num_samples: int) -> Tensor:
         """Draw images by torch's generator."""
-        return self.flow().sample((num_samples,)).view(-1, *self.image_shape)
+        return self._sample(self.flow, num_samples).view(-1, *self.image_shape)
 
 
-class NormflowsFlow(Baseline):
-    """A flow of normflows."""
+def gaussian(variant: object, data: ImageData) -> Baseline:
+    """The normal distribution of the dequantized training images' mean and covariance."""
+    train: Any = data.train
+    stored, generator = read_batch(train, range(len(train))).x, torch.Generator().manual_seed(0)
+    x = UniformDequantization(**vars(data.codec)).encode(stored, generator).flatten(1)
+    covariance = x.T.cov() + SHRINKAGE * torch.eye(x.shape[1])
+    distribution = torch.distributions.MultivariateNormal(x.mean(dim=0), covariance)
+    return Baseline(
+        data.image_shape,
+        distribution,
+        lambda flow, x: flow.log_prob(x),
+        lambda flow, num_samples: flow.sample((num_samples,)),
+        num_passes=1,
+    )
 
-    def __init__(self, image_shape: tuple[int, int, int], flow: nn.Module, num_passes: int):
-        super().__init__(image_shape, num_passes)
-        self.flow: Any = flow
 
-    def log_prob(self, x: Tensor, label: Int[Tensor, " batch"] | None = None) -> Tensor:
-        """Log-densities."""
-        return self.flow.log_prob(x.flatten(1))
-
-    @torch.no_grad()
-    def sample(self, num_samples: int) -> Tensor:
-        """Draw images by torch's generator."""
-        return self.flow.sample(num_samples)[0].view(-1, *self.image_shape)
-
-
-def masked_autoregressive(variant: object, data: ImageData) -> ZukoFlow:
+def masked_autoregressive(variant: object, data: ImageData) -> Baseline:
     """zuko's MAF (Papamakarios et al., arXiv 1705.07057)."""
     return _of_zuko(
         data,
@@ -106,7 +81,7 @@ def masked_autoregressive(variant: object, data: ImageData) -> ZukoFlow:
     )
 
 
-def neural_spline(variant: object, data: ImageData) -> ZukoFlow:
+def neural_spline(variant: object, data: ImageData) -> Baseline:
     """zuko's NSF, autoregressive (Durkan et al., arXiv 1906.04032)."""
     return _of_zuko(
         data,
@@ -115,7 +90,7 @@ def neural_spline(variant: object, data: ImageData) -> ZukoFlow:
     )
 
 
-def real_nvp(variant: object, data: ImageData) -> NormflowsFlow:
+def real_nvp(variant: object, data: ImageData) -> Baseline:
     """A RealNVP of normflows with fully connected networks (Dinh et al., arXiv 1605.08803)."""
     normflows = _imported("normflows")
     dims = prod(data.image_shape)
@@ -126,14 +101,25 @@ def real_nvp(variant: object, data: ImageData) -> NormflowsFlow:
         layers.append(normflows.flows.AffineCouplingBlock(network))
         layers.append(normflows.flows.Permute(dims))
     base = normflows.distributions.DiagGaussian(dims, trainable=False)
-    flow = normflows.NormalizingFlow(base, layers)
-    return NormflowsFlow(data.image_shape, flow, NUM_COUPLINGS)
+    return Baseline(
+        data.image_shape,
+        normflows.NormalizingFlow(base, layers),
+        lambda flow, x: flow.log_prob(x),
+        lambda flow, num_samples: flow.sample(num_samples)[0],
+        NUM_COUPLINGS,
+    )
 
 
-def _of_zuko(data: ImageData, make: Callable[..., nn.Module], transforms: int) -> ZukoFlow:
+def _of_zuko(data: ImageData, make: Callable[..., nn.Module], transforms: int) -> Baseline:
     """A flow of zuko for images."""
     dims = prod(data.image_shape)
-    return ZukoFlow(data.image_shape, make(_imported("zuko"), dims), dims * transforms)
+    return Baseline(
+        data.image_shape,
+        make(_imported("zuko"), dims),
+        lambda flow, x: flow().log_prob(x),
+        lambda flow, num_samples: flow().sample((num_samples,)),
+        dims * transforms,
+    )
 
 
 def _imported(package: str) -> Any:

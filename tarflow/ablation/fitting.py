@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from tarflow.ablation.variants import Variant
+from tarflow.ablation.variants import Encoding, Variant
+from tarflow.data.loading.batches import Batch
 from tarflow.flows.base import DiagonalNormal
+from tarflow.flows.conditioning import with_dropout
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
-from tarflow.flows.noise import Noise
 from tarflow.training import adamw, muon
 
 OPTIMIZERS = {"adamw": adamw, "muon": muon}
@@ -46,9 +48,9 @@ class Fit:
 def fit(
     model: nn.Module,
     variant: Variant,
-    noise: Noise,
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
+    encoding: Encoding,
+    train: Batch,
+    validation: Batch,
     seconds: float,
 ) -> Fit:
     """Maximize the likelihood of noisy images.
@@ -59,9 +61,9 @@ def fit(
     Args:
         model: A density.
         variant: How to fit it.
-        noise: What is added to images.
-        train: Pixels and labels.
-        validation: Pixels and labels to choose weights by.
+        encoding: What is done to images.
+        train: All images to fit.
+        validation: All images to choose weights by.
         seconds: Processor time.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -73,18 +75,17 @@ def fit(
         start = time.process_time()
         for group in optimizer.param_groups:
             group["lr"] = variant.lr * rate(used / seconds)
-        rows = torch.randint(len(train[0]), (variant.batch_size,))
-        result.skipped += not _step(
-            model, optimizer, noise, train[0][rows], train[1][rows], variant
-        )
+        rows = torch.randint(len(train.x), (variant.batch_size,))
+        context = train.context.map(lambda part, rows=rows: part[rows])
+        loss = _loss(model.train(), encoding(train.x[rows]), context)
+        result.skipped += not _step(model, optimizer, loss, variant.max_grad_norm)
         _follow(average, model, result.steps)
         result.steps += 1
         used += time.process_time() - start
         if used * LOOKS >= seconds * (len(result.curve) + 1):
-            loss = validation_loss(average, noise, *validation)
-            result.curve.append(loss)
-            if loss < best[0]:
-                best = (loss, copy.deepcopy(average.state_dict()))
+            result.curve.append(validation_loss(average, encoding, validation))
+            if result.curve[-1] < best[0]:
+                best = (result.curve[-1], copy.deepcopy(average.state_dict()))
     average.load_state_dict(best[1])
     average.eval()
     model.eval()
@@ -98,35 +99,25 @@ def rate(progress: float) -> float:
     return max(0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))), 1e-3)
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    noise: Noise,
-    pixels: Tensor,
-    label: Tensor,
-    variant: Variant,
-) -> bool:
+def _step(model: nn.Module, optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> bool:
     """Take a step; whether it was finite."""
-    model.train()
-    x = noise(pixels)
     optimizer.zero_grad()
-    loss = _loss(model, x, label)
     if not loss.isfinite():
         return False
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), variant.max_grad_norm)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     if not norm.isfinite():
         return False
     optimizer.step()
     return True
 
 
-def _loss(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
+def _loss(model: nn.Module, x: Tensor, context: Context) -> Tensor:
     """Negative log-likelihood, in nats per dimension."""
     num_dims = x[0].numel()
     if not isinstance(model, Flow):
         return -model.log_prob(x).mean() / num_dims  # pyright: ignore
-    context = Context(label if model.num_classes else None).drop_label(CLASS_DROPOUT)
+    context = with_dropout(model.known(context), model.conditioners, CLASS_DROPOUT)
     z, log_det = model(x, context)
     if isinstance(model.base, DiagonalNormal):
         model.base.update(z.detach().square().mean(dim=0))
@@ -145,19 +136,20 @@ def _follow(average: nn.Module, model: nn.Module, step: int) -> None:
 
 
 @torch.no_grad()
-def log_probs(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
+def log_probs(model: nn.Module, x: Tensor, context: Context) -> Tensor:
     """Log-densities; NaN where they are not finite."""
     model.eval()
+    context = model.known(context) if isinstance(model, Flow) else Context()
     found = []
     for rows in torch.arange(len(x)).split(256):
-        known = label[rows] if getattr(model, "num_classes", 0) else None
+        known = context.map(lambda part, rows=rows: part[rows])
         found.append(model.log_prob(x[rows], known))  # pyright: ignore
     log_prob = torch.cat(found).double()
     return log_prob.where(log_prob.isfinite(), math.nan)
 
 
-def validation_loss(model: nn.Module, noise: Noise, pixels: Tensor, label: Tensor) -> float:
+def validation_loss(model: nn.Module, encoding: Encoding, batch: Batch) -> float:
     """Nats per dimension of images with one draw of their noise; infinite if any is not finite."""
-    x = noise(pixels, torch.Generator().manual_seed(1))
-    loss = float(-log_probs(model, x, label).mean()) / x[0].numel()
+    x = encoding(batch.x, torch.Generator().manual_seed(1))
+    loss = float(-log_probs(model, x, batch.context).mean()) / x[0].numel()
     return loss if math.isfinite(loss) else math.inf

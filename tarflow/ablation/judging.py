@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.svm import SVC
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from tarflow.ablation.fitting import Fit, log_probs
-from tarflow.ablation.variants import Variant
+from tarflow.ablation.variants import Encoding, Variant
 from tarflow.data import ImageData
+from tarflow.data.loading.batches import Batch, read_batch
 from tarflow.errors import NonFiniteError
 from tarflow.evaluation.distances import frechet_distance
-from tarflow.evaluation.sample_judge import GAMMA
+from tarflow.evaluation.image_features import classifier_of
+from tarflow.flows.codec import UniformDequantization
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import GaussianGuidance, Guidance, LinearGuidance, LinearSchedule
-from tarflow.flows.noise import GaussianNoise, Noise, UniformDequantization
+from tarflow.flows.noise import GaussianNoise
 from tarflow.randomness import stream_seed
 from tarflow.sampling.denoising import denoise
 from tarflow.sampling.drawing import sample_batches
@@ -42,15 +42,15 @@ class Loaded:
     """A data set in memory."""
 
     data: ImageData
-    train: tuple[Tensor, Tensor]
-    validation: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    train: Batch
+    validation: Batch
+    test: Batch
 
     @classmethod
     def of(cls, data: ImageData) -> "Loaded":
         """Read all parts."""
-        assert data.validation is not None
-        return cls(data, *(_load(part) for part in (data.train, data.validation, data.test)))
+        parts: Any = (data.train, data.validation, data.test)
+        return cls(data, *(read_batch(part, range(len(part))) for part in parts))
 
 
 class Judge:
@@ -69,7 +69,8 @@ class Judge:
     def __init__(self, loaded: Loaded, num_samples: int, classify: bool):
         self.loaded = loaded
         self.num_samples = num_samples
-        images, labels = loaded.train
+        self.codec: Any = loaded.data.codec
+        images = loaded.train.x
         flat = images.flatten(1).double()
         self.mean = flat.mean(dim=0)
         covariance = flat.T.cov()
@@ -77,64 +78,63 @@ class Judge:
         self.reference = self._features(images)
         self.classifier = None
         if classify:
-            gamma: Any = GAMMA / (loaded.data.levels - 1) ** 2
-            self.classifier = SVC(gamma=gamma).fit(flat.numpy(), labels.numpy())
+            self.classifier = classifier_of(self.codec, images, loaded.train.context["label"])
 
     def __call__(self, fitted: Fit, variant: Variant, seed: int) -> dict[str, Any]:
         """All that there is to know about a fitted density."""
-        noise = variant.noise(self.loaded.data)
-        found: dict[str, Any] = self._likelihood(fitted.average, noise)
+        encoding = variant.encoding(self.loaded.data)
+        found: dict[str, Any] = self._likelihood(fitted.average, encoding)
         found["samples"] = {}
-        for name, pixels, label in self._samples(fitted.average, noise, seed):
+        for name, pixels, label in self._samples(fitted.average, encoding, seed):
             found["samples"][name] = self._quality(pixels, label)
         if variant.guided and isinstance(fitted.average, Flow):
-            found["raw"] = self._likelihood(fitted.raw, noise)
-            for name, pixels, label in self._samples(fitted.raw, noise, seed):
+            found["raw"] = self._likelihood(fitted.raw, encoding)
+            for name, pixels, label in self._samples(fitted.raw, encoding, seed):
                 found["samples"][f"raw, {name}"] = self._quality(pixels, label)
-            found["guidance"] = self._guided(fitted.average, noise, seed)
+            found["guidance"] = self._guided(fitted.average, encoding, seed)
         return found
 
     @property
     def real(self) -> dict[str, float]:
         """What real test images score."""
-        return self._quality(*self.loaded.test)
+        return self._quality(self.loaded.test.x, self.loaded.test.context.label)
 
-    def _likelihood(self, model: nn.Module, noise: Noise) -> dict[str, Any]:
+    def _likelihood(self, model: nn.Module, encoding: Encoding) -> dict[str, Any]:
         """Negative log-likelihood of the test images."""
-        pixels, label = self.loaded.test
-        draws = []
+        test, draws = self.loaded.test, []
         for draw in range(DRAWS):
-            x = noise(pixels, torch.Generator().manual_seed(100 + draw))
-            draws.append(log_probs(model, x, label))
-        log_prob, num_dims = torch.stack(draws).mean(dim=0), pixels[0].numel()
+            x = encoding(test.x, torch.Generator().manual_seed(100 + draw))
+            draws.append(log_probs(model, x, test.context))
+        log_prob, num_dims = torch.stack(draws).mean(dim=0), test.x[0].numel()
         finite = log_prob[log_prob.isfinite()]
         found: dict[str, Any] = {"non_finite": len(log_prob) - len(finite)}
         if not len(finite):
             return {**found, "nats_per_dim": None}
         found["nats_per_dim"] = float(-finite.mean()) / num_dims
-        if isinstance(noise, UniformDequantization):
-            found["bits_per_dim"] = float(noise.bits_per_dim(finite, num_dims).mean())
+        if isinstance(encoding.codec, UniformDequantization):
+            found["bits_per_dim"] = float(encoding.codec.bits_per_dim(finite, num_dims).mean())
         return found
 
     def _samples(
-        self, model: nn.Module, noise: Noise, seed: int, guidance: Guidance | None = None
+        self, model: nn.Module, encoding: Encoding, seed: int, guidance: Guidance | None = None
     ) -> Iterator[tuple[str, Tensor | None, Tensor | None]]:
         """Pixels and labels of samples, drawn and denoised; None where they are not finite."""
+        decode = encoding.codec.decode
         if not isinstance(model, Flow):
             if getattr(model, "num_passes", 0) <= SLOWEST:
                 torch.manual_seed(stream_seed(seed, "baseline", 0))
                 x: Any = model.sample(self.num_samples)  # pyright: ignore
-                yield "drawn", noise.to_pixels(x), None
+                yield "drawn", decode(x), None
             return
         try:
             x, label = self._draw(model, seed, guidance)
         except NonFiniteError:
             yield "drawn", None, None
             return
-        yield "drawn", noise.to_pixels(x), label
-        if isinstance(noise, GaussianNoise):
+        yield "drawn", decode(x), label
+        if isinstance(encoding.noise, GaussianNoise):
             try:
-                yield "denoised", noise.to_pixels(denoise(model, x, label, max_batch=250)), label
+                yield "denoised", decode(denoise(model, x, label, max_batch=250)), label
             except NonFiniteError:
                 yield "denoised", None, None
 
@@ -145,19 +145,19 @@ class Judge:
         labels = None
         if flow.num_classes:
             generator = torch.Generator().manual_seed(stream_seed(seed, "classes", 0))
-            all_labels = self.loaded.train[1]
+            all_labels = self.loaded.train.context["label"]
             rows = torch.randint(len(all_labels), (self.num_samples,), generator=generator)
             labels = all_labels[rows]
         batches = sample_batches(flow, self.num_samples, labels, seed, 250, guidance=guidance)
         return torch.cat([x for x, _ in batches]), labels
 
-    def _guided(self, flow: Flow, noise: Noise, seed: int) -> dict[str, dict[str, Any]]:
+    def _guided(self, flow: Flow, encoding: Encoding, seed: int) -> dict[str, dict[str, Any]]:
         """The quality of samples by rule and weight."""
         found: dict[str, dict[str, Any]] = {}
         for name, rule in RULES.items():
             found[name] = {}
             for weight in WEIGHTS:
-                *_, (_, pixels, label) = self._samples(flow, noise, seed, rule(weight))
+                *_, (_, pixels, label) = self._samples(flow, encoding, seed, rule(weight))
                 found[name][f"{weight:g}"] = self._quality(pixels, label)
         return found
 
@@ -175,10 +175,4 @@ class Judge:
     def _features(self, pixels: Tensor) -> np.ndarray:
         """Coordinates along the principal axes, in units of the range of pixels."""
         centred = pixels.flatten(1).double() - self.mean
-        return (centred @ self.axes).numpy() / (self.loaded.data.levels - 1)
-
-
-def _load(part: Dataset) -> tuple[Tensor, Tensor]:
-    """All images and labels of a part."""
-    batches = list(DataLoader(part, 1024))
-    return torch.cat([pixels for pixels, _ in batches]), torch.cat([y for _, y in batches])
+        return (centred @ self.axes).numpy() / self.codec.largest

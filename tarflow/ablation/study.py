@@ -68,7 +68,7 @@ class StudyRun:
         loaded = judge.loaded
         model: Any = variant.make(variant, loaded.data)
         parts = (loaded.train, loaded.validation)
-        fitted = fit(model, variant, variant.noise(loaded.data), *parts, self.seconds)
+        fitted = fit(model, variant, variant.encoding(loaded.data), *parts, self.seconds)
         return {
             "settings": self.settings,
             "data": loaded.data.name,

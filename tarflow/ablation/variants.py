@@ -4,20 +4,39 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from tarflow.ablation import baselines
-from tarflow.ablation.density import Density
 from tarflow.data import ImageData
 from tarflow.flows.affine import ExpScale, Scale, UnitScale
-from tarflow.flows.flow import Flow
-from tarflow.flows.noise import GaussianNoise, Noise, UniformDequantization
+from tarflow.flows.codec import Codec, UniformDequantization
+from tarflow.flows.noise import GaussianNoise, Noise, NoNoise
+from tarflow.flows.ordering import Alternating, Raster
 from tarflow.flows.tar_flow import TarFlow
-from tarflow.flows.transforms import Reverse
 
 NUM_LAYERS = 8
 """Transformer layers of a flow, whatever the number of transforms that share them."""
 WIDTH = 64
 TOKENS = 4
 """Patches along a side: both data sets become sequences of 16."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Makes of stored images what densities are fitted to.
+
+    Attributes:
+        codec: What the stored numbers mean.
+        noise: What is added.
+    """
+
+    codec: Codec
+    noise: Noise
+
+    def __call__(self, stored: Tensor, source: torch.Generator | None = None) -> Tensor:
+        """Noisy images; draws come from torch's global generator unless there is a source."""
+        return self.noise(self.codec.encode(stored, source), source)
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ class Variant:
     max_grad_norm: float = 1.0
     guided: bool = False
     batch_size: int = 64
-    make: Callable[["Variant", ImageData], Density] = field(default=lambda v, d: v.flow(d))
+    make: Callable[["Variant", ImageData], nn.Module] = field(default=lambda v, d: v.flow(d))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -57,16 +76,16 @@ class Variant:
         names += ("lr", "max_grad_norm", "guided", "batch_size")
         return {name: _plain(getattr(self, name)) for name in names}
 
-    def noise(self, data: ImageData) -> Noise:
-        """The noise that is added to the data."""
+    def encoding(self, data: ImageData) -> Encoding:
+        """What is done to the data."""
         if self.noise_std is None:
-            return UniformDequantization(data.levels)
-        return GaussianNoise(data.levels, self.noise_std)
+            return Encoding(UniformDequantization(**vars(data.codec)), NoNoise())
+        return Encoding(data.codec, GaussianNoise(self.noise_std))
 
-    def flow(self, data: ImageData) -> Flow:
+    def flow(self, data: ImageData) -> TarFlow:
         """A new flow for a data set."""
         channels, height, width = data.image_shape
-        flow = TarFlow(
+        return TarFlow(
             (height, width),
             height // TOKENS,
             channels,
@@ -77,12 +96,9 @@ class Variant:
             dropout=0.1,
             num_classes=data.num_classes if self.labelled else 0,
             scale=self.scale,
-            noise=self.noise(data),
+            ordering=Alternating() if self.alternating else Raster(),
+            **vars(self.encoding(data)),
         )
-        if self.alternating:
-            return flow
-        transforms = [each for each in flow.transform.transforms if not isinstance(each, Reverse)]
-        return Flow(transforms, flow.base, flow.num_classes, flow.noise)  # pyright: ignore
 
 
 def _plain(value: Any) -> Any:
@@ -110,7 +126,7 @@ VARIANTS = {
         replace(_PLAIN, name="unclipped", max_grad_norm=float("inf")),
         replace(_PLAIN, name="adamw", optimizer="adamw", lr=3e-3),
         replace(_UNLABELLED, name="unlabelled"),
-        replace(_BASELINE, name="gaussian", make=baselines.Gaussian.fitted),
+        replace(_BASELINE, name="gaussian", make=baselines.gaussian),
         replace(_BASELINE, name="real_nvp", make=baselines.real_nvp),
         replace(_BASELINE, name="masked_autoregressive", make=baselines.masked_autoregressive),
         replace(_BASELINE, name="neural_spline", make=baselines.neural_spline),

@@ -41,4 +41,4 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
         return
     from tarflow.cli.command import run
 
-    run(name, task, arguments)
+    run(task, arguments)

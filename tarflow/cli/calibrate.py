@@ -1,13 +1,12 @@
 """`tarflow calibrate`: finds the fastest decoders for this machine."""
 
-from dataclasses import replace
-
-from omegaconf import DictConfig
+from dataclasses import dataclass, field, replace
 
 from tarflow.arguments import check_integer
 from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
+from tarflow.cli.settings import Section, Settings
 from tarflow.flows.checkpoint import WEIGHTS
-from tarflow.flows.tar_flow import TarFlow
+from tarflow.flows.flow import load
 from tarflow.machine.files import check_writable, writing
 from tarflow.sampling import calibration
 from tarflow.sampling.drawing import read_labels
@@ -15,19 +14,37 @@ from tarflow.sampling.plan_table import PlanTable
 from tarflow.sampling.sample_folder import fingerprints
 
 
-def calibrate(config: DictConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CalibrateSettings(Settings):
+    """The settings of `tarflow calibrate`."""
+
+    checkpoint: str = "???"  # a run folder or a pretrained folder
+    batch_size: int = 100  # samples decoded at a time: a plan holds for one number
+    label: str | int | list[int] = "all"  # as for sampling
+    guidance: float = 0.0  # weight; 0 is off
+    guidance_rule: Section
+    temperature: float = 1.0  # attention temperature of the null prediction
+    dtype: str | None = None  # float32, bfloat16 or float16: precision of the transformers
+    tolerance: float = 1e-3  # largest residual of a certified sample
+    # Those over the length count as the whole length.
+    windows: list[int] = field(default_factory=lambda: [8, 16, 32, 64, 128, 1000000])
+    repetitions: int = 3
+    device: str = "auto"  # or cpu, cuda, cuda:1, mps
+
+
+def calibrate(config: CalibrateSettings) -> None:
     """Measure decoders and leave a plan in the pretrained folder."""
     check_integer("batch_size", config.batch_size, least=1)
     directory = find_pretrained(config.checkpoint)
     check_writable(directory)
-    flow = TarFlow.from_pretrained(directory).to(device_of(config.device))
+    flow = load(directory).to(device_of(config.device))
     table = PlanTable()
     with table.measuring():
         plan = calibration.calibrate(
             flow,
             config.batch_size,
             read_labels(config.label, config.batch_size, flow.num_classes),
-            guidance=guidance_of(config),
+            guidance=guidance_of(config.guidance_rule, config.guidance),
             dtype=read_dtype(config.dtype),
             tolerance=config.tolerance,
             windows=config.windows,

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from tarflow.cli.command import instantiate
+from tarflow.cli.settings import Section
 from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.flows.guidance import Guidance
 
@@ -58,7 +58,7 @@ def read_dtype(name: str | None) -> torch.dtype | None:
     return getattr(torch, name)
 
 
-def guidance_of(config: DictConfig) -> Guidance | None:
+def guidance_of(section: Section, weight: float) -> Guidance | None:
     """The guidance, where its weight is not 0."""
-    rule = instantiate(config.guidance_rule)  # with its checks, also where it is off
-    return rule if config.guidance != 0 else None
+    rule = instantiate(section)  # with its checks, also where it is off
+    return rule if weight != 0 else None

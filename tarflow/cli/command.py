@@ -4,57 +4,57 @@ import errno
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import hydra
 import hydra.utils
+from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue
+from omegaconf.errors import InterpolationResolutionError
 
-from tarflow.cli.hydra_settings import checked_settings
-from tarflow.cli.targets import check_targets
-from tarflow.cli.values import check_arguments, check_values
+from tarflow.cli.hydra_section import checked_section
+from tarflow.cli.settings import CONF, Settings
+from tarflow.cli.targets import import_own_packages
 from tarflow.errors import TarflowError
 
-PACKAGED = Path(__file__).parents[1] / "conf"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk, a user's share or a file that is full."""
 
-CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
-"""The configuration: inside an installed wheel, or beside the package in a checkout."""
+
+def instantiate(section: Any, **arguments: Any) -> Any:
+    """Make what a section of the settings describes, once they are checked; see `Settings.of`."""
+    return hydra.utils.instantiate(section, **{"_convert_": "all", **arguments})
 
 
-def instantiate(config: Any, **arguments: Any) -> Any:
-    """Make what a section of the configuration describes.
-
-    Raises:
-        ConfigurationError: It names something that it may not; see `targets.py`.
-    """
-    check_targets(config)
-    if OmegaConf.is_config(config):
-        check_arguments(OmegaConf.to_container(config, resolve=True))
-    return hydra.utils.instantiate(config, **{"_convert_": "all", **arguments})
+def settings_of(task: Callable[[Any], None]) -> type[Settings]:
+    """The class of the settings that a command takes, whose defaults Hydra now knows."""
+    [kind] = [kind for name, kind in get_type_hints(task).items() if name != "return"]
+    ConfigStore.instance().store(f"{task.__name__}_settings", kind.defaults())
+    return kind
 
 
-def run(name: str, task: Callable[[DictConfig], None], arguments: Sequence[str]) -> None:
-    """Compose a command's configuration from its arguments and run it."""
-    given = sys.argv
+def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
+    """Compose the settings of a command from its arguments and run it."""
+    given, kind = sys.argv, settings_of(task)
     for argument in arguments:
         if argument.startswith("="):  # which Hydra would answer with a traceback
             sys.exit(f"tarflow: {argument} has no key: give key=value")
+        if argument.startswith("--e"):  # of --experimental-rerun, which argparse lets one shorten
+            sys.exit(f"tarflow: {argument} would read a pickle, which may run anything")
 
     def task_told_plainly(config: DictConfig) -> None:
         # Lightning starts other processes of a run with the arguments that started this one.
         sys.argv = given
         with told_plainly():
-            check_values(config)
-            task(config)
+            task(kind.of(config))
 
     try:
-        sys.argv = [f"tarflow {name}", *arguments]  # what Hydra reads
-        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
-        with checked_settings(arguments, told_plainly):
+        sys.argv = [f"tarflow {task.__name__}", *arguments]  # what Hydra reads
+        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=task.__name__)
+        with told_plainly():
+            import_own_packages()
+        with checked_section(arguments, told_plainly):
             main(task_told_plainly)()
     finally:
         sys.argv = given
@@ -73,6 +73,8 @@ def told_plainly() -> Iterator[None]:
         sys.exit(f"tarflow: {error}: make room, and give the same command again")
     except MissingMandatoryValue as error:
         sys.exit(f"tarflow: {error.full_key} is needed: give {error.full_key}=...")
+    except InterpolationResolutionError as error:
+        sys.exit(f"tarflow: {str(error).splitlines()[0]} (in {error.full_key})")
     except InstantiationException as error:
         if not _is_about_arguments(error.__cause__):
             raise

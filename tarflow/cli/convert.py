@@ -25,7 +25,7 @@ def convert(arguments: Sequence[str]) -> None:
         with writing(Path(options.directory)):
             flow.save_pretrained(options.directory)
     num_parameters = sum(parameter.numel() for parameter in flow.parameters())
-    print(f"{options.directory}: {num_parameters:,} parameters, {flow.config}")
+    print(f"{options.directory}: {num_parameters:,} parameters, {flow.description}")
 
 
 def _read_options(options: list[str]) -> dict[str, Any]:

@@ -1,19 +1,24 @@
 """`tarflow prepare`: converts a data set, once, into what is read fast."""
 
-from omegaconf import DictConfig
+from dataclasses import dataclass
 
-from tarflow.cli.command import CONF, instantiate
+from tarflow.cli.command import instantiate
+from tarflow.cli.settings import Section, Settings
 from tarflow.data import prepare as write
-from tarflow.errors import ConfigurationError
 
 
-def prepare(config: DictConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings(Settings):
+    """The settings of `tarflow prepare`."""
+
+    data: Section
+    format: Section
+    output: str = "???"  # the folder to make; the source is data.data.root
+    num_workers: int | None = None  # processes that read and decode; by default one for each core
+
+
+def prepare(config: PrepareSettings) -> None:
     """Read a data set as it was published and leave a folder of arrays or shards."""
-    if config.get("data") is None:
-        choices = ", ".join(sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
-        raise ConfigurationError(f"data is needed: give data=..., one of {choices}")
-    if config.output is None:
-        raise ConfigurationError("output=None: give output=..., the folder to make")
     # The data module would want batches; only its data set is needed.
     data = instantiate(config.data.data)
     description = write(data, config.output, instantiate(config.format), config.num_workers)

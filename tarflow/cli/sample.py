@@ -1,21 +1,20 @@
 """`tarflow sample`: draws samples."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from tarflow.arguments import check_integer
 from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
 from tarflow.cli.command import instantiate
+from tarflow.cli.settings import Section, Settings
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import WEIGHTS
 from tarflow.flows.decoding import DecodeOptions
-from tarflow.flows.tar_flow import TarFlow
+from tarflow.flows.flow import Flow, load
 from tarflow.machine.processes import Process
-from tarflow.sampling.drawing import read_classes
+from tarflow.sampling.drawing import read_classes, read_others
 from tarflow.sampling.gallery import Gallery, real_images
 from tarflow.sampling.plan import Conditions, Planned
 from tarflow.sampling.sample_folder import fingerprints
@@ -26,13 +25,44 @@ SHOWN = ("num_samples", "grid_samples", "columns", "save_png", "save_npz", "data
 """Keys of `tarflow sample` that change the files made of its samples, and not the samples."""
 
 
-def sample(config: DictConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(Settings):
+    """The settings of `tarflow sample`."""
+
+    checkpoint: str = "???"  # a run folder or a pretrained folder
+    num_samples: int = 100
+    label: str | int | list[int] = "all"  # all: go round the classes; none; one class; or [3,7]
+    context: Section  # other conditions by name: one value, or values to go round
+    guidance: float = 0.0  # weight; 0 is off
+    guidance_rule: Section
+    temperature: float = 1.0  # attention temperature of the null; guides flows without classes
+    denoise: bool = True  # where the flow was trained with Gaussian noise
+    seed: int = 0  # sample n of a seed is the same whatever the batch size
+    batch_size: int = 100  # samples drawn, and written, at a time; fewer where memory runs out
+    dtype: str | None = None  # float32, bfloat16 or float16: of the transformer; its weights'
+    compile: bool = False  # run single steps compiled: pays after many samples, if at all
+    decoder: Section
+    tolerance: float = 1e-3  # largest residual of a certified sample; a plan is of one
+    window: int = 64  # of decoder=jacobi
+    data: Section | None = None  # one to see held-out images of beside the samples
+    grid_samples: int = 100  # the first samples, those that the grid shows
+    columns: int | None = None  # images in a row of the grid
+    save_png: bool = False
+    save_npz: bool = False
+    output: str | None = None  # by default samples/ beside the pretrained folder
+    overwrite: bool = False  # true: replace what other settings left in the output folder
+    device: str = "auto"  # or cpu, cuda, cuda:1, mps; several processes take a GPU each
+    rank: int | None = None  # which of several processes this is, from 0; torchrun and srun tell
+    world_size: int | None = None  # the number of these processes
+
+
+def sample(config: SampleSettings) -> None:
     """Draw samples from a pretrained flow and leave pictures."""
     if config.columns is not None:
         check_integer("columns", config.columns, least=1)
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
-    flow = TarFlow.from_pretrained(directory).to(device_of(config.device, process.local_rank))
+    flow = load(directory).to(device_of(config.device, process.local_rank))
     if flow.noise is None or flow.codec is None:
         raise CheckpointError(
             f"{directory} does not name the noise of its training: convert it with noise_std=..."
@@ -41,10 +71,10 @@ def sample(config: DictConfig) -> None:
     origin = fingerprints(directory)
     classes = read_classes(config.label, flow.num_classes)
     options = _options(config, flow, directory)
-    sampler = Sampler(flow, config.seed, classes, config.denoise, options)
+    others = read_others(config.composed["context"], flow)
+    sampler = Sampler(flow, config.seed, classes, config.denoise, options, others)
     run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    request = {key: plain.get(key) for key in SHOWN}
+    request = {key: config.composed.get(key) for key in SHOWN}
     files = run.files(request)
     if files:
         names = ", ".join(map(str, files))
@@ -58,10 +88,11 @@ def sample(config: DictConfig) -> None:
                 run.folder.finish(request, _write_samples(config, run, panels))
 
 
-def _options(config: DictConfig, flow: TarFlow, directory: Path) -> DecodeOptions:
+def _options(config: SampleSettings, flow: Flow, directory: Path) -> DecodeOptions:
     """How to decode."""
     decoder = instantiate(config.decoder)
-    options = DecodeOptions(guidance_of(config), dtype=read_dtype(config.dtype))
+    guidance = guidance_of(config.guidance_rule, config.guidance)
+    options = DecodeOptions(guidance, dtype=read_dtype(config.dtype))
     if isinstance(decoder, Planned):
         conditions = Conditions.of(flow, config.batch_size, options, decoder.tolerance)
         weights = fingerprints(directory)[WEIGHTS]
@@ -70,17 +101,17 @@ def _options(config: DictConfig, flow: TarFlow, directory: Path) -> DecodeOption
     return replace(options, decoder=decoder, compile=config.compile)
 
 
-def _panels(config: DictConfig, run: SampleRun) -> dict[str, torch.Tensor]:
+def _panels(config: SampleSettings, run: SampleRun) -> dict[str, torch.Tensor]:
     """What the grid shows: samples, denoised ones, real ones."""
     panels = run.panels(config.grid_samples)
-    if config.get("data"):
+    if config.data:
         count = len(panels["samples"])
         label = run.sampler.label(range(count))
         panels["real"] = real_images(instantiate(config.data.data).test, label, count)
     return panels
 
 
-def _write_samples(config: DictConfig, run: SampleRun, panels: dict) -> list[Path]:
+def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list[Path]:
     """Write the files that were asked for, and tell of them."""
     gallery = Gallery(run.directory, run.sampler.codec, config.columns)
     certificates = run.certificates

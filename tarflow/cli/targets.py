@@ -1,83 +1,86 @@
-"""Which classes and functions a configuration may name."""
+"""What the names in a configuration stand for, and which of them may be called."""
 
+import inspect
 import os
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
-from omegaconf import OmegaConf
 
 from tarflow.arguments import shown
 from tarflow.errors import ConfigurationError
+from tarflow.registry import KNOWN
 
-ALLOWED = (
-    "tarflow.",
+OTHERS = (
     "lightning.Trainer",
-    "lightning.pytorch.callbacks.",
-    "lightning.pytorch.loggers.",
-    "lightning.pytorch.plugins.",
-    "lightning.pytorch.profilers.",
-    "lightning.pytorch.strategies.",
-    "torch.optim.",
+    *(f"lightning.pytorch.{kind}." for kind in ("callbacks", "loggers", "plugins")),
+    *("lightning.pytorch.profilers.", "lightning.pytorch.strategies.", "torch.optim."),
 )
-"""What a name may begin with."""
-
-PACKAGES = ("tarflow", "lightning", "torch.optim")
-"""Where what is named has to come from: a module's imports can be reached by its name too."""
+"""What the name of a class of others may begin with."""
 
 VARIABLE = "TARFLOW_TARGETS"
-"""Environment variable that names more packages, with commas between them."""
+"""Environment variable that names packages of the user, with commas between them."""
 
 
-def check_targets(config: Any) -> None:
-    """Refuse a configuration that names a class or function of any other package.
+def find(name: Any) -> Callable[..., Any]:
+    """The class or function that a configuration names by `_target_`.
 
-    A configuration may come from somebody else; what it names would be called.
+    A configuration may come from somebody else, and what it names is called. So it is something
+    that the registry lists, a class of Lightning or torch.optim, or part of a package of the
+    user's own; and since imports run code too, a name is looked at before anything is imported.
 
     Raises:
-        ConfigurationError: It does.
+        ConfigurationError: It is something else, or not to be found.
     """
-    if OmegaConf.is_config(config):
-        config = OmegaConf.to_container(config, resolve=True)
-    if isinstance(config, dict):
-        if "_target_" in config:
-            _check(config["_target_"])
-        config = list(config.values())
-    if isinstance(config, list | tuple):
-        for part in config:
-            check_targets(part)
+    allowed = ("tarflow.", *OTHERS, *(f"{package}." for package in own_packages()))
+    private = not isinstance(name, str) or any(part[:1] == "_" for part in name.split("."))
+    if private or not name.startswith(allowed):
+        raise _refusal(name)
+    try:
+        found = hydra.utils.get_object(name)
+    except (InstantiationException, ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"_target_={name} is not to be found: {error}") from error
+    if not _may_be_called(found):
+        raise _refusal(name)
+    return found
 
 
 def own_packages() -> tuple[str, ...]:
-    """The packages that the user allows besides."""
+    """The packages of the user's own."""
     return tuple(name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip())
 
 
-def _check(target: Any) -> None:
-    """Refuse one name."""
-    own = own_packages()
-    # The name is looked at before anything is imported, since that runs code too.
-    if not isinstance(target, str) or not _begins(target, own):
-        _refuse(target)
-    try:
-        module = getattr(hydra.utils.get_object(target), "__module__", None) or ""
-    except (InstantiationException, ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"_target_={target} is not to be found: {error}") from error
-    packages = (*PACKAGES, *own)
-    if not any(f"{module}.".startswith(f"{package}.") for package in packages):
-        _refuse(target)
+def import_own_packages() -> None:
+    """Import them, so that checkpoints may name their parts: a checkpoint imports nothing.
+
+    Raises:
+        ConfigurationError: One cannot be imported.
+    """
+    for package in own_packages():
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{VARIABLE} names {package}, which cannot be imported: {error}"
+            ) from error
 
 
-def _begins(target: str, own: tuple[str, ...]) -> bool:
-    """Whether a name begins as it may, and has no private part."""
-    private = any(part.startswith("_") for part in target.split("."))
-    return not private and target.startswith((*ALLOWED, *(f"{name}." for name in own)))
+def _may_be_called(found: Any) -> bool:
+    """Whether a thing is allowed, wherever its name led: a module's imports have names in it."""
+    origin = f"{getattr(found, '__module__', None)}."
+    if origin.startswith("tarflow."):
+        return KNOWN.get(getattr(found, "__name__", "")) is found
+    if origin.startswith(tuple(f"{package}." for package in own_packages())):
+        return True
+    return inspect.isclass(found) and origin.startswith(("lightning.", "torch.optim."))
 
 
-def _refuse(target: Any) -> None:
-    """Tell what is allowed."""
-    raise ConfigurationError(
-        f"_target_={shown(target)} is not called: a configuration may name classes and functions"
-        f" of tarflow, of torch.optim, and Lightning's; for a package of your own, set the"
-        f" environment variable {VARIABLE} to its name"
+def _refusal(name: Any) -> ConfigurationError:
+    """An error that tells what is allowed."""
+    return ConfigurationError(
+        f"_target_={shown(name)} is not called: a configuration may name what tarflow registers"
+        " (its parts, data sets, callbacks, optimizers), classes of torch.optim, and Lightning's;"
+        f" for a package of your own, set the environment variable {VARIABLE} to its name"
     )

@@ -1,20 +1,23 @@
 """`tarflow train`: fits a flow."""
 
+import inspect
 import logging
 import sys
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
 
 from tarflow.arguments import check_integer
 from tarflow.cli.command import instantiate
+from tarflow.cli.settings import Section, Settings
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
-from tarflow.flows.tar_flow import TarFlow
+from tarflow.flows.flow import Flow
 from tarflow.training import Preemption, Run
 from tarflow.training.checkpoints import callbacks_of
 from tarflow.training.launch import launched
@@ -23,7 +26,30 @@ tell = rank_zero_only(print)
 """Several processes speak with one voice."""
 
 
-def train(config: DictConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """The settings of `tarflow train`."""
+
+    name: str | int = "tarflow"  # the folder under outputs/
+    seed: int = 0
+    # The same at every start, so that a run finds its checkpoint.
+    run_dir: str = "outputs/${name}/seed_${seed}"
+    resume: str = "auto"  # auto: go on from the folder's checkpoint; never: refuse one that has it
+    data: Section
+    model: Section
+    codec: Section  # noise=uniform, noise=gaussian: which codec goes with which noise
+    noise: Section
+    objective: Section
+    module: Section
+    attention: Section
+    optimizer: Section
+    schedule: Section
+    trainer: Section
+    callbacks: Section
+    logger: Section | None = None
+
+
+def train(config: TrainSettings) -> None:
     """Fit a flow and leave a run folder."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("tarflow").setLevel(
@@ -37,15 +63,14 @@ def train(config: DictConfig) -> None:
     if check_integer("seed", config.seed, least=0) >= 2**32:
         raise ConfigurationError(f"seed {config.seed} must be below 2**32")
     run = Run(Path(config.run_dir))
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    checkpoint = run.start(plain, config.resume, leads=rank_zero_only.rank == 0)
+    checkpoint = run.start(config.composed, config.resume, leads=rank_zero_only.rank == 0)
     done = run.step()
     if done >= config.trainer.max_steps:
         tell(f"{run.directory} is trained already: {done} steps. Its model: {run.pretrained}")
         return
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
-    flow = _make_flow(config, datamodule.data)
+    flow = make_flow(config.model, config.codec, config.noise, datamodule.data)
     run.check(flow)
     module = instantiate(config.module, flow=flow)
     trainer = _make_trainer(config)
@@ -70,7 +95,7 @@ def _leave_if_told(trainer: lightning.Trainer) -> None:
             sys.exit(128 + told)
 
 
-def _make_trainer(config: DictConfig) -> lightning.Trainer:
+def _make_trainer(config: TrainSettings) -> lightning.Trainer:
     """Make the trainer, for as many processes as a launcher started."""
     found = launched() if config.trainer.devices == "auto" else {}
     return instantiate(
@@ -81,15 +106,16 @@ def _make_trainer(config: DictConfig) -> lightning.Trainer:
     )
 
 
-def _make_flow(config: DictConfig, data: ImageData) -> TarFlow:
+def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -> Flow:
     """Make the flow; what the data determines need not be configured."""
-    channels, height, width = data.image_shape
-    determined = {
-        "image_size": (height, width),
-        "num_channels": channels,
-        "num_classes": data.num_classes,
-    }
-    missing = {key: value for key, value in determined.items() if key not in config.model}
-    noise = instantiate(config.noise, levels=data.levels)
+    determined = data.determined
+    parts = {"codec": _filled(codec, determined), "noise": _filled(noise, determined)}
+    return _filled(model, determined | parts)
+
+
+def _filled(section: Section, determined: Mapping[str, Any]) -> Any:
+    """Make what a section describes, with what is determined of that which it leaves open."""
     # Hydra would turn a dataclass that is passed to it into a dictionary.
-    return instantiate(config.model, _partial_=True)(noise=noise, **missing)
+    make = instantiate(section, _partial_=True)
+    missing = determined.keys() & inspect.signature(make).parameters.keys() - section.keys()
+    return make(**{name: determined[name] for name in missing})

@@ -8,7 +8,7 @@ import torch
 from tarflow.errors import DataError
 from tarflow.evaluation.reporting import Report, mean_and_error
 
-SAME = ("data", "split", "count", "content_sha256", "noise", "seed")
+SAME = ("data", "split", "count", "content_sha256", "codec", "noise", "seed")
 """What two likelihoods must have in common to be compared image by image."""
 
 UNITS = ("bits_per_dim", "nats_per_dim", "noisy_nats_per_dim")

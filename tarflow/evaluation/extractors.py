@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.errors import TarflowError
 from tarflow.evaluation.provenance import sha256_of
+from tarflow.flows.codec import Codec, Stored
+from tarflow.registry import Part
 
 INCEPTION = "~/.cache/tarflow/weights-inception-2015-12-05-6726825d.pth"
 """Where the network's weights are looked for; docs/evaluation.md tells where they come from."""
@@ -24,7 +26,7 @@ class UnavailableError(TarflowError):
     """A metric cannot be computed here; the others can."""
 
 
-class Extractor(ABC):
+class Extractor(Part, ABC):
     """Maps images to vectors."""
 
     @property
@@ -41,14 +43,17 @@ class Extractor(ABC):
         """
 
     @abstractmethod
-    def __call__(
-        self, pixels: UInt8[Tensor, "batch channels height width"], levels: int
-    ) -> Float[Tensor, "batch features"]:
-        """Features of images of a number of levels, on the device that they are on."""
+    def __call__(self, stored: Stored, codec: Codec) -> Float[Tensor, "batch features"]:
+        """Features of images, on the device that they are on.
+
+        Args:
+            stored: Images as a data set holds them.
+            codec: What their numbers mean.
+        """
 
 
 @dataclass(frozen=True)
-class Pixels(Extractor):
+class PixelFeatures(Extractor):
     """The pixels themselves: for images so small that their covariance means something.
 
     Attributes:
@@ -58,17 +63,17 @@ class Pixels(Extractor):
     max_dims: int = 1024
 
     @property
-    def identity(self):
+    def identity(self) -> dict[str, Any]:
         return {"extractor": "pixels"}
 
-    def check(self, image_shape):
+    def check(self, image_shape: tuple[int, int, int]) -> None:
         if prod(image_shape) > self.max_dims:
             raise UnavailableError(
                 f"{prod(image_shape)} pixels are more than max_dims={self.max_dims}"
             )
 
-    def __call__(self, pixels, levels):
-        return pixels.flatten(1).float()
+    def __call__(self, stored: Stored, codec: Codec) -> Float[Tensor, "batch features"]:
+        return stored.flatten(1).float()
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,10 @@ class Inception(Extractor):
         return Path(self.weights).expanduser()
 
     @property
-    def identity(self):
+    def identity(self) -> dict[str, Any]:
         return {"extractor": "inception", "sha256": sha256_of(self.path), "antialias": False}
 
-    def check(self, image_shape):
+    def check(self, image_shape: tuple[int, int, int]) -> None:
         if image_shape[0] not in (1, 3):
             raise UnavailableError(f"{image_shape[0]} channels are neither grey nor colour")
         if not self.path.is_file():
@@ -115,9 +120,8 @@ class Inception(Extractor):
         except ImportError as error:
             raise UnavailableError("pip install 'tarflow[inception]'") from error
 
-    def __call__(self, pixels, levels):
-        if levels != 256:
-            pixels = (pixels * (255 / (levels - 1))).round().to(torch.uint8)
+    def __call__(self, stored: Stored, codec: Codec) -> Float[Tensor, "batch features"]:
+        pixels = codec.to_bytes(stored)
         network = self._network.to(pixels.device)
         with torch.no_grad():
             return network(pixels.expand(-1, 3, -1, -1)).float()

@@ -3,22 +3,25 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from tarflow.arguments import check_integer, shown
 from tarflow.data import ImageData
+from tarflow.data.loading.batches import Batch, read_batch
 from tarflow.errors import ConfigurationError, DataError, NonFiniteError
+from tarflow.evaluation.comparison import compare_likelihoods
+from tarflow.evaluation.metrics import Metrics, WorkOf, check_fit
 from tarflow.evaluation.provenance import content_of, digests, software
 from tarflow.evaluation.reporting import Report, mean_and_error
-from tarflow.evaluation.work import InMemory, Rows, Work
-from tarflow.flows.noise import UniformDequantization
-from tarflow.flows.tar_flow import TarFlow
+from tarflow.evaluation.work import Rows
+from tarflow.flows.context import Context
+from tarflow.flows.flow import Flow
 from tarflow.flows.unit import Unit
 from tarflow.randomness import ExampleSeeds, ExampleStreams
 
@@ -28,12 +31,15 @@ ROUND_TRIPS = 32
 PARTS = ("test", "validation", "train")
 UNITS = ("auto", "bits", "nats")
 
+CONTEXT = "context/"
+"""Before the names of the columns that tell what an image was conditioned on."""
+
 
 @dataclass(frozen=True)
-class LikelihoodMetrics:
-    """Evaluates likelihoods: bits/dim with uniform dequantization, nats/dim with Gaussian noise.
+class LikelihoodMetrics(Metrics):
+    """Likelihoods: bits/dim with uniform dequantization, nats/dim with noise.
 
-    A density of data with Gaussian noise is not one of pixels, so it is never put in bits.
+    A density of data with noise is not one of pixels, so it is never put in bits.
 
     The headline takes one draw of the noise for each image: its mean bounds the likelihood of the
     pixels from below. The mean density of K draws is a tighter bound (importance-weighted, Burda
@@ -52,6 +58,7 @@ class LikelihoodMetrics:
     seed: int = 0
     importance_samples: int = 1
     unit: Literal["auto", "bits", "nats"] = "auto"
+    name: ClassVar[str] = "likelihood"
 
     def __post_init__(self):
         check_integer("seed", self.seed)
@@ -64,59 +71,52 @@ class LikelihoodMetrics:
                     f"{name} {shown(value)} is unknown: choose {', '.join(allowed)}"
                 )
 
-    def __call__(self, flow: TarFlow, data: ImageData) -> Report:
-        """Evaluate a flow.
+    def evaluate(self, flow: Flow, data: ImageData, work_of: WorkOf) -> Report | None:
+        """Evaluate a flow, with other processes perhaps.
 
         Raises:
             DataError: The data has no such part, or the flow was trained on other data.
             ConfigurationError: A density of pixels was asked for, and the flow has none.
             NonFiniteError: No density is finite.
         """
-        rows = self.measure(flow, data, InMemory())
-        assert rows is not None
-        return self.report(flow, data, rows)
-
-    def measure(self, flow: TarFlow, data: ImageData, work: Work) -> Rows | None:
-        """The values of all images, in nats, for `report`; raises as a call does.
-
-        Args:
-            flow: The flow.
-            data: The data set.
-            work: Where they are kept, and who else computes them.
-        """
         check_fit(flow, data)
         self._check_unit(flow)
-        part = self._part(data)
-        flow = flow.eval()
+        part, flow = self._part(data), flow.eval()
         title = f"likelihood of the {self.split} part"
         compute = partial(self._compute, flow, part)
-        rows = work.do(title, len(part), self.batch_size, compute)
-        if rows is not None and not np.isfinite(rows["log_prob"]).any():
-            pixels, label = _read(part, range(1))
-            with torch.no_grad():  # tells which transform it was
-                flow.log_prob(*_inputs(flow, pixels, label, ExampleSeeds(self.seed, [0])))
-        return rows
+        rows = work_of("likelihood").do(title, len(part), self.batch_size, compute)
+        if rows is None:
+            return None
+        if not np.isfinite(rows["log_prob"]).any():
+            inputs = _inputs(flow, read_batch(part, range(1)), ExampleSeeds(self.seed, [0]))
+            flow.check_finite(torch.tensor(math.nan), *inputs)  # tells which transform it was
+        return self._report(flow, data, rows)
 
-    def settings(self, flow: TarFlow, data: ImageData) -> dict[str, Any]:
+    def compare(self, report: Report, baseline: Report) -> Report:
+        """Compare image by image; see `compare_likelihoods`."""
+        return compare_likelihoods(report, baseline)
+
+    def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
         return {
             "data": data.name,
             "split": self.split,
             "count": len(self._part(data)),
+            "codec": repr(flow.codec),
             "noise": repr(flow.noise),
-            "dtype": str(next(flow.parameters()).dtype).removeprefix("torch."),
+            "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
             "seed": self.seed,
             "importance_samples": self.importance_samples,
             "software": software(),
         }
 
-    def _check_unit(self, flow: TarFlow) -> None:
+    def _check_unit(self, flow: Flow) -> None:
         """Refuse what a flow without a density of pixels cannot tell."""
-        if isinstance(flow.noise, UniformDequantization):
+        if Unit.of(flow).codec is not None:
             return
         reason = (
-            f"the flow was trained with {flow.noise}: its density is one of noisy data, from which"
-            " bits/dim of pixels do not follow"
+            f"the flow was trained with {flow.codec} and {flow.noise}: its density is one of noisy"
+            " data, from which bits/dim of pixels do not follow"
         )
         if self.unit == "bits":
             raise ConfigurationError(f"{reason}. Leave unit=bits out for its noisy likelihood")
@@ -133,36 +133,36 @@ class LikelihoodMetrics:
         return part
 
     @torch.no_grad()
-    def _compute(self, flow: TarFlow, part: Dataset, indices: range) -> Rows:
+    def _compute(self, flow: Flow, part: Dataset, indices: range) -> Rows:
         """The values of some images; every image has a stream of noise of its own."""
-        pixels, label = _read(part, indices)
+        batch = read_batch(part, indices)
         streams = ExampleStreams(self.seed, indices)
-        draws = [
-            _log_prob(flow, *_inputs(flow, pixels, label, streams))
-            for _ in range(self.importance_samples)
-        ]
+        times = range(self.importance_samples)
+        draws = torch.stack([_log_prob(flow, *_inputs(flow, batch, streams)) for _ in times])
         few = range(indices.start, min(indices.stop, ROUND_TRIPS))
         deviation = np.full(len(indices), math.nan)
         if len(few):
-            source = ExampleSeeds(self.seed, few)
-            first = _inputs(flow, pixels[: len(few)], label[: len(few)], source)
+            first = _inputs(flow, read_batch(part, few), ExampleSeeds(self.seed, few))
             deviation[: len(few)] = _round_trip(flow, *first)
+        known = flow.known(batch.context).parts.items()
+        columns = {f"{CONTEXT}{name}": rows.numpy() for name, rows in known if rows.ndim == 1}
         return {
             "log_prob": draws[0].numpy(),
-            "bound": (torch.stack(draws).logsumexp(dim=0) - math.log(len(draws))).numpy(),
-            "label": label.numpy(),
+            "bound": (draws.logsumexp(dim=0) - math.log(len(draws))).numpy(),
             "deviation": deviation,
-            "digest": digests(pixels, label),
+            "digest": digests(batch),
+            **columns,
         }
 
-    def report(self, flow: TarFlow, data: ImageData, rows: Rows) -> Report:
-        """Put the values of `measure` in words and units."""
+    def _report(self, flow: Flow, data: ImageData, rows: Rows) -> Report:
+        """Put the values of all images in words and units."""
         unit = Unit.of(flow, self.unit == "nats")
         log_prob, bound = (torch.from_numpy(rows[name]) for name in ("log_prob", "bound"))
         finite = log_prob.isfinite()
         per_image = {"log_prob_nats": log_prob.tolist()}
-        if flow.num_classes:
-            per_image["label"] = rows["label"].tolist()
+        for name in sorted(rows):
+            if name.startswith(CONTEXT):
+                per_image[name.removeprefix(CONTEXT)] = rows[name].tolist()
         per_image[unit.name] = unit(log_prob).tolist()
         measured = rows["deviation"][:ROUND_TRIPS]
         values: dict = {
@@ -184,14 +184,8 @@ class LikelihoodMetrics:
             per_image[name] = unit(bound).tolist()
             values[name] = mean_and_error(unit(bound[bound.isfinite()]))
             table.append(_row(f"{unit.words}, bound by {draws} draws", values[name]))
-        table.append(
-            (
-                "largest deviation x -> z -> x",
-                f"{values['largest_round_trip_deviation']:.1e}",
-                "",
-                "",
-            )
-        )
+        deviation = f"{values['largest_round_trip_deviation']:.1e}"
+        table.append(("largest deviation x -> z -> x", deviation, "", ""))
         if values["non_finite"]:
             table.append(("images left out, not finite", str(values["non_finite"]), "", ""))
         title = f"{values['count']} {self.split} images of {data.name}"
@@ -199,46 +193,28 @@ class LikelihoodMetrics:
         return Report("likelihood", title, columns, table, values, per_image)
 
 
-def _read(part: Dataset, indices: range) -> tuple[Tensor, Tensor]:
-    """Images and labels of a part."""
-    [(pixels, label)] = DataLoader(Subset(part, indices), len(indices))
-    return pixels, label
+def _inputs(flow: Flow, batch: Batch, source: ExampleSeeds) -> tuple[Tensor, Context]:
+    """Noisy images and what is known of them, on the flow's device."""
+    anchor = flow.base.anchor
+    x = flow.noisy(batch.x, source, torch.promote_types(anchor.dtype, torch.float32))
+    context = flow.read_context(flow.known(batch.context), x)
+    flow.check_context(context)
+    return x.to(anchor.device), context.to(anchor.device)
 
 
-def _inputs(
-    flow: TarFlow, pixels: Tensor, label: Tensor, source: ExampleSeeds
-) -> tuple[Tensor, Tensor | None]:
-    """Noisy images and labels, on the flow's device."""
-    parameter = next(flow.parameters())
-    assert flow.noise is not None
-    x = flow.noise(pixels, source, torch.promote_types(parameter.dtype, torch.float32))
-    return x.to(parameter.device), label.to(parameter.device) if flow.num_classes else None
-
-
-def _round_trip(flow: TarFlow, x: Tensor, label: Tensor | None) -> float:
+def _round_trip(flow: Flow, x: Tensor, context: Context) -> float:
     """How far x -> z -> x leads from x; NaN where that is not finite."""
     try:
-        z, _ = flow(x, label)
-        return float((flow.inverse(z, label) - x).abs().max())
+        z, _ = flow(x, context)
+        return float((flow.inverse(z, context) - x).abs().max())
     except NonFiniteError:
         return math.nan
 
 
-def _log_prob(flow: TarFlow, x: Tensor, label: Tensor | None) -> Float[Tensor, " batch"]:
+def _log_prob(flow: Flow, x: Tensor, context: Context) -> Float[Tensor, " batch"]:
     """Log-densities; NaN where they are not finite."""
-    try:
-        return flow.log_prob(x, label).cpu().double()
-    except NonFiniteError:
-        labels = [None] * len(x) if label is None else label.split(1)
-        return torch.cat([_one(flow, *pair) for pair in zip(x.split(1), labels, strict=True)])
-
-
-def _one(flow: TarFlow, x: Tensor, label: Tensor | None) -> Float[Tensor, " 1"]:
-    """The log-density of one image; NaN where it is not finite."""
-    try:
-        return flow.log_prob(x, label).cpu().double()
-    except NonFiniteError:
-        return torch.full((1,), math.nan, dtype=torch.float64)
+    log_prob = flow.log_prob(x, context).cpu().double()
+    return log_prob.where(log_prob.isfinite(), math.nan)
 
 
 def _row(name: str, summary: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -246,27 +222,3 @@ def _row(name: str, summary: dict[str, Any]) -> tuple[str, str, str, str]:
     low, high = summary["interval_95"]
     error = f"{summary['standard_error']:.4f}"
     return (name, f"{summary['mean']:.4f}", error, f"{low:.4f} to {high:.4f}")
-
-
-def check_fit(flow: TarFlow, data: ImageData) -> None:
-    """Refuse data that a flow was not made for.
-
-    Raises:
-        DataError: Image shape, levels or number of classes differ, or the flow knows no noise.
-    """
-    if flow.noise is None:
-        raise DataError(
-            "this checkpoint does not name the noise of its training: convert it again"
-            " with noise_std=..."
-        )
-    pairs = [
-        ("image shape", flow.image_shape, data.image_shape),
-        ("number of levels", flow.noise.levels, data.levels),
-    ]
-    if flow.num_classes:
-        pairs.append(("number of classes", flow.num_classes, data.num_classes))
-    for what, expected, found in pairs:
-        if expected != found:
-            raise DataError(
-                f"{data.name} has {what} {found}, but the flow was made for {expected}"
-            )

@@ -9,25 +9,29 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+
+from tarflow.data.loading.batches import Batch
 
 ROOT = Path(__file__).parents[2]
 CHUNK = 2**24
 """Bytes read at a time."""
 
 
-def digests(pixels: Tensor, label: Tensor) -> UInt8[np.ndarray, "batch 32"]:
-    """SHA-256 of every image and its label."""
-    rows = zip(pixels.numpy(force=True), label.tolist(), strict=True)
+def digests(batch: Batch) -> UInt8[np.ndarray, "batch 32"]:
+    """SHA-256 of every image and its conditions; without a label, that counts as -1."""
+    unlabelled = torch.full((len(batch.x),), -1)
+    others = dict(sorted(batch.context.parts.items()))
+    label = others.pop("label", unlabelled).long()
+    columns = [part.numpy(force=True) for part in (batch.x, label, *others.values())]
     found = (
-        hashlib.sha256(image.tobytes() + index.to_bytes(8, "little", signed=True)).digest()
-        for image, index in rows
+        hashlib.sha256(b"".join(value.tobytes() for value in row)).digest()
+        for row in zip(*columns, strict=True)
     )
     return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
 
 
 def content_of(digests: UInt8[np.ndarray, "count 32"]) -> str:
-    """SHA-256 of all images and labels in their order."""
+    """SHA-256 of all images and their conditions in their order."""
     return hashlib.sha256(digests.tobytes()).hexdigest()
 
 

@@ -4,13 +4,16 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch.utils.data import Dataset, Subset
 
+from tarflow.data.loading.batches import read_batch
 from tarflow.errors import DataError
 from tarflow.evaluation.distances import (
     Moments,
@@ -19,10 +22,16 @@ from tarflow.evaluation.distances import (
     kernel_within,
     precision_and_recall,
 )
+from tarflow.evaluation.image_features import ImageFeatures
+from tarflow.evaluation.metrics import WorkOf
+from tarflow.evaluation.provenance import content_of, digests
+from tarflow.evaluation.work import Rows
 from tarflow.machine.files import write_atomically
 
 MOST_KEPT = 10_000
 """Vectors that are kept for what needs more than their moments."""
+REFERENCE_SEED = 0
+"""Of the choice among real images, where not all are taken."""
 FORMAT = 1
 """Of the file; raised when what is in it changes."""
 
@@ -64,6 +73,49 @@ class Reference:
     def _kernel_within(self) -> float:
         """The part of kernel distances that these alone have in it."""
         return kernel_within(self.features)
+
+
+def references_of(
+    features: ImageFeatures, part: Dataset, kept: Path | None, work_of: WorkOf
+) -> dict[str, Reference] | None:
+    """What samples are compared with, for every extractor; None where another process knows.
+
+    Args:
+        features: What is made of images.
+        part: The real images.
+        kept: A file that holds these from an earlier evaluation, or will from now on.
+        work_of: Where values are kept, and who else computes them.
+
+    Raises:
+        DataError: The file is of other images or features, or damaged.
+    """
+    count, work = len(part), work_of("reference")  # pyright: ignore[reportArgumentType]
+    is_kept = kept is not None and kept.exists()
+    compute = partial(_digests if is_kept else features.of_part, part)
+    rows = work.do("real images", count, 1024 if is_kept else 256, compute)
+    if rows is None:
+        return None
+    origin = {
+        "data": features.data.name,
+        "count": len(rows["digest"]),
+        "content_sha256": content_of(rows["digest"]),
+        "extractors": {name: each.identity for name, each in features.extractors.items()},
+        "torch": str(torch.__version__),
+    }
+    if kept is not None and is_kept:
+        return load(kept, origin)
+    references = {name: Reference.of(rows[name]) for name in features.extractors}
+    if kept is not None:
+        save(kept, origin, references)
+    return references
+
+
+def chosen(part: Any, most: int | None) -> Subset:
+    """The images of a part that are looked at: the same random ones, where there are more."""
+    if most is None or len(part) <= most:
+        return Subset(part, range(len(part)))
+    order = np.random.default_rng(REFERENCE_SEED).permutation(len(part))
+    return Subset(part, np.sort(order[:most]).tolist())
 
 
 def save(path: Path, origin: Mapping[str, Any], references: Mapping[str, Reference]) -> None:
@@ -108,3 +160,8 @@ def load(path: Path, origin: Mapping[str, Any]) -> dict[str, Reference]:
                 f" {held.get(key)} there, and {wanted.get(key)} here): {advice}"
             )
     return references
+
+
+def _digests(part: Dataset, indices: range) -> Rows:
+    """What tells real images from others."""
+    return {"digest": digests(read_batch(part, indices))}

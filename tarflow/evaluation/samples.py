@@ -2,24 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tarflow.arguments import check_integer, shown
 from tarflow.data import ImageData
-from tarflow.errors import ConfigurationError
-from tarflow.evaluation.extractors import Extractor, Inception, Pixels, UnavailableError
-from tarflow.evaluation.likelihood import check_fit
+from tarflow.errors import ConfigurationError, DataError
+from tarflow.evaluation.extractors import Extractor, Inception, PixelFeatures, UnavailableError
+from tarflow.evaluation.image_features import ImageFeatures
+from tarflow.evaluation.metrics import Metrics, WorkOf, check_fit
 from tarflow.evaluation.provenance import software
+from tarflow.evaluation.reference import Reference, chosen, references_of
 from tarflow.evaluation.reporting import Report
-from tarflow.evaluation.sample_judge import SampleJudge, WorkOf
-from tarflow.evaluation.work import InMemory
+from tarflow.evaluation.sample_judge import SampleJudge
+from tarflow.evaluation.sample_table import report_of
+from tarflow.evaluation.work import Rows
+from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance, LinearGuidance
-from tarflow.flows.tar_flow import TarFlow
 
 
 @dataclass(frozen=True)
-class SampleMetrics:
+class SampleMetrics(Metrics):
     """Judges samples by distances between features of them and of real training images.
 
     For every extractor of features: the Fréchet distance, the kernel distance, precision and
@@ -44,63 +49,68 @@ class SampleMetrics:
     guidance: Guidance = field(default_factory=lambda: LinearGuidance(1.0))
     batch_size: int = 250
     extractors: Mapping[str, Extractor] = field(
-        default_factory=lambda: {"pixels": Pixels(), "inception": Inception()}
+        default_factory=lambda: {"pixels": PixelFeatures(), "inception": Inception()}
     )
     num_reference: int | None = 50_000
     statistics: Path | str | None = None
+    name: ClassVar[str] = "samples"
 
     def __post_init__(self):
         for name, least in (("num_samples", 4), ("batch_size", 1), ("num_reference", 4)):
             if name != "num_reference" or self.num_reference is not None:
                 check_integer(name, getattr(self, name), least=least)
         if isinstance(self.seeds, str) or not isinstance(self.seeds, Sequence):
-            raise ConfigurationError(f"seeds {shown(self.seeds)} are no list of integers")
+            raise ConfigurationError(f"seeds {shown(self.seeds)} are not a list of integers")
         for seed in self.seeds:
             check_integer("one of seeds,", seed)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigurationError(
-                f"seeds {list(self.seeds)} must be one or more different ones"
+                f"seeds {list(self.seeds)} must be one or more, all different"
             )
 
-    def __call__(self, flow: TarFlow, data: ImageData) -> Report:
-        """Evaluate a flow; raises as `evaluate` does."""
-        report = self.evaluate(flow, data, lambda name: InMemory())
-        assert report is not None
-        return report
-
-    def evaluate(self, flow: TarFlow, data: ImageData, work_of: WorkOf) -> Report | None:
-        """Evaluate a flow, with others perhaps.
-
-        Args:
-            flow: The flow.
-            data: The data set.
-            work_of: Where values are kept, and who else computes them.
-
-        Returns:
-            What was found; None where another process knows.
+    def evaluate(self, flow: Flow, data: ImageData, work_of: WorkOf) -> Report | None:
+        """Evaluate a flow, with other processes perhaps.
 
         Raises:
-            DataError: The flow was made for other data, or the kept statistics are of other
-                images or features.
+            DataError: The flow was made for other data, the data lacks training or test images,
+                or the kept statistics are of other images or features.
         """
         check_fit(flow, data)
-        judge = SampleJudge(self, flow.eval(), data)
-        return judge(work_of)
+        for part in (data.train, data.test):
+            if part is None or not len(part):  # pyright: ignore[reportArgumentType]
+                raise DataError(f"{data.name} lacks training or test images to compare with")
+        usable, skipped = self._available(data)
+        features = ImageFeatures(data, usable, flow.base.anchor.device)
+        kept = Path(self.statistics).expanduser() if self.statistics else None
+        part = chosen(data.train, self.num_reference)
+        references = references_of(features, part, kept, work_of)
+        part = chosen(data.test, self.num_reference)
+        compute = partial(features.of_part, part)
+        real = work_of("held_out").do("held-out images", len(part), 256, compute)
+        runs = self._draw(SampleJudge(flow.eval(), features), work_of)
+        if references is None or real is None:
+            return None
+        runs["real held-out images"] = [real]
+        scores = {name: [_scores(rows, references) for rows in runs[name]] for name in runs}
+        return report_of(self.settings(flow, data), list(usable), skipped, scores)
 
-    def settings(self, flow: TarFlow, data: ImageData) -> dict[str, Any]:
+    def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values depend on, besides the weights."""
+        usable, _ = self._available(data)
         return {
             "data": data.name,
             "num_samples": self.num_samples,
             "seeds": list(self.seeds),
             "guidance": repr(self.guidance),
+            "codec": repr(flow.codec),
             "noise": repr(flow.noise),
-            "dtype": str(next(flow.parameters()).dtype).removeprefix("torch."),
+            "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
             "num_reference": self.num_reference,
+            "extractors": {name: extractor.identity for name, extractor in usable.items()},
             "software": software(),
         }
 
-    def available(self, data: ImageData) -> tuple[dict[str, Extractor], dict[str, str]]:
+    def _available(self, data: ImageData) -> tuple[dict[str, Extractor], dict[str, str]]:
         """The extractors that can be used, and why the others cannot."""
         usable, skipped = {}, {}
         for name, extractor in self.extractors.items():
@@ -110,3 +120,31 @@ class SampleMetrics:
             except UnavailableError as error:
                 skipped[name] = str(error)
         return usable, skipped
+
+    def _draw(self, judge: SampleJudge, work_of: WorkOf) -> dict[str, list[Rows]]:
+        """Features of samples for each seed, by what was left out."""
+        found: dict[str, list[Rows]] = {}
+        guided = {f"guidance {self.guidance.weight:g}": self.guidance}
+        variants = {**(guided if judge.context(range(1)).parts else {}), "no guidance": None}
+        for seed, (variant, guidance) in product(self.seeds, variants.items()):
+            work = work_of(f"seed_{seed}_{variant.replace(' ', '_')}")
+            compute, title = partial(judge, seed, guidance), f"seed {seed}, {variant}"
+            rows = work.do(title, self.num_samples, self.batch_size, compute)
+            if rows is not None:
+                for panel in judge.panels:
+                    found.setdefault(f"{variant}, {panel}", []).append(_of_panel(rows, panel))
+        return found
+
+
+def _of_panel(rows: Rows, panel: str) -> Rows:
+    """The columns of samples with or without a step."""
+    names = {name: name.removeprefix(f"{panel}/") for name in rows}
+    return {short: rows[name] for name, short in names.items() if short != name}
+
+
+def _scores(rows: Rows, references: Mapping[str, Reference]) -> dict[str, Any]:
+    """Distances by extractor, and accuracy."""
+    scores: dict[str, Any] = {
+        name: reference.compare(rows[name]) for name, reference in references.items()
+    }
+    return scores | ({"accuracy": float(rows["correct"].mean())} if "correct" in rows else {})

@@ -1,10 +1,9 @@
 """Values of many images, computed batch by batch: here and now, or shared and kept."""
 
 import json
-import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ class Work(ABC):
 class InMemory(Work):
     """Computes everything in this process, and keeps nothing."""
 
-    def do(self, title, count, batch_size, compute):
+    def do(self, title: str, count: int, batch_size: int, compute: Compute) -> Rows | None:
         batches = []
         with _progress(title, count) as show:
             for batch in batches_of(count, batch_size):
@@ -71,17 +70,17 @@ class Kept(Work):
     """
 
     directory: Path
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     process: Process = Process()
 
-    def do(self, title, count, batch_size, compute):
-        folder = SampleFolder(self.directory)
+    def do(self, title: str, count: int, batch_size: int, compute: Compute) -> Rows | None:
+        folder, settings = SampleFolder(self.directory), json.loads(json.dumps(self.settings))
         folder.prepare()
         shards = folder.shards
         with self.process.claim(shards.directory), _progress(title, count) as show:
-            if folder.changes(self._settings):
+            if folder.changes(settings):
                 folder.remove_samples()
-            folder.keep_settings(self._settings)
+            folder.keep_settings(settings)
             for held in shards.found():
                 shards.remove_damaged(held)
             for number, batch in enumerate(batches_of(count, batch_size)):
@@ -94,16 +93,6 @@ class Kept(Work):
         if not self.process.leads:
             return None
         return _joined(list(shards.read(range(count))))
-
-    def forget(self) -> None:
-        """Remove the values: they are in a report now."""
-        # Another process may be about to leave the folder; what cannot be removed stays.
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    @property
-    def _settings(self) -> dict[str, Any]:
-        """The settings as they are read back."""
-        return json.loads(json.dumps(dict(self.settings)))
 
 
 def _joined(batches: list[Rows]) -> Rows:

@@ -92,8 +92,9 @@ class Context:
         return Context(**{name: function(part) for name, part in self.parts.items()})
 
     def to(self, device: torch.device | str) -> "Context":
-        """Move every part to a device."""
-        return self.map(lambda part: part.to(device))
+        """Move every part to a device; the host does not wait for a GPU."""
+        wait = torch.device(device).type in ("cpu", "mps")
+        return self.map(lambda part: part.to(device, non_blocking=not wait))
 
     def pin_memory(self) -> "Context":
         """Copy every part to memory from which GPUs read fast; data loaders look for this."""

@@ -458,10 +458,10 @@ class Flow(nn.Module, Part):
 
     def _check_guidance(self, context: Context, guidance: Guidance) -> None:
         """Refuse guidance that would cost a pass and change nothing."""
-        if context.label is None and guidance.temperature == 1:
+        if set(context) <= {"temperature"} and guidance.temperature == 1:
             raise ContextError(
                 "guidance needs a null prediction that differs from the conditional one: pass a"
-                " label, or give the guidance an attention temperature other than 1"
+                " label or another condition, or give it an attention temperature other than 1"
             )
 
 

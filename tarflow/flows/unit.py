@@ -1,4 +1,4 @@
-"""What likelihoods are reported in."""
+"""What likelihoods are told in: bits where the density is one of what is stored, else nats."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from tarflow.flows.codec import UniformDequantization
 from tarflow.flows.flow import Flow
-from tarflow.flows.noise import NoNoise
+from tarflow.flows.noise import GaussianNoise, NoNoise
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What likelihoods are reported in.
+    """What the likelihoods of a flow are told in, per dimension.
 
     Attributes:
         name: In files.
@@ -28,16 +28,24 @@ class Unit:
 
     @classmethod
     def of(cls, flow: Flow, in_nats: bool = False) -> "Unit":
-        """The unit for a flow: bits where its density is one of discrete data without noise."""
-        if not isinstance(flow.noise, NoNoise):
-            std = getattr(flow.noise, "std", None)
-            return cls("noisy_nats_per_dim", f"nats/dim at sigma {std}", None, flow.num_dims)
-        if in_nats or not isinstance(flow.codec, UniformDequantization):
-            return cls("nats_per_dim", "nats/dim of encoded data", None, flow.num_dims)
-        return cls("bits_per_dim", "bits/dim", flow.codec, flow.num_dims)
+        """The unit for a flow: bits with uniform dequantization and no noise besides.
+
+        Args:
+            flow: The flow.
+            in_nats: Whether to take nats in any case.
+        """
+        codec, noise = flow.codec, flow.noise
+        if not isinstance(noise, NoNoise):
+            among = f"sigma {noise.std}" if isinstance(noise, GaussianNoise) else repr(noise)
+            return cls("noisy_nats_per_dim", f"nats/dim at {among}", None, flow.num_dims)
+        if not isinstance(codec, UniformDequantization):
+            return cls("nats_per_dim", "nats/dim", None, flow.num_dims)
+        if in_nats:
+            return cls("nats_per_dim", "nats/dim of dequantized pixels", None, flow.num_dims)
+        return cls("bits_per_dim", "bits/dim", codec, flow.num_dims)
 
     def __call__(self, log_prob: Float[Tensor, " num"]) -> Float[Tensor, " num"]:
-        """Log-densities in this unit, per dimension."""
+        """Negative log-densities in this unit."""
         if self.codec is None:
             return -log_prob / self.num_dims
         return self.codec.bits_per_dim(log_prob, self.num_dims)

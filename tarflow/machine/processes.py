@@ -1,7 +1,6 @@
 """One of several processes that share a task; they know their rank, and nothing of each other."""
 
 import errno
-import fcntl
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tarflow.arguments import check_integer
-from tarflow.errors import ConfigurationError
+from tarflow.errors import ConfigurationError, TarflowError
 
 LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
@@ -60,7 +59,7 @@ class Process:
 
         Raises:
             ConfigurationError: One of the arguments is there without the other, or the rank is
-                none of the world's.
+                out of range.
         """
         if (rank is None) != (world_size is None):
             raise ConfigurationError(
@@ -87,8 +86,16 @@ class Process:
         """Keep a second process of this rank out of a folder, until this one ends or is killed.
 
         Raises:
-            ConfigurationError: There is one already.
+            ConfigurationError: There is a second one already.
+            TarflowError: The system has no such locks.
         """
+        try:
+            import fcntl
+        except ImportError as error:
+            raise TarflowError(
+                f"{directory} cannot be kept for one process: this system has no locks of files"
+                " (Python's fcntl is missing); use Linux or macOS"
+            ) from error
         with (directory / ".lock").open("a") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.rank)

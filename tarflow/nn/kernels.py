@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.errors import ConfigurationError
+from tarflow.registry import Part
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ over rows of 64, for it computes the rest of a row one by one, and products are 
 padding a step in bfloat16 (width 256, 4 x 4 layers, batch 32) takes 0.94 of the time."""
 
 
-class AttentionKernel(ABC):
+class AttentionKernel(Part, ABC):
     """Causal attention: each position attends to itself and to what came before.
 
     A kernel is a frozen dataclass without state: it may be shared, compiled and copied.
@@ -115,7 +116,7 @@ class FusedAttention(AttentionKernel):
             return ProductAttention()(q, k, v, dropout)
         if dropout or torch.compiler.is_compiling() or not _needs_gradient(q, k, v):
             return self.fused(q, k, v, dropout)
-        inner: Any = _Entry.apply(q, k, v)
+        inner = cast(tuple[Tensor, Tensor, Tensor], _Entry.apply(q, k, v))
         return cast(Tensor, _Exit.apply(self.fused(*inner, dropout), q, k, v))
 
 

@@ -1,6 +1,6 @@
 """Drawing many samples, batch by batch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
 from tarflow.errors import ConfigurationError, ContextError
-from tarflow.flows.context import NULL_CLASS, Context, ContextLike
+from tarflow.flows.context import NULL_CLASS, Context, ContextLike, Rows
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.report import SamplingReport
@@ -57,12 +57,26 @@ def read_labels(
 ) -> Int[Tensor, " num_samples"] | None:
     """Turn a choice of classes, as in `read_classes`, into a label per sample."""
     classes = read_classes(choice, num_classes)
-    return None if classes is None else labels_of(classes, range(num_samples))
+    return None if classes is None else in_turn(classes, range(num_samples))
 
 
-def labels_of(classes: Int[Tensor, " classes"], indices: range) -> Int[Tensor, " batch"]:
-    """The labels of the samples of some indices, which go round the classes."""
-    return classes[torch.arange(indices.start, indices.stop) % len(classes)]
+def in_turn(rows: Rows, indices: range) -> Rows:
+    """What the samples of some indices get, which go round some rows, such as classes."""
+    return rows[torch.arange(indices.start, indices.stop) % len(rows)]
+
+
+def read_others(given: Mapping[str, Any], flow: Flow) -> Context:
+    """Read conditions by name, each one row for all samples or rows to go round.
+
+    Raises:
+        ContextError: The flow does not know one, or it is of another kind or out of range.
+    """
+    rows = {name: torch.atleast_1d(torch.as_tensor(value)) for name, value in given.items()}
+    examples = torch.empty(1, device=flow.base.anchor.device)
+    for name, part in rows.items():
+        for row in part.split(1):
+            flow.check_context(flow.read_context({name: row}, examples))
+    return Context(**rows)
 
 
 def sample_batches(

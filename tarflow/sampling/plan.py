@@ -14,7 +14,7 @@ from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequent
 from tarflow.flows.flow import Flow
 from tarflow.flows.jacobi import Jacobi
 from tarflow.machine.files import write_atomically
-from tarflow.registry import KNOWN
+from tarflow.registry import KNOWN, Part
 
 PLANS = "plans.json"
 FORMAT = 1
@@ -141,7 +141,7 @@ def find_plan(plans: Sequence[Plan], conditions: Conditions) -> tuple[Plan | Non
 
 
 @dataclass(frozen=True)
-class Planned:
+class Planned(Part):
     """The decoder of a fitting plan, where there is one; sequential decoding elsewhere.
 
     Attributes:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from tarflow.errors import ConfigurationError
 from tarflow.flows.codec import Codec
+from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import GaussianNoise
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.denoising import denoise
-from tarflow.sampling.drawing import draw, labels_of
+from tarflow.sampling.drawing import draw, in_turn
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Sampler:
         classes: The classes that samples go round; None leaves the label out.
         denoise: Whether to denoise too, where the flow was trained with Gaussian noise.
         options: How to decode; `dtype` is the precision of denoising as well.
+        others: Rows of other conditions than the label, which samples go round.
     """
 
     flow: Flow
@@ -37,6 +39,7 @@ class Sampler:
     classes: Int[Tensor, " classes"] | None = None
     denoise: bool = True
     options: DecodeOptions = DecodeOptions()
+    others: Context = Context()
     _drawn: ChunkSize = field(default_factory=ChunkSize, repr=False)
     _denoised: ChunkSize = field(default_factory=ChunkSize, repr=False)
 
@@ -79,11 +82,17 @@ class Sampler:
             "denoise": "denoised" in self.panels,
             "decoder": str(self.options.decoder),
             **({} if dtype is None else {"dtype": str(dtype)}),
+            **{name: str(rows.tolist()) for name, rows in self.others.parts.items()},
         }
 
     def label(self, indices: range) -> Int[Tensor, " batch"] | None:
         """The labels of the samples of some indices; None where the label is left out."""
-        return None if self.classes is None else labels_of(self.classes, indices)
+        return None if self.classes is None else in_turn(self.classes, indices)
+
+    def context(self, indices: range) -> Context:
+        """What the samples of some indices are conditioned on."""
+        others = {name: in_turn(rows, indices) for name, rows in self.others.parts.items()}
+        return Context(self.label(indices), **others)
 
     def __call__(self, indices: range) -> dict[str, np.ndarray]:
         """Draw the samples of some indices.
@@ -91,13 +100,14 @@ class Sampler:
         Returns:
             The pixels of each panel, the arrays of `Certificates`, and `labels` if there are any.
         """
-        label = self.label(indices)
-        x, report = draw(self.flow, indices, label, self.seed, self._drawn, self._prepared)
+        context = self.context(indices)
+        x, report = draw(self.flow, indices, context, self.seed, self._drawn, self._prepared)
         arrays = {"samples": self._pixels(x), **Certificates.of(report).arrays}
         if "denoised" in self.panels:
             dtype = self.options.dtype
-            clean = denoise(self.flow, x, label, dtype=dtype, max_batch=self._denoised)
+            clean = denoise(self.flow, x, context, dtype=dtype, max_batch=self._denoised)
             arrays["denoised"] = self._pixels(clean)
+        label = context.label
         return arrays if label is None else {**arrays, "labels": label.numpy()}
 
     def _pixels(self, x: Tensor) -> np.ndarray:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.flows.flow import Flow
+from tarflow.registry import register
 from tarflow.training.checkpoints import callbacks_of
 from tarflow.training.sharding import local, whole, whole_state
 
 
+@register
 class WeightAveraging(Callback):
     """Exponential moving averages of the weights, with a warm-up of the decay.
 

@@ -16,11 +16,13 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import GaussianNoise
 from tarflow.randomness import ExampleSeeds
+from tarflow.registry import register
 from tarflow.sampling.denoising import denoise
 from tarflow.sampling.pictures import grid
 from tarflow.training.averaging import averages
 
 
+@register
 class PretrainedExport(Callback):
     """Writes the averaged model as a pretrained folder whenever a checkpoint is written.
 
@@ -44,6 +46,7 @@ class PretrainedExport(Callback):
                 save(self.directory.with_name(name), flow.described, weights, words)
 
 
+@register
 class SampleGrid(Callback):
     """Draws the same noise through the averaged model as it trains, and keeps the pictures.
 
@@ -121,6 +124,7 @@ def _show(logger, picture, step: int) -> None:
         logger.log_image("samples", [picture], step)
 
 
+@register
 class StepProgressBar(ProgressBar):
     """One bar for the whole run, counted in steps, with the newest metrics beside it."""
 

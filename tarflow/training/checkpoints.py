@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 
 from tarflow.arguments import check_integer
 from tarflow.errors import CheckpointError
+from tarflow.registry import register
 
 
+@register
 class LastCheckpoint(Callback):
     """Keeps the newest state of training in one file, which is replaced whole.
 
@@ -68,6 +70,7 @@ class LastCheckpoint(Callback):
         return "None was written before"
 
 
+@register
 class Preemption(Callback):
     """Ends a run in good order when it is told to stop: it writes its state at the next step.
 

@@ -17,6 +17,7 @@ from tarflow.errors import ConfigurationError, NonFiniteError, TarflowError
 from tarflow.flows.flow import Flow
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
+from tarflow.registry import register
 from tarflow.training.acceleration import (
     compile_blocks,
     multiplied_in,
@@ -37,6 +38,7 @@ class DivergenceError(TarflowError):
     """Training produces values that are not finite, again and again."""
 
 
+@register
 class FlowModule(lightning.LightningModule):
     """Fits a flow; batches are `Batch(x, context, index)` with x as it is stored.
 

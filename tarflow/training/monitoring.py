@@ -10,6 +10,7 @@ from torch import Tensor
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.flow import Flow
 from tarflow.machine.device import now
+from tarflow.registry import register
 from tarflow.training.acceleration import multiplied_in
 from tarflow.training.callbacks import SampleGrid
 from tarflow.training.checkpoints import callbacks_of
@@ -19,6 +20,7 @@ from tarflow.training.operations import peak_rate, training_operations
 GIB = 2**30
 
 
+@register
 class Throughput(Callback):
     """Logs images and tokens per second, their share of the machine's peak, and memory.
 
@@ -75,6 +77,7 @@ class Throughput(Callback):
         }
 
 
+@register
 class TransformStatistics(Callback):
     """Logs what each autoregressive transform does to the batch, in the steps that are logged.
 

@@ -12,10 +12,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tarflow.arguments import check_real
 from tarflow.errors import ConfigurationError
+from tarflow.registry import register
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
+@register
 def adamw(
     named_parameters: NamedParameters,
     lr: float = 1e-4,
@@ -35,6 +37,7 @@ def adamw(
     return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=True)
 
 
+@register
 def muon(
     named_parameters: NamedParameters,
     lr: float = 1e-3,
@@ -60,6 +63,7 @@ def muon(
     return MuonAdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
 
 
+@register
 class MuonAdamW(AdamW):
     """AdamW that moves the groups with a `momentum` along orthogonalized gradients instead.
 
@@ -135,6 +139,7 @@ def _sort(named_parameters: NamedParameters) -> tuple[list, list, list]:
     return hidden, others, free
 
 
+@register
 def warmup_cosine(
     optimizer: Optimizer, total_steps: int, warmup_steps: int, final_lr: float = 1e-6
 ) -> LambdaLR:

@@ -128,7 +128,7 @@ class Run:
     def _check_same(self, config: Mapping[str, Any]) -> None:
         """Refuse to mix two configurations in one run."""
         try:
-            before = _flatten(json.loads(self.config.read_text()))
+            before = _flatten(up_to_date(json.loads(self.config.read_text())))
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{self.config} cannot be read ({error}), which tells what {self.checkpoint}"
@@ -145,6 +145,27 @@ class Run:
                 f"{self.directory} holds a run with another configuration ({'; '.join(changed)}):"
                 " choose another run_dir, or go back to its values to resume it"
             )
+
+
+def up_to_date(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Write what a run of an earlier version was started with as it is written now.
+
+    The noise was codec and noise in one, and dropping labels was for the module.
+    """
+    if "objective" in config or "noise" not in config:
+        return config
+    noise, module = dict(config["noise"]), dict(config["module"])
+    codec = {key: noise.pop(key) for key in ("levels",) if key in noise}
+    if noise["_target_"] == "tarflow.UniformDequantization":
+        codec, noise = {**noise, **codec}, {"_target_": "tarflow.NoNoise"}
+    else:
+        codec = {"_target_": "tarflow.Pixels", **codec}
+    objective = {"_target_": "tarflow.training.MaximumLikelihood"}
+    if "class_dropout" in module:
+        objective["class_dropout"] = module.pop("class_dropout")
+    module["objective"] = objective
+    now = {"codec": codec, "noise": noise, "objective": objective, "module": module}
+    return {**config, **now}
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

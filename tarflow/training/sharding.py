@@ -11,9 +11,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from tarflow.flows.flow import Flow
+from tarflow.registry import register
 from tarflow.training.acceleration import networks
 
 
+@register
 class ShardedStrategy(ModelParallelStrategy):
     """Data parallel, with weights, gradients and moments divided between all processes.
 

@@ -41,7 +41,7 @@ def archive(name: str, causes: tuple[str, ...], accepted: Any = False, **content
 
 
 def images() -> Iterator[BadInput]:
-    """Arrays that are no images; as .npz and as .npy."""
+    """Arrays that are not images; as .npz and as .npy."""
     wrong: dict[str, tuple[Any, tuple[str, ...]]] = {
         "objects": (np.array([[1], [1, 2]], object), ("Python objects",)),
         "dictionaries": (np.array([{"a": 1}]), ("Python objects",)),

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tarflow import GaussianNoise, TarFlow
+from tarflow import GaussianNoise, Pixels, TarFlow
 from tests.fuzzing.judging import BadInput
 from tests.models import tiny_flow
 
-FLOW = tiny_flow(num_classes=3, num_layers=1, noise=GaussianNoise(17, 0.1))
+FLOW = tiny_flow(num_classes=3, num_layers=1, codec=Pixels(17), noise=GaussianNoise(0.1))
 KEY = "transform.transforms.1.network.proj_in.weight"
 HUGE = (10**6, 10**9, 10**30, -(10**30))
 WRONG = (None, "x", -1, 0, 1.5, True, [], [1], {}, {"type": "x"}, float("nan"), *HUGE)

@@ -6,22 +6,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from tarflow import GaussianNoise
+from tarflow import GaussianNoise, Pixels
 from tarflow.cli import run_command
 from tarflow.cli.calibrate import calibrate
-from tarflow.cli.command import CONF, told_plainly
+from tarflow.cli.command import settings_of, told_plainly
 from tarflow.cli.evaluate import evaluate
 from tarflow.cli.prepare import prepare
 from tarflow.cli.sample import sample
 from tarflow.cli.train import train
-from tarflow.cli.values import check_values
+from tests.composing import composed
 from tests.fuzzing.judging import BadInput
 from tests.models import tiny_flow
 
-COMMANDS: dict[str, tuple[Callable[[DictConfig], None], tuple[str, ...]]] = {
+COMMANDS: dict[str, tuple[Callable[[Any], None], tuple[str, ...]]] = {
     "sample": (sample, ("num_samples=2",)),
     "evaluate": (evaluate, ()),
     "calibrate": (calibrate, ("batch_size=1", "repetitions=1")),
@@ -30,6 +29,8 @@ COMMANDS: dict[str, tuple[Callable[[DictConfig], None], tuple[str, ...]]] = {
 }
 WHOLE = (-1, 1.5, "text", [1, 2], {"a": 1}, True, None, float("nan"))
 POSITIVE = (0, *WHOLE)
+EACH = tuple([1, 2, 3] if value == [1, 2] else value for value in POSITIVE)
+"""No number for each of the two transforms of a smoke test."""
 REAL = ("text", [0.5], {"a": 1}, float("nan"))
 TRUTH = ("maybe", 3, [True], {"a": 1}, 0.5)
 TEXT = (3, 1.5, [1], {"a": 1}, True)
@@ -105,6 +106,8 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "resume": ("perhaps", 3, None, [1], True),
         "model": (*SECTION, None),
         "noise": (*SECTION, None),
+        "codec": (*SECTION, None),
+        "objective": (*SECTION, None),
         "optimizer": SECTION,
         "trainer": (*SECTION, None),
         "callbacks": (*SECTION, None),
@@ -112,11 +115,11 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "data": (*SECTION, None),
         "module": (*SECTION, None),
         "schedule": SECTION,
-        "model.patch_size": (3, *POSITIVE),
+        "model.patch_size": (3, *EACH),
         "model.num_transforms": POSITIVE,
-        "model.num_layers": POSITIVE,
-        "model.model_dim": (12, *POSITIVE),
-        "model.head_dim": (3, *POSITIVE),
+        "model.num_layers": EACH,
+        "model.model_dim": (12, *EACH),
+        "model.head_dim": (3, *EACH),
         "model.dropout": (-0.1, 1.5, None, *REAL),
         "model.scale": (*SECTION, None),
         "data.batch_size": (5000, *POSITIVE),
@@ -128,7 +131,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "trainer.accelerator": ("abacus", 3),
         "trainer.devices": (0, "text", -3, 1.5),
         "trainer.precision": ("17-true", "text", [1]),
-        "module.class_dropout": (-0.1, 1.5, None, *REAL),
+        "objective.class_dropout": (-0.1, 1.5, None, *REAL),
         "module.max_grad_norm": (-1, *REAL),
         "module.max_skipped_steps": WHOLE,
         "module.compile": TRUTH,
@@ -147,20 +150,20 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 
 @cache
-def composed(name: str) -> DictConfig:
+def right(name: str) -> DictConfig:
     """A command's configuration, before anything is wrong with it."""
-    overrides = list(COMMANDS[name][1])
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(name, overrides)
+    return composed(name, *COMMANDS[name][1])
 
 
 def give(folder: Path, name: str, key: str, value: Any) -> None:
     """Run a command with one value in place of another."""
-    config = composed(name).copy()
+    config = right(name).copy()
     with chdir(folder):
         OmegaConf.set_struct(config, False)
         if name in ("sample", "evaluate", "calibrate"):
-            flow = tiny_flow(8, 2, 1, num_classes=3, num_layers=1, noise=GaussianNoise(17, 0.1))
+            flow = tiny_flow(
+                8, 2, 1, num_classes=3, num_layers=1, codec=Pixels(17), noise=GaussianNoise(0.1)
+            )
             flow.save_pretrained("pretrained")
             config.checkpoint = "pretrained"
         if name == "prepare":
@@ -168,8 +171,8 @@ def give(folder: Path, name: str, key: str, value: Any) -> None:
             config.num_workers = 0
         OmegaConf.update(config, key, value, merge=False)
         with told_plainly():
-            check_values(config)
-            COMMANDS[name][0](config)
+            task = COMMANDS[name][0]
+            task(settings_of(task).of(config))
 
 
 def bad_inputs() -> Iterator[BadInput]:

@@ -17,6 +17,7 @@ from tarflow import (
     Patchify,
     Permute,
     PerTransform,
+    Pixels,
     Reverse,
     Sequential,
     SoftClipScale,
@@ -24,7 +25,7 @@ from tarflow import (
     TarFlow,
     UniformDequantization,
 )
-from tarflow.data import ArrayDataset, Shards, digits, random_images
+from tarflow.data import ArrayDataset, ImageData, Shards, digits, random_images
 from tarflow.editing.markov_chains import CrankNicolson, Hamiltonian
 from tarflow.machine.processes import Process
 from tarflow.sampling.calibration import calibrate
@@ -40,6 +41,7 @@ NEGATIVE = [-1.0, NAN, *NO_REAL]
 NOT_POSITIVE = [0.0, *NEGATIVE]
 NO_FRACTION = [-0.1, 1.0, 1.5, NAN, INF, "0.1", None, [0.5]]
 
+BYTES = ArrayDataset(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3).long())
 TINY = {"image_size": 4, "patch_size": 2, "num_layers": 1, "model_dim": 16, "head_dim": 8}
 ARGUMENTS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     partial(TarFlow, **TINY): {
@@ -70,7 +72,8 @@ ARGUMENTS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     },
     partial(StandardNormal, length=2, patch_dim=2): {"length": NO_COUNT, "patch_dim": NO_COUNT},
     SoftClipScale: {"bound": NOT_POSITIVE},
-    GaussianNoise: {"levels": [1, *NO_COUNT], "std": [INF, *NEGATIVE]},
+    Pixels: {"levels": [1, *NO_COUNT]},
+    GaussianNoise: {"std": [INF, *NEGATIVE]},
     UniformDequantization: {"levels": [1, *NO_COUNT]},
     LinearGuidance: {"weight": [INF, *NEGATIVE]},
     partial(LinearGuidance, 1.0): {
@@ -107,6 +110,9 @@ ARGUMENTS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     Shards: {"images_per_shard": NO_COUNT},
     partial(ArrayDataset, torch.zeros(3, 1, 2, 2, dtype=torch.uint8)): {
         "labels": [torch.zeros(2).long(), torch.zeros(4).long(), torch.zeros(0).long()],
+    },
+    partial(ImageData, "made up", BYTES, None, BYTES, num_classes=0, image_shape=(1, 2, 2)): {
+        "codec": [17, None, "pixels", Pixels, GaussianNoise()],
     },
     partial(calibrate, tiny_flow(), batch_size=1): {
         "batch_size": NO_COUNT,

@@ -61,7 +61,7 @@ def bad_inputs() -> Iterator[BadInput]:
 
 
 def damaged() -> Iterator[BadInput]:
-    """Cut off, changed, or no picture at all."""
+    """Cut off, changed, or not a picture at all."""
     for kind, content in WHOLE.items():
         file = f"bad.{SUFFIX.get(kind, kind.lower())}"
         for share in (0, 0.05, 0.2, 0.4, 0.6, 0.8):
@@ -114,7 +114,7 @@ def kinds() -> Iterator[BadInput]:
 
 
 def files() -> Iterator[BadInput]:
-    """What is no file, or lies elsewhere."""
+    """What is not a file, or lies elsewhere."""
     makers: dict[str, tuple[Callable[[Path], Any], bool | None]] = {
         "a folder": (Path.mkdir, None),
         "a broken link": (lambda path: path.symlink_to("nowhere"), False),

@@ -6,11 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tarflow import ConfigurationError, TarflowError, UniformDequantization
+from tarflow import (
+    ConfigurationError,
+    Noise,
+    Permute,
+    Pixels,
+    TarflowError,
+    UniformDequantization,
+)
 from tarflow.ablation.fitting import fit, rate, validation_loss
 from tarflow.ablation.judging import Judge, Loaded
 from tarflow.ablation.study import DATA, Study
-from tarflow.ablation.variants import VARIANTS
+from tarflow.ablation.variants import VARIANTS, Encoding
 from tarflow.data import digits
 from tarflow.flows.transforms import Reverse
 
@@ -33,9 +40,24 @@ def test_numbers_of_transforms_share_the_same_parameters(loaded):
     assert all(0.95 * default < each < 1.05 * default for each in counts)
 
 
+def test_settings_are_those_by_which_finished_runs_are_known():
+    assert VARIANTS["volume_preserving"].settings == {
+        "num_transforms": 4,
+        "scale": "UnitScale()",
+        "alternating": True,
+        "noise_std": 0.1,
+        "labelled": True,
+        "optimizer": "muon",
+        "lr": 0.01,
+        "max_grad_norm": 1.0,
+        "guided": False,
+        "batch_size": 64,
+    }
+
+
 def test_in_a_fixed_order_nothing_is_reversed(loaded):
     flow = randomized(VARIANTS["fixed_order"].flow(loaded.data), std=0.01).eval()
-    assert not [each for each in flow.transform.transforms if isinstance(each, Reverse)]
+    assert not [each for each in flow.transform.transforms if isinstance(each, Reverse | Permute)]
     x, label = torch.randn(2, 1, 8, 8), torch.tensor([3, 4])
     z, _ = flow(x, label)
     assert torch.allclose(flow.inverse(z, label), x, atol=1e-4)
@@ -72,8 +94,8 @@ def test_baselines_are_densities_of_what_they_draw(loaded, name):
 def test_the_gaussian_is_that_of_the_training_images(loaded):
     variant = VARIANTS["gaussian"]
     model = variant.make(variant, loaded.data)
-    noise = UniformDequantization(17)
-    x = noise(loaded.train[0], torch.Generator().manual_seed(0)).flatten(1)
+    x = UniformDequantization(17).encode(loaded.train.x, torch.Generator().manual_seed(0))
+    x = x.flatten(1)
     ours = float(model.log_prob(x).mean())
     best = torch.distributions.MultivariateNormal(x.mean(0), x.T.cov() + 1e-4 * torch.eye(64))
     assert ours == pytest.approx(float(best.log_prob(x).mean()), rel=1e-4)
@@ -81,14 +103,14 @@ def test_the_gaussian_is_that_of_the_training_images(loaded):
 
 def test_a_fit_lasts_its_time_and_keeps_the_best_weights(loaded):
     variant = VARIANTS["real_nvp"]
-    noise = variant.noise(loaded.data)
+    encoding = variant.encoding(loaded.data)
     torch.manual_seed(0)
     model = variant.make(variant, loaded.data)
-    before = validation_loss(model, noise, *loaded.validation)
-    fitted = fit(model, variant, noise, loaded.train, loaded.validation, 0.5)
+    before = validation_loss(model, encoding, loaded.validation)
+    fitted = fit(model, variant, encoding, loaded.train, loaded.validation, 0.5)
     assert fitted.steps > 1
     assert 1 <= len(fitted.curve) <= 10
-    assert validation_loss(fitted.average, noise, *loaded.validation) == pytest.approx(
+    assert validation_loss(fitted.average, encoding, loaded.validation) == pytest.approx(
         min(fitted.curve)
     )
     assert min(fitted.curve) < before
@@ -100,14 +122,13 @@ def test_steps_that_are_not_finite_change_nothing(loaded):
     variant = VARIANTS["real_nvp"]
     model = variant.make(variant, loaded.data)
     kept = {name: value.clone() for name, value in model.state_dict().items()}
-    images = torch.zeros_like(loaded.train[0])
 
-    class Broken(UniformDequantization):
-        def __call__(self, pixels, *arguments, **options):
-            return torch.full(pixels.shape, torch.nan)
+    class Broken(Noise):
+        def __call__(self, x, source=None):
+            return torch.full_like(x, torch.nan)
 
-    parts = (images, loaded.train[1]), loaded.validation
-    fitted = fit(model, variant, Broken(17), *parts, 0.05)
+    encoding = Encoding(Pixels(17), Broken())
+    fitted = fit(model, variant, encoding, loaded.train, loaded.validation, 0.05)
     assert fitted.skipped == fitted.steps > 0
     assert all(torch.equal(model.state_dict()[name], value) for name, value in kept.items())
 
@@ -117,8 +138,9 @@ def test_judging_a_flow_finds_everything(loaded):
     variant = replace(VARIANTS["default"], num_transforms=2)
     torch.manual_seed(0)
     flow = randomized(variant.flow(loaded.data))
-    noise = variant.noise(loaded.data)
-    found = judge(fit(flow, variant, noise, loaded.train, loaded.validation, 0.01), variant, 0)
+    encoding = variant.encoding(loaded.data)
+    fitted = fit(flow, variant, encoding, loaded.train, loaded.validation, 0.01)
+    found = judge(fitted, variant, 0)
     assert found["samples"].keys() == {"drawn", "denoised", "raw, drawn", "raw, denoised"}
     assert found["guidance"].keys() == {"linear", "linear, rising", "Gaussian"}
     assert found["guidance"]["linear"].keys() == {"0.5", "1", "2", "3", "4"}

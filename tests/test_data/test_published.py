@@ -212,7 +212,7 @@ def test_a_part_may_not_be_empty(tmp_path):
 )
 def test_missing_folders_and_files(tmp_path, read):
     layout = r"is expected as .*; or as what this makes of it: tarflow prepare data=\w+ "
-    with pytest.raises(DataError, match=rf"the folder .*nowhere does not exist\. .*{layout}"):
+    with pytest.raises(DataError, match=rf"there is no folder .*nowhere\. .*{layout}"):
         read(tmp_path / "nowhere")
     with pytest.raises(DataError, match=layout):
         read(tmp_path)

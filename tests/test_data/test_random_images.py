@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tarflow.cli.command import CONF
 from tarflow.data import random_images
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
+from tests.composing import composed
 
 
 def images_of(dataset):
@@ -73,6 +73,5 @@ def test_argument_out_of_range(options, message):
 
 
 def test_the_configuration_makes_it():
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("train", ["data=random", "data.data.image_size=16"])
+    config = composed("train", "data=random", "data.data.image_size=16")
     assert hydra.utils.instantiate(config.data.data).image_shape == (3, 16, 16)

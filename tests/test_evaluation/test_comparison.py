@@ -10,7 +10,7 @@ from tarflow import DataError, GaussianNoise
 from tarflow.evaluation import LikelihoodMetrics, compare_likelihoods
 
 from ..models import randomized
-from .test_likelihood import LEVELS, fake_data, small_flow
+from .test_likelihood import fake_data, small_flow
 
 
 def test_difference_of_two_flows():
@@ -32,7 +32,7 @@ def test_difference_of_two_flows():
 
 
 def test_a_flow_equals_itself():
-    data, flow = fake_data(), small_flow(noise=GaussianNoise(LEVELS, 0.1))
+    data, flow = fake_data(), small_flow(noise=GaussianNoise(0.1))
     report = LikelihoodMetrics()(flow, data)
     summary = compare_likelihoods(report, report).values["noisy_nats_per_dim_difference"]
     assert summary == {"mean": 0, "standard_error": 0, "interval_95": [0, 0]}
@@ -44,7 +44,7 @@ def test_images_that_are_not_finite_in_one_are_left_out():
     with torch.no_grad():
         flow.transform[1].label_embedding.weight[1] = math.nan
     comparison = compare_likelihoods(LikelihoodMetrics()(flow, data), baseline)
-    assert comparison.values["compared"] == sum(label != 1 for _, label in data.test)
+    assert comparison.values["compared"] == sum(context["label"] != 1 for _, context in data.test)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_images_that_are_not_finite_in_one_are_left_out():
 )
 def test_what_differs_in_more_than_the_flow_is_refused(options, noise, key):
     data = fake_data()
-    one = LikelihoodMetrics()(small_flow(noise=GaussianNoise(LEVELS, 0.1)), data)
-    other = LikelihoodMetrics(**options)(small_flow(noise=GaussianNoise(LEVELS, noise)), data)
+    one = LikelihoodMetrics()(small_flow(noise=GaussianNoise(0.1)), data)
+    other = LikelihoodMetrics(**options)(small_flow(noise=GaussianNoise(noise)), data)
     with pytest.raises(DataError, match=f"{key} is .* in one and .* in the other"):
         compare_likelihoods(one, other)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
-from tarflow import DataError, ExampleSeeds, GaussianNoise, LinearGuidance
+from tarflow import DataError, ExampleSeeds, GaussianNoise, LinearGuidance, Pixels
 from tarflow.data import digits
-from tarflow.evaluation import Extractor, Inception, InMemory, Pixels, SampleMetrics
+from tarflow.evaluation import Extractor, Inception, InMemory, PixelFeatures, SampleMetrics
 from tarflow.evaluation.extractors import UnavailableError
 
 from ..models import tiny_flow
@@ -29,10 +29,10 @@ class Projections(Extractor):
     def check(self, image_shape):
         pass
 
-    def __call__(self, pixels, levels):
+    def __call__(self, stored, codec):
         generator = torch.Generator().manual_seed(self.seed)
-        weights = torch.randn(pixels[0].numel(), 12, generator=generator)
-        return torch.tanh(pixels.flatten(1).float() / (levels - 1) @ weights)
+        weights = torch.randn(stored[0].numel(), 12, generator=generator)
+        return torch.tanh(stored.flatten(1).float() / codec.largest @ weights)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_inception_reads_its_file_and_resizes_as_published(network, weights):
     inception = Inception(str(weights), sha256(weights)[:8])
     inception.check((3, 32, 32))
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    features = inception(pixels, 256)
+    features = inception(pixels, Pixels(256))
     with torch.no_grad():
         assert torch.equal(features, network(pixels))
         network.use_antialias = True
@@ -81,7 +81,7 @@ def test_inception_sees_other_levels_and_grey_as_rounded_bytes(network, weights)
     grey = torch.tensor([[0, 5], [11, 16]], dtype=torch.uint8).view(1, 1, 2, 2)
     as_bytes = torch.tensor([[0, 80], [175, 255]], dtype=torch.uint8).view(1, 1, 2, 2)
     with torch.no_grad():
-        assert torch.equal(inception(grey, 17), network(as_bytes.repeat(1, 3, 1, 1)))
+        assert torch.equal(inception(grey, Pixels(17)), network(as_bytes.repeat(1, 3, 1, 1)))
 
 
 def test_fid_is_that_of_torchmetrics(weights, network):
@@ -102,7 +102,7 @@ def test_fid_is_that_of_torchmetrics(weights, network):
     theirs.update(fake, real=False)
     from tarflow.evaluation import frechet_distance
 
-    ours = frechet_distance(*(inception(x, 256)[:, :3].numpy() for x in (fake, real)))
+    ours = frechet_distance(*(inception(x, Pixels(256))[:, :3].numpy() for x in (fake, real)))
     assert ours == pytest.approx(float(theirs.compute()), rel=1e-4)
 
 
@@ -123,9 +123,9 @@ def test_without_its_file_inception_is_unavailable_and_says_where_it_looked(tmp_
 
 
 def test_pixels_of_large_images_are_unavailable():
-    Pixels().check((1, 8, 8))
+    PixelFeatures().check((1, 8, 8))
     with pytest.raises(UnavailableError, match="12288 pixels are more than max_dims=1024"):
-        Pixels().check((3, 64, 64))
+        PixelFeatures().check((3, 64, 64))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def flow():
     """A flow of digits with random weights."""
     torch.manual_seed(0)
     sizes = {"num_transforms": 2, "num_layers": 1, "num_classes": 10}
-    return tiny_flow(8, 2, 1, noise=GaussianNoise(17, 0.3), **sizes)
+    return tiny_flow(8, 2, 1, codec=Pixels(17), noise=GaussianNoise(0.3), **sizes)
 
 
 def metrics(**options):
@@ -144,7 +144,8 @@ def metrics(**options):
 
 def test_what_is_skipped_says_why_and_the_rest_goes_on(flow, tmp_path, capsys):
     missing = tmp_path / "nowhere.pth"
-    extractors = {"pixels": Pixels(), "own": Projections(), "inception": Inception(str(missing))}
+    inception = Inception(str(missing))
+    extractors = {"pixels": PixelFeatures(), "own": Projections(), "inception": inception}
     report = metrics(extractors=extractors)(flow, digits())
     assert report.values["skipped"] == {"inception": f"there are no weights at {missing}"}
     for scores in report.values["samples"].values():
@@ -162,8 +163,8 @@ def test_features_of_ones_own_are_compared(flow):
     report = metrics(seeds=(3,), extractors={"own": own})(flow, data)
     label = torch.arange(20) % 10
     x = flow.sample(20, label, source=ExampleSeeds(3, range(20)))
-    fake = own(flow.noise.to_pixels(x), 17).double().numpy()
-    real = own(torch.stack([pixels for pixels, _ in data.train]), 17).double().numpy()
+    fake = own(flow.codec.decode(x), flow.codec).double().numpy()
+    real = own(torch.stack([image for image, _ in data.train]), flow.codec).double().numpy()
     a, b = (np.cov(f, rowvar=False) for f in (fake, real))
     expected = np.square(fake.mean(0) - real.mean(0)).sum()
     expected += np.trace(a + b - 2 * sqrtm(a @ b).real)

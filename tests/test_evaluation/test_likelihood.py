@@ -14,6 +14,8 @@ from tarflow import (
     ExampleSeeds,
     GaussianNoise,
     NonFiniteError,
+    NoNoise,
+    Pixels,
     StandardNormal,
     TarFlow,
     UniformDequantization,
@@ -37,18 +39,22 @@ def random_part(count, num_classes, shape):
 def fake_data(num_classes=3, shape=(1, 8, 8), **changes):
     """Random pixels in three parts of different sizes."""
     parts = {name: random_part(count, num_classes, shape) for name, count in SIZES.items()}
-    fields = {"levels": LEVELS, "num_classes": num_classes, "image_shape": shape}
+    fields = {"codec": Pixels(LEVELS), "num_classes": num_classes, "image_shape": shape}
     return ImageData(**({"name": "fake data", **parts, **fields} | changes))
 
 
-def small_flow(num_classes=3, noise=UniformDequantization(LEVELS), **options):
-    sizes = {"num_transforms": 2, "num_layers": 1, "num_classes": num_classes, "noise": noise}
+def small_flow(num_classes=3, noise=NoNoise(), codec=None, **options):
+    """A flow of random weights; without noise, of dequantized pixels."""
+    kind = UniformDequantization if isinstance(noise, NoNoise) else Pixels
+    sizes = {"num_transforms": 2, "num_layers": 1, "num_classes": num_classes}
+    sizes |= {"noise": noise, "codec": codec or kind(LEVELS)}
     return tiny_flow(8, 2, 1, **(sizes | options)).double()
 
 
-def identity_flow(noise):
+def identity_flow(codec, noise):
     """A flow that maps data to itself: so every flow starts."""
-    return TarFlow(8, 2, 1, 2, 1, model_dim=16, head_dim=8, noise=noise).double()
+    sizes = {"model_dim": 16, "head_dim": 8}
+    return TarFlow(8, 2, 1, 2, 1, codec=codec, noise=noise, **sizes).double()
 
 
 def pixels_of(part):
@@ -58,9 +64,10 @@ def pixels_of(part):
 def one_by_one(flow, part, seed=0):
     """Log-density of each image of a part, dequantized and evaluated alone."""
     values = []
-    for index, (image, label) in enumerate(part):
-        x = flow.noise(image[None], ExampleSeeds(seed, [index]), torch.float64)
-        label = torch.tensor([label]) if flow.num_classes else None
+    for index, (image, context) in enumerate(part):
+        source = ExampleSeeds(seed, [index])
+        x = flow.noise(flow.codec.encode(image[None], source, torch.float64), source)
+        label = torch.tensor([context["label"]]) if flow.num_classes else None
         values.append(flow.log_prob(x, label).item())
     return values
 
@@ -86,13 +93,15 @@ def test_bits_per_dim_of_every_part(split, num_classes):
     assert report.per_image["bits_per_dim"] == pytest.approx(bits, rel=1e-10)
     assert (report.values["split"], report.values["count"]) == (split, SIZES[split])
     if num_classes:
-        assert report.per_image["label"] == [label for _, label in getattr(data, split)]
+        assert report.per_image["label"] == [
+            context["label"] for _, context in getattr(data, split)
+        ]
     else:
         assert "label" not in report.per_image
 
 
 def test_gaussian_noise_is_reported_in_nats_alone():
-    flow, data = small_flow(noise=GaussianNoise(LEVELS, 0.2)), fake_data()
+    flow, data = small_flow(noise=GaussianNoise(0.2)), fake_data()
     report = LikelihoodMetrics()(flow, data)
     nats = [-value / 64 for value in one_by_one(flow, data.test)]
     assert_summary(report.values["noisy_nats_per_dim"], nats)
@@ -134,7 +143,7 @@ def test_equal_images_get_noise_of_their_own():
 
 def test_noiseless_pixels_under_the_identity():
     data = fake_data()
-    report = LikelihoodMetrics()(identity_flow(GaussianNoise(LEVELS, 0.0)), data)
+    report = LikelihoodMetrics()(identity_flow(Pixels(LEVELS), GaussianNoise(0.0)), data)
     x = 2 * pixels_of(data.test) / 16 - 1
     nats = (0.5 * x.square() + 0.5 * math.log(2 * math.pi)).mean(dim=(1, 2, 3)).tolist()
     assert_summary(report.values["noisy_nats_per_dim"], nats)
@@ -142,7 +151,7 @@ def test_noiseless_pixels_under_the_identity():
 
 def test_dequantized_pixels_under_the_identity():
     data = fake_data()
-    report = LikelihoodMetrics()(identity_flow(UniformDequantization(LEVELS)), data)
+    report = LikelihoodMetrics()(identity_flow(UniformDequantization(LEVELS), NoNoise()), data)
     # The mean square of a uniform number in a cell of width w around c is c^2 + w^2 / 12.
     centres = 2 * (pixels_of(data.test) + 0.5) / LEVELS - 1
     square = centres.square().mean().item() + (2 / LEVELS) ** 2 / 12
@@ -161,10 +170,10 @@ class Uniform(StandardNormal):
 
 @pytest.mark.parametrize("levels", [2, LEVELS, 256])
 def test_uniform_density_scores_the_logarithm_of_the_levels(levels):
-    flow = identity_flow(UniformDequantization(levels))
-    flow.base = Uniform(*flow.base.shape)
+    flow = identity_flow(UniformDequantization(levels), NoNoise())
+    flow.base = Uniform(*flow.base.shape).double()
     images = torch.randint(0, levels, (11, 1, 8, 8), dtype=torch.uint8)
-    data = fake_data(test=ArrayDataset(images, torch.zeros(11, dtype=torch.long)), levels=levels)
+    data = fake_data(test=ArrayDataset(images, torch.zeros(11).long()), codec=Pixels(levels))
     bits = LikelihoodMetrics()(flow, data).values["bits_per_dim"]
     assert bits["mean"] == pytest.approx(math.log2(levels), rel=1e-12)
     assert bits["standard_error"] == pytest.approx(0, abs=1e-12)
@@ -196,21 +205,21 @@ def test_round_trip_deviation_tells_the_precision():
     assert single["bits_per_dim"]["mean"] == pytest.approx(double["bits_per_dim"]["mean"])
 
 
-@pytest.mark.parametrize(
-    "noise", [UniformDequantization(LEVELS), GaussianNoise(LEVELS, 0.1)], ids=repr
-)
+@pytest.mark.parametrize("noise", [NoNoise(), GaussianNoise(0.1)], ids=repr)
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_written_report(tmp_path, noise, num_classes):
     flow, data = small_flow(num_classes, noise), fake_data()
     path = LikelihoodMetrics(seed=4)(flow, data).write(tmp_path, tmp_path / "pretrained")
     values = json.loads(path.read_text())
-    name = "bits_per_dim" if isinstance(noise, UniformDequantization) else "noisy_nats_per_dim"
+    name = "bits_per_dim" if noise == NoNoise() else "noisy_nats_per_dim"
     assert values[name].keys() == {"mean", "standard_error", "interval_95"}
-    found = {key: values[key] for key in ("data", "split", "count", "noise", "dtype", "seed")}
+    keys = ("data", "split", "count", "codec", "noise", "dtype", "seed")
+    found = {key: values[key] for key in keys}
     assert found == {
         "data": "fake data",
         "split": "test",
         "count": 11,
+        "codec": repr(flow.codec),
         "noise": repr(noise),
         "dtype": "float64",
         "seed": 4,
@@ -239,7 +248,7 @@ def test_table(capsys):
     [
         ({"shape": (3, 8, 8)}, r"image shape \(3, 8, 8\), but .* made for \(1, 8, 8\)"),
         ({"shape": (1, 8, 4)}, r"image shape \(1, 8, 4\), but .* made for \(1, 8, 8\)"),
-        ({"levels": 256}, "number of levels 256, but the flow was made for 17"),
+        ({"codec": Pixels(256)}, "levels 256, but the flow was made for 17"),
         ({"num_classes": 4}, "number of classes 4, but the flow was made for 3"),
         ({"num_classes": 0}, "number of classes 0, but the flow was made for 3"),
     ],
@@ -273,7 +282,7 @@ def test_images_without_a_finite_density_are_left_out_and_counted():
     with torch.no_grad():
         flow.transform[1].label_embedding.weight[1] = math.nan
     report = LikelihoodMetrics(batch_size=4)(flow, data)
-    fine = [label != 1 for _, label in data.test]
+    fine = [context["label"] != 1 for _, context in data.test]
     found = report.per_image["log_prob_nats"]
     assert [math.isfinite(value) for value in found] == fine
     kept = [value for value, good in zip(whole, fine, strict=True) if good]
@@ -291,10 +300,10 @@ def test_bound_by_several_draws_is_the_mean_density():
     assert report.per_image["bits_per_dim"] == headline.per_image["bits_per_dim"]
     assert "bits_per_dim_bound" not in headline.values
     expected = []
-    for index, (image, label) in enumerate(data.test):
-        source = ExampleStreams(0, [index])
-        draws = [flow.noise(image[None], source, torch.float64) for _ in range(3)]
-        densities = [flow.log_prob(x, torch.tensor([label])).item() for x in draws]
+    for index, (image, context) in enumerate(data.test):
+        source, label = ExampleStreams(0, [index]), torch.tensor([context["label"]])
+        draws = [flow.codec.encode(image[None], source, torch.float64) for _ in range(3)]
+        densities = [flow.log_prob(x, label).item() for x in draws]
         mean = math.log(statistics.fmean(math.exp(value - max(densities)) for value in densities))
         bits = -(mean + max(densities)) / (64 * math.log(2)) + math.log2(LEVELS / 2)
         expected.append(bits)
@@ -304,7 +313,7 @@ def test_bound_by_several_draws_is_the_mean_density():
 
 
 def test_bits_of_noisy_data_are_refused():
-    flow, data = small_flow(noise=GaussianNoise(LEVELS, 0.2)), fake_data()
+    flow, data = small_flow(noise=GaussianNoise(0.2)), fake_data()
     with pytest.raises(ConfigurationError, match=r"one of noisy data.* Leave unit=bits out"):
         LikelihoodMetrics(unit="bits")(flow, data)
     with pytest.raises(ConfigurationError, match="Leave importance_samples out"):

@@ -7,6 +7,8 @@ import subprocess
 import numpy as np
 import torch
 
+from tarflow import Context
+from tarflow.data.loading.batches import Batch
 from tarflow.evaluation.provenance import (
     content_of,
     digests,
@@ -29,10 +31,28 @@ def test_content_does_not_depend_on_batches():
         hashlib.sha256(image.numpy().tobytes() + number.numpy().tobytes()).digest()
         for image, number in zip(pixels, label, strict=True)
     ]
+    indices = torch.arange(7)
     for size in (1, 3, 7):
-        parts = zip(pixels.split(size), label.split(size), strict=True)
-        found = np.concatenate([digests(*part) for part in parts])
+        parts = zip(*(rows.split(size) for rows in (pixels, label, indices)), strict=True)
+        batches = [Batch(x, Context(label=y), index) for x, y, index in parts]
+        found = np.concatenate([digests(batch) for batch in batches])
         assert content_of(found) == hashlib.sha256(b"".join(rows)).hexdigest()
+
+
+def test_content_tells_every_part_of_a_context():
+    pixels, label = torch.zeros(2, 1, 2, 2), torch.tensor([-1, -1])
+    contexts = [
+        {},
+        {"label": label},
+        {"label": label, "dose": torch.zeros(2)},
+        {"label": label, "dose": torch.ones(2)},
+        {"label": label + 1},
+    ]
+    found = [
+        content_of(digests(Batch(pixels, Context(**parts), torch.arange(2)))) for parts in contexts
+    ]
+    assert found[0] == found[1]  # as it always was: no label is -1
+    assert len(set(found)) == 4
 
 
 def test_hash_of_a_file(tmp_path):

@@ -9,6 +9,7 @@ import statistics
 import pytest
 import torch
 
+from tarflow import NoNoise
 from tarflow.evaluation import Report
 from tarflow.evaluation.reporting import mean_and_deviation, mean_and_error
 from tarflow.flows.checkpoint import save
@@ -103,7 +104,7 @@ def test_mean_and_deviation():
 @pytest.mark.parametrize("description", ["average of decay 0.9 at step 3", ""])
 def test_a_report_tells_which_weights_were_evaluated(tmp_path, description):
     pretrained = tmp_path / "pretrained"
-    save(pretrained, {"patch_size": 2}, {"weight": torch.ones(3)}, description)
+    save(pretrained, ("TarFlow", NoNoise()), {"weight": torch.ones(3)}, description)
     values = json.loads(report().write(tmp_path, pretrained).read_text())
     content = (pretrained / "model.safetensors").read_bytes()
     assert values["checkpoint_sha256"] == hashlib.sha256(content).hexdigest()

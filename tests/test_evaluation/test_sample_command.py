@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from tarflow import GaussianNoise, LinearGuidance
+from tarflow import GaussianNoise, LinearGuidance, Pixels
 from tarflow.cli import run_command
 from tarflow.data import digits
-from tarflow.evaluation import Kept, Pixels, SampleMetrics
+from tarflow.evaluation import Kept, PixelFeatures, SampleMetrics
 
 from ..models import tiny_flow
 
@@ -18,7 +18,7 @@ def flow():
     """A flow of digits with random weights."""
     torch.manual_seed(0)
     sizes = {"num_transforms": 2, "num_layers": 1, "num_classes": 10}
-    return tiny_flow(8, 2, 1, noise=GaussianNoise(17, 0.3), **sizes)
+    return tiny_flow(8, 2, 1, codec=Pixels(17), noise=GaussianNoise(0.3), **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +69,18 @@ class Killed(Exception):
     pass
 
 
-class Mortal(Pixels):
+class Mortal(PixelFeatures):
     """Pixels that end after some batches, and remember how many images they saw."""
 
     def __init__(self, lives):
         super().__init__()
         self.__dict__.update(lives=lives, seen=0)
 
-    def __call__(self, pixels, levels):
+    def __call__(self, stored, codec):
         if self.lives == 0:
             raise Killed
-        self.__dict__.update(lives=self.lives - 1, seen=self.seen + len(pixels))
-        return super().__call__(pixels, levels)
+        self.__dict__.update(lives=self.lives - 1, seen=self.seen + len(stored))
+        return super().__call__(stored, codec)
 
 
 @pytest.mark.parametrize("lives", [1, 9])

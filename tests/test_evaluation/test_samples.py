@@ -15,6 +15,8 @@ from tarflow import (
     ExampleSeeds,
     GaussianNoise,
     LinearGuidance,
+    NoNoise,
+    Pixels,
     UniformDequantization,
     denoise,
 )
@@ -24,7 +26,7 @@ from tarflow.evaluation import SampleMetrics, frechet_distance
 from ..models import tiny_flow
 
 NUM_SAMPLES = 30
-NOISE = GaussianNoise(17, 0.3)
+NOISE = GaussianNoise(0.3)
 
 
 def correlated(count=200, dim=6, seed=0):
@@ -106,8 +108,9 @@ def data():
     return digits()
 
 
-def small_flow(num_classes=10, noise=NOISE):
-    sizes = {"num_transforms": 2, "num_layers": 1, "num_classes": num_classes, "noise": noise}
+def small_flow(num_classes=10, noise=NOISE, codec=Pixels(17)):
+    sizes = {"num_transforms": 2, "num_layers": 1, "num_classes": num_classes}
+    sizes |= {"noise": noise, "codec": codec}
     return tiny_flow(8, 2, 1, **sizes).double()
 
 
@@ -131,7 +134,7 @@ def report(flow, data):
 def rows_of(part):
     """Images as rows, and labels."""
     images = np.stack([image.flatten().numpy() for image, _ in part])
-    return images, np.array([label for _, label in part])
+    return images, np.array([context["label"] for _, context in part])
 
 
 def draw(flow, seed, guidance, denoised):
@@ -249,7 +252,7 @@ def test_flow_without_classes(data):
 
 
 def test_dequantized_flow_is_not_denoised(data):
-    flow = small_flow(noise=UniformDequantization(17))
+    flow = small_flow(noise=NoNoise(), codec=UniformDequantization(17))
     report = metrics(seeds=(0,), guidance=LinearGuidance(2.5))(flow, data)
     assert list(report.values["samples"]) == [
         "guidance 2.5, not denoised",
@@ -261,7 +264,7 @@ def test_dequantized_flow_is_not_denoised(data):
 def test_data_without_classes():
     images = torch.randint(0, 17, (40, 1, 8, 8), dtype=torch.uint8)
     part = ArrayDataset(images, torch.full((40,), -1))
-    data = ImageData("fake data", part, None, part, 17, 0, (1, 8, 8))
+    data = ImageData("fake data", part, None, part, Pixels(17), 0, (1, 8, 8))
     report = metrics(seeds=(0,))(small_flow(num_classes=0), data)
     assert {len(report.columns), *map(len, report.rows)} == {5}
     assert not [scores for scores in report.values["samples"].values() if "accuracy" in scores]
@@ -274,7 +277,7 @@ def test_data_without_classes():
     ("options", "message"),
     [
         ({"num_classes": 3}, "number of classes 10, but the flow was made for 3"),
-        ({"noise": GaussianNoise(256)}, "number of levels 17, but the flow was made for 256"),
+        ({"codec": Pixels(256)}, "levels 17, but the flow was made for 256"),
         ({"noise": None}, "does not name the noise"),
     ],
 )

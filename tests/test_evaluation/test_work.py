@@ -106,13 +106,6 @@ def test_the_leader_waits_for_the_others(tmp_path):
     assert_squares(results[0])
 
 
-def test_what_is_kept_can_be_forgotten(tmp_path):
-    work = Kept(tmp_path / "values", {})
-    work.do("squares", COUNT, 5, square)
-    work.forget()
-    assert not (tmp_path / "values").exists()
-
-
 def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path):
     (tmp_path / "values").write_text("a file")
     recorder = Recorder()

@@ -66,27 +66,8 @@ def _rows(values: list[Any]) -> Shaped[Tensor, "batch ..."]:
     return rows.float() if isinstance(values[0], float) else rows
 
 
-class Drawn(Dataset):
-    """Examples as a training run reads them: what is drawn on the way follows from a seed.
-
-    Args:
-        dataset: The examples; they may draw from torch's global generator.
-    """
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # pyright: ignore[reportArgumentType]
-
-    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
-        index, seed = draw
-        torch.default_generator.manual_seed(seed)
-        return (*self.dataset[index], index)
-
-
-class Numbered(Dataset):
-    """Examples with their indices; the first example stands where there is padding.
+class Wrapped(Dataset):
+    """The examples of another data set, read in another way.
 
     Args:
         dataset: The examples.
@@ -97,6 +78,22 @@ class Numbered(Dataset):
 
     def __len__(self) -> int:
         return len(self.dataset)  # pyright: ignore[reportArgumentType]
+
+
+class Drawn(Wrapped):
+    """Examples as a training run reads them, by index and seed.
+
+    What they draw on the way, from torch's global generator, follows from the seed.
+    """
+
+    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
+        index, seed = draw
+        torch.default_generator.manual_seed(seed)
+        return (*self.dataset[index], index)
+
+
+class Numbered(Wrapped):
+    """Examples with their indices; the first example stands where there is padding."""
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
         """Read examples at once, where the data set can; the DataLoader looks for this method."""

@@ -5,24 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
 from tarflow.data.images import Example, ImageData
+from tarflow.data.loading.batches import Wrapped
 from tarflow.data.loading.splits import complete_parts
 
 
-class Mirrored(Dataset):
-    """Images of which half are mirrored, drawn anew at each reading.
-
-    Args:
-        dataset: The images.
-    """
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # pyright: ignore[reportArgumentType]
+class Mirrored(Wrapped):
+    """Images of which half are mirrored, drawn anew at each reading."""
 
     def __getitem__(self, index: int) -> Example:
         image, context = self.dataset[index]

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from tarflow.data.images import ImageData
-from tarflow.data.loading.training_part import with_training_part
 from tarflow.data.sources.editions import Edition, choose
 from tarflow.registry import register
 
@@ -51,5 +50,4 @@ def afhq(
     edition = choose(AFHQ, version)
     names = {"train": "train", "test": "val" if version == "v1" else "test"}
     read = partial(edition.read_class_folders, names=names, image_size=image_size)
-    data = edition.load(root, image_size, read, check_counts)
-    return with_training_part(data, validation_fraction, horizontal_flip)
+    return edition.load(root, image_size, read, check_counts, validation_fraction, horizontal_flip)

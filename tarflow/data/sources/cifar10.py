@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from tarflow.data.images import ArrayDataset, ImageData
-from tarflow.data.loading.training_part import with_training_part
 from tarflow.data.sources.editions import Edition
 from tarflow.errors import DataError
 from tarflow.registry import register
@@ -23,16 +22,8 @@ CIFAR10 = Edition(
 )
 
 CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
 )
 ROW = 1 + 3 * 32 * 32
 """Bytes of an image: its label, then red, green and blue."""
@@ -56,8 +47,7 @@ def cifar10(
     Raises:
         DataError: Files are missing, damaged or incomplete.
     """
-    data = CIFAR10.load(root, 32, _read, check_counts)
-    return with_training_part(data, validation_fraction, horizontal_flip)
+    return CIFAR10.load(root, 32, _read, check_counts, validation_fraction, horizontal_flip)
 
 
 def _read(folder: Path) -> ImageData:

@@ -13,11 +13,13 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from tarflow.data.images import UNLABELLED, ImageData
+from tarflow.data.loading.training_part import with_training_part
 from tarflow.data.storage.image_files import ImageFiles, Samples, read_classes
 from tarflow.data.storage.prepared import META, read_prepared
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
 
+RESIZED = "(shorter side resized with antialiasing, centre kept)"
 MAX_LISTED = 5
 """Numbers of more classes than these are not listed one by one."""
 
@@ -54,21 +56,17 @@ class Edition:
         image_size: int,
         read: Callable[[Path], ImageData],
         check_counts: bool,
+        validation_fraction: float,
+        horizontal_flip: bool,
     ) -> ImageData:
-        """Read a folder, as published or prepared, and check what is in it.
-
-        Args:
-            root: The folder.
-            image_size: Height and width of the images.
-            read: Reads the files as published.
-            check_counts: Whether to refuse a subset.
+        """Read a folder, as published, by a function, or prepared, and check what is in it.
 
         Raises:
             DataError: Files are missing, damaged, incomplete, or of another data set.
         """
         folder = Path(root).expanduser()
         if not folder.is_dir():
-            raise DataError(f"the folder {folder} does not exist. {self.help}")
+            raise DataError(f"there is no folder {folder}. {self.help}")
         data = read_prepared(folder) if (folder / META).exists() else read(folder)
         if not data.name.startswith(self.name) or data.image_shape != (3, image_size, image_size):
             raise DataError(
@@ -79,7 +77,7 @@ class Edition:
         for part, dataset in parts.items():
             set_aside = part == "train" and data.validation is not None
             self._check(part, dataset, data.image_shape, check_counts and not set_aside)
-        return data
+        return with_training_part(data, validation_fraction, horizontal_flip)
 
     def check(self, part: str, labels: Any) -> None:
         """Compare the number of images, of each class where that is known.
@@ -110,20 +108,10 @@ class Edition:
         resized: bool = False,
         class_names: tuple[str, ...] = (),
     ) -> ImageData:
-        """Put parts together.
-
-        Args:
-            parts: The training and the test images.
-            image_size: Height and width of the images.
-            resized: Whether they were brought to that size, or are published at it.
-            class_names: A name for each class, where classes have names.
-        """
-        how = "as published"
-        if resized:
-            how = f"{image_size} x {image_size} (shorter side resized with antialiasing, centre"
-            how += " kept)"
+        """Put parts together, of images published at that size or resized to it."""
+        size = f"{image_size} x {image_size} {RESIZED}" if resized else "as published"
         return ImageData(
-            name=f"{self.name}, {how}, split as published",
+            name=f"{self.name}, {size}, split as published",
             train=parts["train"],
             validation=None,
             test=parts["test"],
@@ -136,12 +124,7 @@ class Edition:
     def read_class_folders(
         self, folder: Path, names: Mapping[str, str], image_size: int
     ) -> ImageData:
-        """Read a folder for each part, with a folder for each class.
-
-        Args:
-            folder: The folder of these.
-            names: The name of the folder of each part.
-            image_size: Height and width to bring images to.
+        """Read a folder for each part, by its name, with a folder for each class.
 
         Raises:
             DataError: Folders are missing, or hold other classes.
@@ -160,7 +143,7 @@ class Edition:
         """Paths of all PNG files in order, without labels.
 
         Raises:
-            DataError: There are none.
+            DataError: The folder holds no PNG files.
         """
         paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
         if not paths:

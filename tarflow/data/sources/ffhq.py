@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 
 from tarflow.data.images import ImageData
-from tarflow.data.loading.training_part import with_training_part
 from tarflow.data.sources.editions import Edition
 from tarflow.data.storage.image_files import ImageFiles, Samples
 from tarflow.errors import DataError
@@ -39,8 +38,14 @@ def ffhq(
     Raises:
         DataError: Files are missing, or have names other than numbers.
     """
-    data = FFHQ.load(root, image_size, partial(_read, image_size=image_size), check_counts)
-    return with_training_part(data, validation_fraction, horizontal_flip)
+    return FFHQ.load(
+        root,
+        image_size,
+        partial(_read, image_size=image_size),
+        check_counts,
+        validation_fraction,
+        horizontal_flip,
+    )
 
 
 def _read(folder: Path, image_size: int) -> ImageData:

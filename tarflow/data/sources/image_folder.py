@@ -77,7 +77,7 @@ def _select(samples: Samples, indices: list[int]) -> Samples:
 def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:
     """List the classes, and the files of each part; all files are `train` without parts."""
     if not folder.is_dir():
-        raise DataError(f"the folder {folder} does not exist: {LAYOUT}")
+        raise DataError(f"there is no folder {folder}: {LAYOUT}")
     train = folder / "train"
     # a folder "train" that holds images, not folders, is a class: railways have one
     if not train.is_dir() or not any(path.is_dir() for path in train.iterdir()):

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 
 from tarflow.data.images import ImageData
-from tarflow.data.loading.training_part import with_training_part
 from tarflow.data.sources.editions import Edition
 from tarflow.registry import register
 
@@ -45,5 +44,6 @@ def imagenet(
     """
     names = {"train": "train", "test": "val"}
     read = partial(IMAGENET.read_class_folders, names=names, image_size=image_size)
-    data = IMAGENET.load(root, image_size, read, check_counts)
-    return with_training_part(data, validation_fraction, horizontal_flip)
+    return IMAGENET.load(
+        root, image_size, read, check_counts, validation_fraction, horizontal_flip
+    )

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from tarflow.data.images import ImageData
-from tarflow.data.loading.training_part import with_training_part
 from tarflow.data.sources.editions import Edition, choose
 from tarflow.data.storage.image_files import ImageFiles
 from tarflow.data.storage.npz_batches import NpzBatches
@@ -60,8 +59,9 @@ def imagenet64(
     """
     edition = choose(IMAGENET64, version)
     read = {"old": _read_pictures, "new": _read_batches}[version]
-    data = edition.load(root, 64, partial(read, edition), check_counts)
-    return with_training_part(data, validation_fraction, horizontal_flip)
+    return edition.load(
+        root, 64, partial(read, edition), check_counts, validation_fraction, horizontal_flip
+    )
 
 
 def _read_pictures(edition: Edition, folder: Path) -> ImageData:

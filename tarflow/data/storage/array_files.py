@@ -22,8 +22,8 @@ def load_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
         DataError: The file is missing, damaged, of another format, or holds Python objects.
     """
     if not path.is_file() or path.suffix not in (".npz", ".npy"):
-        problem = "is neither" if path.is_file() else "does not exist"
-        raise DataError(f"{path} {problem}: pass the path of a .npz or .npy file")
+        problem = f"{path} is neither" if path.is_file() else f"there is no file {path}"
+        raise DataError(f"{problem}: pass the path of a .npz or .npy file")
     try:
         if path.suffix == ".npy":
             # copy-on-write: torch has no read-only tensors, yet the file must never change

@@ -21,6 +21,7 @@ from tarflow.data.storage.tar_images import read_part
 from tarflow.errors import DataError
 from tarflow.registry import Part
 
+Shape = tuple[int, int, int]
 ImageBatches = Iterable[tuple[Tensor, Tensor]]
 """Images, and their labels as files keep them: `UNLABELLED` where there are none."""
 
@@ -36,12 +37,7 @@ class Format(Part, ABC):
 
     @abstractmethod
     def write(
-        self,
-        folder: Path,
-        part: str,
-        count: int,
-        shape: tuple[int, int, int],
-        batches: ImageBatches,
+        self, folder: Path, part: str, count: int, shape: Shape, batches: ImageBatches
     ) -> None:
         """Write a part.
 
@@ -61,12 +57,7 @@ class Arrays(Format):
     name: ClassVar[str] = "arrays"
 
     def write(
-        self,
-        folder: Path,
-        part: str,
-        count: int,
-        shape: tuple[int, int, int],
-        batches: ImageBatches,
+        self, folder: Path, part: str, count: int, shape: Shape, batches: ImageBatches
     ) -> None:
         path = folder / f"{part}_images.npy"
         images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
@@ -98,12 +89,7 @@ class Shards(Format):
         check_integer("images_per_shard", self.images_per_shard, 1, DataError)
 
     def write(
-        self,
-        folder: Path,
-        part: str,
-        count: int,
-        shape: tuple[int, int, int],
-        batches: ImageBatches,
+        self, folder: Path, part: str, count: int, shape: Shape, batches: ImageBatches
     ) -> None:
         if shape[0] not in MODES:
             raise DataError(f"shards hold images of 1 or 3 channels, not {shape[0]}: use arrays")

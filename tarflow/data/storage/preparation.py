@@ -18,7 +18,7 @@ from tarflow.arguments import check_integer
 from tarflow.data.images import UNLABELLED, ImageData
 from tarflow.data.loading.batches import Batch, Numbered, collate
 from tarflow.data.loading.training_part import Mirrored
-from tarflow.data.storage.formats import Arrays, Format
+from tarflow.data.storage.formats import Arrays, Format, Shape
 from tarflow.data.storage.prepared import Description, Digest
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.flows.codec import Pixels
@@ -54,7 +54,11 @@ def prepare(
             or differs from the others in shape; or the data set holds something else than bytes
             of pixels and labels.
     """
-    levels = _levels(data)
+    if type(data.codec) is not Pixels or data.codec.levels > 256:
+        raise DataError(
+            f"{data.name} is stored for {data.codec}: bytes alone, of Pixels(2) ... Pixels(256),"
+            " can be prepared"
+        )
     if num_workers is not None:
         check_integer("num_workers", num_workers, 0, DataError)
     folder = Path(output).expanduser().absolute()
@@ -69,7 +73,7 @@ def prepare(
                 if path.name != LOCK:
                     path.unlink()
             cores = _num_cores() if num_workers is None else num_workers
-            description = _write(data, levels, new, format, cores)
+            description = _write(data, new, format, cores)
             os.rename(new, folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -95,19 +99,7 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _levels(data: ImageData) -> int:
-    """The levels of pixels; refuses what is stored for another codec."""
-    if type(data.codec) is not Pixels or data.codec.levels > 256:
-        raise DataError(
-            f"{data.name} is stored for {data.codec}: bytes alone, of Pixels(2) ... Pixels(256),"
-            " can be prepared"
-        )
-    return data.codec.levels
-
-
-def _write(
-    data: ImageData, levels: int, folder: Path, format: Format, num_workers: int
-) -> Description:
+def _write(data: ImageData, folder: Path, format: Format, num_workers: int) -> Description:
     """Write every part, and at last the description."""
     train = data.train.dataset if isinstance(data.train, Mirrored) else data.train
     given = {"train": train, "val": data.validation, "test": data.test}
@@ -119,7 +111,7 @@ def _write(
     description = Description(
         format=format.name,
         name=data.name,
-        levels=levels,
+        levels=data.determined["levels"],
         num_classes=data.num_classes,
         image_shape=data.image_shape,
         class_names=data.class_names,
@@ -131,7 +123,7 @@ def _write(
 
 
 def _read(
-    dataset: Dataset, part: str, shape: tuple[int, int, int], digest: Digest, num_workers: int
+    dataset: Dataset, part: str, shape: Shape, digest: Digest, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Read images and labels in order, with a progress bar."""
     loader = DataLoader(Numbered(dataset), BATCH, num_workers=num_workers, collate_fn=collate)

@@ -64,7 +64,7 @@ class Description:
         """
         path = folder / META
         if not path.is_file():
-            raise DataError(f"{path} does not exist: {LAYOUT}")
+            raise DataError(f"there is no {path}: {LAYOUT}")
         try:
             content = json.loads(path.read_text())
             content["image_shape"] = tuple(content["image_shape"])

@@ -153,7 +153,7 @@ def read_part(folder: Path, pattern: str, image_size: int | None, num_channels: 
     """
     shards = sorted(path for path in folder.glob(pattern or "*.tar") if path.is_file())
     if not pattern or not shards:
-        raise DataError(f"{folder / pattern} does not exist: {LAYOUT}")
+        raise DataError(f"there is no {folder / pattern}: {LAYOUT}")
     index = Index.cached(folder, pattern, shards)
     if not len(index.label):
         raise DataError(f"{folder / pattern} holds no images: {LAYOUT}")

@@ -1,0 +1,89 @@
+"""Metrics: what `tarflow evaluate` measures, one class for each kind."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tarflow.data import ImageData
+from tarflow.errors import ConfigurationError, DataError
+from tarflow.evaluation.reporting import Report
+from tarflow.evaluation.work import InMemory, Work
+from tarflow.flows.flow import Flow
+from tarflow.registry import Part
+
+WorkOf = Callable[[str], Work]
+"""Where the values of a part of an evaluation are computed and kept, by the part's name."""
+
+
+@dataclass(frozen=True)
+class Metrics(Part, ABC):
+    """Maps a flow and data to a report.
+
+    A subclass may lie in any package: `metrics._target_=mypackage.MyMetrics`. What it has `Work`
+    compute is kept, shared between processes, and gone on with after a kill.
+
+    Attributes:
+        name: The folder of the report.
+    """
+
+    name: ClassVar[str]
+
+    def __call__(self, flow: Flow, data: ImageData) -> Report:
+        """Evaluate a flow in this process alone; raises as `evaluate` does."""
+        report = self.evaluate(flow, data, lambda name: InMemory())
+        assert report is not None
+        return report
+
+    @abstractmethod
+    def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
+        """All that values depend on besides the weights, for JSON: values of others are redone."""
+
+    @abstractmethod
+    def evaluate(self, flow: Flow, data: ImageData, work_of: WorkOf) -> Report | None:
+        """Evaluate a flow, with other processes perhaps.
+
+        Args:
+            flow: The flow.
+            data: The data set.
+            work_of: Where values are kept, and who else computes them.
+
+        Returns:
+            What was found; None where another process knows.
+
+        Raises:
+            DataError: The flow was made for other data.
+        """
+
+    def compare(self, report: Report, baseline: Report) -> Report:
+        """Compare the report of a flow with that of another; not every kind of metrics can."""
+        raise ConfigurationError(f"{type(self).__name__} does not compare two reports")
+
+    @property
+    def compares(self) -> bool:
+        """Whether `compare` was defined: asked early, since evaluations take hours."""
+        return type(self).compare is not Metrics.compare
+
+
+def check_fit(flow: Flow, data: ImageData) -> None:
+    """Refuse data that a flow was not made for.
+
+    Raises:
+        DataError: Image shape, codec or number of classes differ, or the flow does not know what
+            was done to its data.
+    """
+    if flow.codec is None or flow.noise is None:
+        raise DataError(
+            "this checkpoint does not name the noise of its training: convert it again"
+            " with noise_std=..."
+        )
+    ours, theirs = vars(flow.codec), vars(data.codec)
+    pairs: list[tuple[str, Any, Any]] = [("image shape", flow.image_shape, data.image_shape)]
+    pairs += [(name, ours[name], theirs[name]) for name in ours if name in theirs]
+    if flow.num_classes:
+        pairs.append(("number of classes", flow.num_classes, data.num_classes))
+    for what, expected, found in pairs:
+        if expected != found:
+            raise DataError(
+                f"{data.name} has {what} {found}, but the flow was made for {expected}"
+            )
