@@ -2,22 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from jaxtyping import Int, Shaped
+import numpy as np
+import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tarflow.arguments import check_instance, check_integer
+from tarflow.data.loading.batches import Example, Mirrored
+from tarflow.data.loading.splits import complete_parts
 from tarflow.errors import DataError
 from tarflow.flows.codec import Codec
 
 UNLABELLED = -1
 """Stands in files and splits for the label of an image that has none."""
-
-Example = tuple[Shaped[Tensor, "..."], Mapping[str, Any]]
-"""What is stored, and the parts of its context by name: numbers or tensors."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,7 @@ class ImageData:
     """A data set of images, divided into parts.
 
     Every part yields `(stored, {"label": 3})`: an image of shape `image_shape` as it is stored,
-    and what it is conditioned on, `{}` where that is nothing. Noise is for the model to add, on
-    its own device.
+    and what it is conditioned on, `{}` where that is nothing.
 
     Attributes:
         name: What the data is, its version and how it was divided: what a reported number names.
@@ -74,6 +74,19 @@ class ImageData:
         sizes = {"image_size": tuple(size), "num_channels": channels}
         return {**sizes, "num_classes": self.num_classes, **codec}
 
+    def for_training(self, validation_fraction: float, horizontal_flip: bool) -> "ImageData":
+        """Set a fraction of the training images, which have `labels`, aside; mirror the others.
+
+        Raises:
+            DataError: The fraction is out of range, or there is a validation part already.
+        """
+        parts = self.parts
+        if validation_fraction:
+            labels = np.asarray(parts["train"].labels)
+            parts = complete_parts(parts, labels, 0.0, validation_fraction)
+        train = Mirrored(parts["train"]) if horizontal_flip else parts["train"]
+        return replace(self, train=train, validation=parts.get("val"))
+
 
 class LabelledImages(Dataset, ABC):
     """Images, each with a label or all without; subclasses tell how one is read.
@@ -103,7 +116,7 @@ class LabelledImages(Dataset, ABC):
 
 
 class ArrayDataset(LabelledImages):
-    """Images and labels held in memory, or in a file mapped to memory.
+    """Images and labels held in memory, or in a file mapped to memory, as arrays or tensors.
 
     Args:
         images: All images, as they are stored.
@@ -113,9 +126,7 @@ class ArrayDataset(LabelledImages):
         DataError: There are more labels than images, or fewer.
     """
 
-    def __init__(
-        self, images: Shaped[Tensor, "num channels height width"], labels: Int[Tensor, " any"]
-    ):
+    def __init__(self, images: Shaped[Any, "num ..."], labels: Shaped[Any, " any"]):
         super().__init__(labels)
         if len(images) != len(labels):
             raise DataError(
@@ -129,15 +140,11 @@ class ArrayDataset(LabelledImages):
     def __getitems__(self, indices: list[int]) -> list[Example]:
         """Read a batch with one indexing operation; the DataLoader looks for this method."""
         contexts = map(self.context, self.labels[indices].tolist())
-        return list(zip(self.images[indices], contexts, strict=True))
+        return list(zip(torch.as_tensor(self.images[indices]), contexts, strict=True))
 
 
 def check_levels(levels: int) -> None:
-    """Refuse numbers of levels that bytes do not have.
-
-    Raises:
-        DataError: It is not an integer, or out of range.
-    """
+    """Refuse numbers of levels that bytes do not have, with a `DataError`."""
     check_integer("levels", levels, kind=DataError)
     if not 2 <= levels <= 256:
         raise DataError(f"levels {levels} is out of range: choose 2 ... 256")

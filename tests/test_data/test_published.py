@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from tarflow.data import afhq, cifar10, ffhq, imagenet, imagenet64, prepare
-from tarflow.data.loading.training_part import Mirrored
+from tarflow.data.loading.batches import Mirrored
 from tarflow.data.sources.afhq import AFHQ
 from tarflow.data.sources.editions import ClassFolders
 from tarflow.data.sources.imagenet64 import IMAGENET64

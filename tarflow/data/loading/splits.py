@@ -76,7 +76,7 @@ def _hold_out(
     train, held_out = train_test_split(
         indices, test_size=size, stratify=labels[indices], random_state=seed
     )
-    return {"train": train, part: held_out}
+    return {"train": np.asarray(train), part: np.asarray(held_out)}
 
 
 def _check_classes(labels: np.ndarray, size: int) -> None:

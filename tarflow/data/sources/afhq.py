@@ -34,11 +34,7 @@ def afhq(
 ) -> ImageData:
     """AFHQ: faces of cats, dogs and wild animals; v1 has 16,130 images, v2 15,803 sharper ones.
 
-    The other arguments are those of `imagenet`.
-
-    Args:
-        root: The folder of `train` and `test` (v1: `val`), or a prepared one.
-        version: `v1` or `v2`.
+    The arguments besides the version, `v1` or `v2`, are those of `imagenet`.
 
     Raises:
         DataError: The version is unknown, or folders are missing or incomplete.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from tarflow.arguments import check_integer
@@ -75,10 +75,7 @@ def arrays(
 
 
 def _read_images(
-    loaded: dict[str, Shaped[np.ndarray, "..."]],
-    name: str,
-    levels: int,
-    channels_last: bool | None,
+    loaded: dict[str, np.ndarray], name: str, levels: int, channels_last: bool | None
 ) -> UInt8[Tensor, "num channels height width"]:
     """Check an array of images, and see it as bytes with channels first."""
     pixels = loaded[name]
@@ -102,10 +99,7 @@ def _read_images(
 
 
 def _read_labels(
-    loaded: dict[str, Shaped[np.ndarray, "..."]],
-    name: str,
-    num_images: int,
-    num_classes: int | None,
+    loaded: dict[str, np.ndarray], name: str, num_images: int, num_classes: int | None
 ) -> Int[Tensor, " num"]:
     """Check an array of labels; where there is none, all images are unlabelled."""
     if name not in loaded:
@@ -122,14 +116,15 @@ def _read_labels(
         raise DataError(f"{name} have dtype {labels.dtype}, but labels are integers 0, 1, ...")
     limit = MAX_CLASSES if num_classes is None else num_classes
     if labels.min() < 0 or labels.max() >= limit:
-        own = f"0 ... {limit - 1} (num_classes)"
-        allowed = f"0 or more, below {limit:,}" if num_classes is None else own
+        allowed = f"0 or more, below {limit:,}"
+        if num_classes is not None:
+            allowed = f"0 ... {limit - 1} (num_classes)"
         raise DataError(f"{name} go from {labels.min()} to {labels.max()}; allowed is {allowed}")
     return torch.from_numpy(labels.reshape(-1).astype(np.int64))
 
 
 def _check_range(name: str, pixels: np.ndarray, levels: int) -> None:
-    """Refuse pixels out of range; bytes of 256 levels need no look, which would read the file."""
+    """Refuse pixels out of range; of bytes of 256 levels none are, and a look reads the file."""
     if pixels.dtype == np.uint8 and levels == 256:
         return
     low, high = pixels.min(), pixels.max()

@@ -65,11 +65,7 @@ def cifar10(
 ) -> ImageData:
     """CIFAR-10: 32 x 32 pixels, ten classes, 50,000 and 10,000 images.
 
-    Args:
-        root: The folder `cifar-10-batches-bin`, or a prepared one.
-        check_counts: Whether to refuse a subset.
-        validation_fraction: Fraction of the training images that is set aside to choose by.
-        horizontal_flip: Whether to mirror training images at random; no others are.
+    The folder is `cifar-10-batches-bin` or a prepared one; the arguments are those of `imagenet`.
 
     Raises:
         DataError: Files are missing, damaged or incomplete.

@@ -2,6 +2,8 @@
 
 Each has a file of its own, with the numbers and the layout of its versions and a reader of its
 files as they were given out; any of them may be what `tarflow prepare` made of these instead.
+Files that are missing, damaged, incomplete or of another data set are a `DataError`, which says
+what is expected.
 """
 
 from abc import ABC, abstractmethod
@@ -14,9 +16,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from tarflow.data.images import UNLABELLED, ImageData
-from tarflow.data.loading.training_part import with_training_part
+from tarflow.data.sources.memory_mapped import memory_mapped
 from tarflow.data.storage.image_files import ImageFiles, Samples, read_classes
-from tarflow.data.storage.prepared import META, read_prepared
+from tarflow.data.storage.prepared import META
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
 
@@ -44,11 +46,7 @@ class Edition(ABC):
 
     @abstractmethod
     def read(self, folder: Path, image_size: int) -> ImageData:
-        """Read the files as they are published.
-
-        Raises:
-            DataError: Files are missing, damaged or of another layout.
-        """
+        """Read the files as they are published."""
 
     @property
     def help(self) -> str:
@@ -66,16 +64,12 @@ class Edition(ABC):
         validation_fraction: float,
         horizontal_flip: bool,
     ) -> ImageData:
-        """Read a folder, as published or prepared, and check what is in it.
-
-        Raises:
-            DataError: Files are missing, damaged, incomplete, or of another data set.
-        """
+        """Read a folder, as published or prepared, and check what is in it."""
         folder = Path(root).expanduser()
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}. {self.help}")
         prepared = (folder / META).exists()
-        data = read_prepared(folder) if prepared else self.read(folder, image_size)
+        data = memory_mapped(folder) if prepared else self.read(folder, image_size)
         if not data.name.startswith(self.name) or data.image_shape != (3, image_size, image_size):
             raise DataError(
                 f"{folder} holds {data.name}, of shape {data.image_shape}; wanted is {self.name}"
@@ -86,14 +80,10 @@ class Edition(ABC):
             if check_counts and not set_aside:
                 self.check(part, data.parts[part].labels)
             self._check_shape(part, data.parts[part], data.image_shape)
-        return with_training_part(data, validation_fraction, horizontal_flip)
+        return data.for_training(validation_fraction, horizontal_flip)
 
     def check(self, part: str, labels: Any) -> None:
-        """Compare the number of images, of each class where that is known.
-
-        Raises:
-            DataError: There are more or fewer.
-        """
+        """Compare the number of images, of each class where that is known."""
         expected = self.counts[part]
         found = (len(labels),)
         if len(expected) > 1:
@@ -128,11 +118,7 @@ class Edition(ABC):
         )
 
     def list_images(self, folder: Path) -> Samples:
-        """Paths of all PNG files in order, without labels.
-
-        Raises:
-            DataError: The folder holds no PNG files.
-        """
+        """Paths of all PNG files in order, without labels."""
         paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
         if not paths:
             raise DataError(f"{folder} holds no .png files. {self.help}")
@@ -154,16 +140,12 @@ def resized(image_size: int) -> str:
 
 @dataclass(frozen=True)
 class ClassFolders(Edition):
-    """An edition published as a folder for each part, with a folder for each class.
+    """An edition published as folders `train` and `test_folder`, with a folder for each class."""
 
-    Attributes:
-        test: Name of the folder of the test part.
-    """
-
-    test: str
+    test_folder: str
 
     def read(self, folder: Path, image_size: int) -> ImageData:
-        names = {"train": "train", "test": self.test}
+        names = {"train": "train", "test": self.test_folder}
         read = {part: read_classes(folder / name, self.help) for part, name in names.items()}
         classes, _ = read["train"]
         if len(classes) != self.num_classes or read["test"][0] != classes:
@@ -176,11 +158,7 @@ class ClassFolders(Edition):
 
 
 def choose(versions: Mapping[str, Edition], version: str) -> Edition:
-    """Look a version up.
-
-    Raises:
-        DataError: It is unknown.
-    """
+    """Look a version up."""
     if version not in versions:
         raise DataError(f"version {version} is unknown: choose {' or '.join(versions)}")
     return versions[version]

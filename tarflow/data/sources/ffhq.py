@@ -43,7 +43,7 @@ def ffhq(
 ) -> ImageData:
     """FFHQ: 70,000 faces without labels; the last 10,000 are its validation images, here `test`.
 
-    The arguments are those of `imagenet`; the folder is that of the files, or a prepared one.
+    The arguments are those of `imagenet`.
 
     Raises:
         DataError: Files are missing, or have names other than numbers.

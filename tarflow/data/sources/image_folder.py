@@ -5,7 +5,6 @@ from pathlib import Path
 from tarflow.arguments import check_integer
 from tarflow.data.images import ImageData
 from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
-from tarflow.data.loading.training_part import Mirrored
 from tarflow.data.storage.image_files import ImageFiles, Samples, read_classes
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
@@ -54,9 +53,7 @@ def image_folder(
         ImageFiles(everything, image_size, num_channels).verify()
     read = {part: ImageFiles(few, image_size, num_channels) for part, few in given.items()}
     parts = complete_parts(read, read["train"].labels, test_fraction, validation_fraction)
-    if horizontal_flip:
-        parts["train"] = Mirrored(parts["train"])
-    return ImageData.of(
+    data = ImageData.of(
         f"{folder.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
         parts,
         codec=Pixels(256),
@@ -64,6 +61,7 @@ def image_folder(
         image_shape=(num_channels, image_size, image_size),
         class_names=tuple(classes),
     )
+    return data.for_training(0.0, horizontal_flip)
 
 
 def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:

@@ -15,7 +15,7 @@ IMAGENET = ClassFolders(
     ),
     counts={"train": (1_281_167,), "test": (50_000,)},
     num_classes=1_000,
-    test="val",
+    test_folder="val",
 )
 
 
@@ -29,15 +29,12 @@ def imagenet(
 ) -> ImageData:
     """ImageNet (ILSVRC 2012) from its pictures: 1,000 classes, 1,281,167 and 50,000 images.
 
-    The published validation images are the `test` part: those to report on.
+    The published validation images are the `test` part: those to report on. The other arguments
+    are those of `image_folder`.
 
     Args:
-        root: The folder of `train` and `val`, or a prepared one.
-        image_size: Height and width to bring images to: the shorter side is resized, with
-            antialiasing, and the centre is kept.
+        root: The folder of the files as published, or a prepared one.
         check_counts: Whether to refuse a subset.
-        validation_fraction: Fraction of the training images that is set aside to choose by.
-        horizontal_flip: Whether to mirror training images at random; no others are.
 
     Raises:
         DataError: Folders are missing or incomplete.

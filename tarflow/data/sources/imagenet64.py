@@ -70,7 +70,7 @@ def imagenet64(
     `old` (van den Oord et al. 2016) has no labels; TarFlow's 2.99 bits/dim are of it. `new`
     (Chrabaszcz et al. 2017) is what the ImageNet site has given out since 2021; it is smoother: at
     32 x 32 one model reaches 3.69 bits/dim on the old and 3.43 on the new (arXiv 2305.03935).
-    The arguments besides `version` are those of `imagenet`; the folder is that of the files.
+    The other arguments are those of `imagenet`.
 
     Raises:
         DataError: The version is unknown, or files are missing, damaged or incomplete.

@@ -7,7 +7,8 @@ import torch
 from torch.utils.data import Dataset
 
 from tarflow.arguments import check_integer
-from tarflow.data.images import Example, ImageData, check_levels
+from tarflow.data.images import ImageData, check_levels
+from tarflow.data.loading.batches import Example
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
 from tarflow.registry import register

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from tarflow.data.images import ImageData
 from tarflow.data.loading.splits import GIVEN_SPLIT
-from tarflow.data.loading.training_part import with_training_part
 from tarflow.data.storage.tar_images import read_part
 from tarflow.flows.codec import Pixels
 from tarflow.registry import register
@@ -48,4 +47,4 @@ def tar_shards(
         num_classes=1 + max(int(part.labels.max()) for part in parts.values()),
         image_shape=(num_channels, image_size, image_size),
     )
-    return with_training_part(data, validation_fraction, horizontal_flip)
+    return data.for_training(validation_fraction, horizontal_flip)

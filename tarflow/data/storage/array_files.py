@@ -49,13 +49,10 @@ def find_parts(path: Path, names: Iterable[str]) -> dict[str, str]:
         {'train': 'train_', 'test': 'test_'}
     """
     found = set(names)
-    beginnings = {"train": ""} if "images" in found else {"train": "train_", "test": "test_"}
-    if "images" not in found and "val_images" in found:
-        beginnings["val"] = "val_"
-    images, labels = (
-        {f"{beginning}{kind}" for beginning in beginnings.values()}
-        for kind in ("images", "labels")
-    )
+    parts = ("train", "test", "val") if "val_images" in found else ("train", "test")
+    beginnings = {"train": ""} if "images" in found else {part: f"{part}_" for part in parts}
+    images = {f"{beginning}images" for beginning in beginnings.values()}
+    labels = {f"{beginning}labels" for beginning in beginnings.values()}
     if found not in (images, images | labels):
         listed = ", ".join(sorted(found)) or "none"
         raise DataError(

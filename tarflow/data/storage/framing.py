@@ -43,11 +43,7 @@ class Framing:
     def __call__(
         self, file: str | io.BytesIO, name: str
     ) -> UInt8[Tensor, "channels height width"]:
-        """Decode a file, or the one at a path, which messages call by the name.
-
-        Raises:
-            DataError: It cannot be decoded.
-        """
+        """Decode a file, or the one at a path, which messages call by the name."""
         return self.transform(self.decode(file, name))
 
     def decode(self, file: str | io.BytesIO, name: str) -> Image.Image:

@@ -27,10 +27,6 @@ class NpzBatches(LabelledImages):
     time, hence in order only, as `tarflow prepare` reads but training does not. Labels, from 0,
     are in the order of the authors of the files: not that of sorted WordNet names as of folders.
 
-    Args:
-        paths: The files, in order.
-        side: Height and width of the images.
-
     Raises:
         DataError: A file is damaged, or has other arrays.
     """

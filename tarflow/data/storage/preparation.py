@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -15,8 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tarflow.arguments import check_integer
 from tarflow.data.images import UNLABELLED, ImageData
-from tarflow.data.loading.batches import Batch, Numbered, collate
-from tarflow.data.loading.training_part import Mirrored
+from tarflow.data.loading.batches import Batch, Mirrored, Numbered, collate
 from tarflow.data.storage.formats import Arrays, Format, Shape
 from tarflow.data.storage.prepared import Description, Digest
 from tarflow.errors import ConfigurationError, DataError
@@ -32,10 +32,7 @@ LOCK = ".lock"
 
 
 def prepare(
-    data: ImageData,
-    output: str | Path,
-    format: Format = Arrays(),
-    num_workers: int | None = 0,
+    data: ImageData, output: str | Path, format: Format = Arrays(), num_workers: int | None = 0
 ) -> Description:
     """Write a data set into a folder, which appears when it is complete.
 
@@ -102,7 +99,7 @@ def _write(data: ImageData, folder: Path, format: Format, num_workers: int) -> D
     """Write every part, and at last the description."""
     parts, digests = data.parts, {part: Digest() for part in data.parts}
     for part, dataset in parts.items():
-        plain = dataset.dataset if isinstance(dataset, Mirrored) else dataset
+        plain: Any = dataset.dataset if isinstance(dataset, Mirrored) else dataset
         batches = _read(plain, part, data.image_shape, digests[part], num_workers)
         format.write(folder, part, len(plain), data.image_shape, batches)
     description = Description(

@@ -10,15 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from tarflow.arguments import check_integer
-from tarflow.data.images import Example, ImageData, LabelledImages
-from tarflow.data.storage.tar_images import read_part
 from tarflow.errors import DataError
-from tarflow.flows.codec import Pixels
 from tarflow.machine.files import write_atomically
 
 META = "meta.json"
@@ -31,15 +27,11 @@ LAYOUT = (
 
 @dataclass(frozen=True)
 class Description:
-    """What `meta.json` tells of a prepared data set.
+    """What `meta.json` tells of a prepared data set, besides attributes of `ImageData`.
 
     Attributes:
         format: How images are kept: `arrays` or `shards`.
-        name: The data set, its version and how it was divided.
         levels: Number of values that a pixel takes.
-        num_classes: Number of classes; 0 for data without labels.
-        image_shape: Channels, height and width of an image.
-        class_names: A name for each class, where classes have names.
         counts: Number of images of each part.
         sha256: Hash of the content of each part, the same in every format.
     """
@@ -84,78 +76,6 @@ class Description:
         write_atomically(folder / META, json.dumps(asdict(self), indent=2) + "\n")
 
 
-class MappedImages(LabelledImages):
-    """Images in a .npy file that is mapped to memory; a copy for another process maps it anew.
-
-    Args:
-        images: The file of the images.
-        labels: The file of their labels.
-
-    Raises:
-        DataError: A file is missing, cut off, or holds other arrays.
-    """
-
-    def __init__(self, images: Path, labels: Path):
-        self.path = images
-        try:
-            found = np.load(labels, allow_pickle=False)
-            shape = self.images.shape
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{images} or {labels} cannot be read ({error}): {LAYOUT}") from error
-        if found.shape != shape[:1] or self.images.dtype != np.uint8:
-            raise DataError(
-                f"{images} holds {self.images.dtype} of shape {shape}, and {labels} labels of"
-                f" shape {found.shape}: expected are bytes, and one label for each image"
-            )
-        super().__init__(found)
-
-    @property
-    def images(self) -> np.ndarray:
-        """The images, of shape (number, channels, height, width)."""
-        if "_images" not in self.__dict__:
-            self._images = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return self._images
-
-    def __getstate__(self) -> dict:
-        """The map stays behind."""
-        return {key: value for key, value in self.__dict__.items() if key != "_images"}
-
-    def image(self, index: int) -> UInt8[Tensor, "..."]:
-        return torch.from_numpy(np.array(self.images[index]))
-
-    def __getitems__(self, indices: list[int]) -> list[Example]:
-        """Read a batch with one indexing operation; the DataLoader looks for this method."""
-        contexts = map(self.context, self.labels[indices].tolist())
-        return list(zip(torch.from_numpy(self.images[indices]), contexts, strict=True))
-
-
-def read_prepared(folder: Path, verify: bool = False) -> ImageData:
-    """Read a prepared folder as it is.
-
-    Raises:
-        DataError: It is missing, incomplete or damaged.
-    """
-    description = Description.read(folder)
-    parts: dict[str, LabelledImages] = {}
-    for part in description.counts:
-        if description.format == "shards":
-            parts[part] = read_part(folder, f"{part}-*.tar", None, description.image_shape[0])
-        else:
-            paths = (folder / f"{part}_{kind}.npy" for kind in ("images", "labels"))
-            parts[part] = MappedImages(*paths)
-        _check(folder, part, parts[part], description)
-        if verify:
-            _verify(folder, part, parts[part], description)
-    return ImageData.of(
-        description.name,
-        parts,
-        codec=Pixels(description.levels),
-        num_classes=description.num_classes,
-        image_shape=description.image_shape,
-        class_names=description.class_names,
-    )
-
-
 class Digest:
     """The hash of a part: of its images and labels in order, however they are kept."""
 
@@ -163,7 +83,7 @@ class Digest:
         self.pixels = hashlib.sha256()
         self.labels = hashlib.sha256()
 
-    def add(self, images: UInt8[Tensor, "..."], labels: Int[np.ndarray, " batch"]) -> None:
+    def add(self, images: UInt8[Tensor, "..."], labels: np.ndarray) -> None:
         """Take in the next images."""
         self.pixels.update(images.contiguous().numpy().tobytes())
         self.labels.update(labels.astype("<i8").tobytes())
@@ -171,31 +91,3 @@ class Digest:
     def hexdigest(self) -> str:
         """The hash of what was taken in."""
         return hashlib.sha256(self.pixels.digest() + self.labels.digest()).hexdigest()
-
-
-def _check(folder: Path, part: str, dataset: LabelledImages, description: Description) -> None:
-    """Compare the number of images of a part, and the shape of the first, with what is told."""
-    count = description.counts[part]
-    if len(dataset) != count:
-        raise DataError(
-            f"{folder} holds {len(dataset)} {part} images, but its {META} tells of {count}:"
-            f" prepare it again; {LAYOUT}"
-        )
-    shape = tuple(dataset[0][0].shape)
-    if shape != description.image_shape:
-        raise DataError(
-            f"the {part} images in {folder} are of shape {shape}, but its {META} tells of"
-            f" {description.image_shape}: prepare it again"
-        )
-
-
-def _verify(folder: Path, part: str, dataset: LabelledImages, description: Description) -> None:
-    """Compare the hash of a part with what is told."""
-    digest = Digest()
-    for index in range(len(dataset)):
-        digest.add(dataset.image(index), dataset.labels[index : index + 1])
-    if digest.hexdigest() != description.sha256[part]:
-        raise DataError(
-            f"the {part} images in {folder} have the hash {digest.hexdigest()}, but its {META}"
-            f" tells of {description.sha256[part]}: the files have changed; prepare them again"
-        )

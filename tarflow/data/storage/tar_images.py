@@ -3,9 +3,7 @@
 The format is plain tar: files that share a name up to its first dot make an example, such as
 `000017.png` and `000017.cls`. The `webdataset` package streams shards in their order; a training
 run here asks for any image at any time, so that its batches follow from the seed alone and it goes
-on bitwise after a kill. So an index tells where in which shard each image lies, and reading and
-writing them needs no package. The extra `webdataset` is for streaming the same shards elsewhere,
-and a test reads what is written here with it.
+on bitwise after a kill. So an index tells where in which shard each image lies.
 """
 
 import contextlib
@@ -43,13 +41,7 @@ Index = Int64[np.ndarray, "num 4"]
 
 
 class TarImages(LabelledImages):
-    """Images in tar files, decoded as they are needed.
-
-    Args:
-        shards: The tar files.
-        index: Where the images lie.
-        framing: Brings them to one shape.
-    """
+    """Images in tar files, decoded as they are needed, where an index tells that they lie."""
 
     def __init__(self, shards: list[Path], index: Index, framing: Framing):
         super().__init__(index[:, 3])
