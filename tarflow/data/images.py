@@ -75,11 +75,7 @@ class ImageData:
         return {**sizes, "num_classes": self.num_classes, **codec}
 
     def for_training(self, validation_fraction: float, horizontal_flip: bool) -> "ImageData":
-        """Set a fraction of the training images, which have `labels`, aside; mirror the others.
-
-        Raises:
-            DataError: The fraction is out of range, or there is a validation part already.
-        """
+        """Set a fraction of the training images, which have `labels`, aside; mirror the others."""
         parts = self.parts
         if validation_fraction:
             labels = np.asarray(parts["train"].labels)

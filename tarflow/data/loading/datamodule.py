@@ -49,8 +49,8 @@ class ImageDataModule(LightningDataModule):
         drop_last: Whether to leave out the last training batch of an epoch if it is not full.
 
     Raises:
-        DataError: A batch is empty, or larger than the training set and always left out, or
-            cannot be divided.
+        DataError: A batch is empty, or larger than the training set and always left out; later,
+            it cannot be divided between the processes, or there is nothing to validate on.
     """
 
     def __init__(
@@ -79,12 +79,7 @@ class ImageDataModule(LightningDataModule):
         self.batches = Batches(num_train, batch_size, torch.initial_seed(), drop_last)
 
     def setup(self, stage: str) -> None:
-        """Share the batches out, and turn validation off where no images were set aside for it.
-
-        Raises:
-            DataError: Batches cannot be divided between the processes; or validation alone is
-                asked for, and no images were set aside for it.
-        """
+        """Share the batches out, and turn validation off where no images were set aside for it."""
         fitting = self.trainer if stage == "fit" else None
         if fitting is not None:
             self._share_out(fitting)

@@ -39,5 +39,5 @@ def afhq(
     Raises:
         DataError: The version is unknown, or folders are missing or incomplete.
     """
-    edition = choose(AFHQ, version)
-    return edition.load(root, image_size, check_counts, validation_fraction, horizontal_flip)
+    data = choose(AFHQ, version).load(root, image_size, check_counts)
+    return data.for_training(validation_fraction, horizontal_flip)

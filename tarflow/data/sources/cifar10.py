@@ -70,4 +70,5 @@ def cifar10(
     Raises:
         DataError: Files are missing, damaged or incomplete.
     """
-    return CIFAR10.load(root, 32, check_counts, validation_fraction, horizontal_flip)
+    data = CIFAR10.load(root, 32, check_counts)
+    return data.for_training(validation_fraction, horizontal_flip)

@@ -56,14 +56,7 @@ class Edition(ABC):
             f" prepare {self.choice} data.data.root=SOURCE output=FOLDER"
         )
 
-    def load(
-        self,
-        root: str | Path,
-        image_size: int,
-        check_counts: bool,
-        validation_fraction: float,
-        horizontal_flip: bool,
-    ) -> ImageData:
+    def load(self, root: str | Path, image_size: int, check_counts: bool) -> ImageData:
         """Read a folder, as published or prepared, and check what is in it."""
         folder = Path(root).expanduser()
         if not folder.is_dir():
@@ -80,7 +73,7 @@ class Edition(ABC):
             if check_counts and not set_aside:
                 self.check(part, data.parts[part].labels)
             self._check_shape(part, data.parts[part], data.image_shape)
-        return data.for_training(validation_fraction, horizontal_flip)
+        return data
 
     def check(self, part: str, labels: Any) -> None:
         """Compare the number of images, of each class where that is known."""

@@ -48,4 +48,5 @@ def ffhq(
     Raises:
         DataError: Files are missing, or have names other than numbers.
     """
-    return FFHQ.load(root, image_size, check_counts, validation_fraction, horizontal_flip)
+    data = FFHQ.load(root, image_size, check_counts)
+    return data.for_training(validation_fraction, horizontal_flip)

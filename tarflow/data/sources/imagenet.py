@@ -39,4 +39,5 @@ def imagenet(
     Raises:
         DataError: Folders are missing or incomplete.
     """
-    return IMAGENET.load(root, image_size, check_counts, validation_fraction, horizontal_flip)
+    data = IMAGENET.load(root, image_size, check_counts)
+    return data.for_training(validation_fraction, horizontal_flip)

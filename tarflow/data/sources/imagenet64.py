@@ -75,5 +75,5 @@ def imagenet64(
     Raises:
         DataError: The version is unknown, or files are missing, damaged or incomplete.
     """
-    edition = choose(IMAGENET64, version)
-    return edition.load(root, 64, check_counts, validation_fraction, horizontal_flip)
+    data = choose(IMAGENET64, version).load(root, 64, check_counts)
+    return data.for_training(validation_fraction, horizontal_flip)

@@ -59,11 +59,7 @@ def memory_mapped(
 
 
 class MappedImages(ArrayDataset):
-    """Images in a .npy file that is mapped to memory, and their labels in another.
-
-    Raises:
-        DataError: A file is missing, cut off, or holds other arrays.
-    """
+    """Images in a .npy file that is mapped to memory, and their labels in another."""
 
     def __init__(self, images: Path, labels: Path):
         self.path = images

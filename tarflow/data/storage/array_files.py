@@ -11,11 +11,7 @@ from tarflow.errors import DataError
 
 
 def load_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Read the arrays of a file by name; the one of a .npy file, `images`, stays on disk.
-
-    Raises:
-        DataError: The file is missing, damaged, of another format, or holds Python objects.
-    """
+    """Read the arrays of a file by name; the one of a .npy file, `images`, stays on disk."""
     if not path.is_file() or path.suffix not in (".npz", ".npy"):
         problem = f"{path} is neither" if path.is_file() else f"there is no file {path}"
         raise DataError(f"{problem}: pass the path of a .npz or .npy file")
@@ -38,9 +34,6 @@ def load_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
 
 def find_parts(path: Path, names: Iterable[str]) -> dict[str, str]:
     """Tell what the names of the arrays of each part of a file begin with.
-
-    Raises:
-        DataError: An array is missing, has another name, or only some parts have labels.
 
     Example:
         >>> find_parts(Path("cats.npz"), ["images", "labels"])

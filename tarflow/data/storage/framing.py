@@ -20,9 +20,6 @@ class Framing:
     Args:
         image_size: Height and width to bring pictures to; None leaves them as they are.
         num_channels: 1 converts pictures to grey, 3 to colour.
-
-    Raises:
-        DataError: The size or number of channels is out of range.
     """
 
     def __init__(self, image_size: int | None, num_channels: int = 3):
@@ -47,11 +44,7 @@ class Framing:
         return self.transform(self.decode(file, name))
 
     def decode(self, file: str | io.BytesIO, name: str) -> Image.Image:
-        """Decode a file into pixels of the wanted mode, at their own size.
-
-        Raises:
-            DataError: It cannot be decoded.
-        """
+        """Decode a file into pixels of the wanted mode, at their own size."""
         try:
             with Image.open(file) as image:
                 # Pillow clips such pixels to 255 instead of scaling them

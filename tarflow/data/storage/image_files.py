@@ -22,11 +22,7 @@ NUM_REPORTED = 5
 
 
 class ImageFiles(LabelledImages):
-    """Images brought to one size; the arguments are those of `Framing`, and their samples.
-
-    Raises:
-        DataError: The size or number of channels is out of range.
-    """
+    """Images brought to one size; the arguments are those of `Framing`, and their samples."""
 
     def __init__(self, samples: Samples, image_size: int | None, num_channels: int = 3):
         super().__init__(np.array([label for _, label in samples], np.int64))
@@ -37,11 +33,7 @@ class ImageFiles(LabelledImages):
         return self.framing(self.paths[index], self.paths[index])
 
     def verify(self) -> None:
-        """Decode every file once, with a progress bar.
-
-        Raises:
-            DataError: Files cannot be decoded; names the first of them and says how many.
-        """
+        """Decode every file once, with a progress bar, and refuse those that cannot be."""
         starts = range(0, len(self), CHUNK)
         console = Console(stderr=True)
         with ThreadPoolExecutor() as pool:
@@ -67,12 +59,7 @@ class ImageFiles(LabelledImages):
 
 
 def read_classes(folder: Path, layout: str) -> tuple[list[str], Samples]:
-    """List the classes and the files of a folder with a subfolder for each class.
-
-    Raises:
-        DataError: The folder or its classes are missing, or a class has no images; the message
-            ends with the layout that is expected.
-    """
+    """List the classes and the files of a folder with a subfolder for each class."""
     from torchvision.datasets import ImageFolder
 
     try:

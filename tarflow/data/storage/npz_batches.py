@@ -26,9 +26,6 @@ class NpzBatches(LabelledImages):
     Members that are not compressed are mapped to memory. Compressed ones are read a file at a
     time, hence in order only, as `tarflow prepare` reads but training does not. Labels, from 0,
     are in the order of the authors of the files: not that of sorted WordNet names as of folders.
-
-    Raises:
-        DataError: A file is damaged, or has other arrays.
     """
 
     def __init__(self, paths: list[Path], side: int):

@@ -55,11 +55,7 @@ class Description:
 
     @classmethod
     def read(cls, folder: Path) -> "Description":
-        """Read the description in a folder.
-
-        Raises:
-            DataError: It is missing, or cannot be read.
-        """
+        """Read the description in a folder."""
         path = folder / META
         if not path.is_file():
             raise DataError(f"there is no {path}: {LAYOUT}")

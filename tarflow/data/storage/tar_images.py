@@ -78,11 +78,7 @@ class TarImages(LabelledImages):
 
 
 def read_part(folder: Path, pattern: str, image_size: int | None, num_channels: int) -> TarImages:
-    """Read the shards whose names match a pattern.
-
-    Raises:
-        DataError: Shards are missing, damaged or of another layout.
-    """
+    """Read the shards whose names match a pattern."""
     shards = sorted(path for path in folder.glob(pattern or "*.tar") if path.is_file())
     if not pattern or not shards:
         raise DataError(f"there is no {folder / pattern}: {LAYOUT}")
