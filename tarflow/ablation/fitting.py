@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tarflow.ablation.baselines import Baseline
-from tarflow.ablation.variants import Density, Variant
+from tarflow.ablation.variants import Model, Variant
 from tarflow.data.loading.batches import Batch
 from tarflow.flows.conditioning import with_dropout
 from tarflow.flows.context import Context
@@ -37,14 +37,14 @@ class Fit:
         curve: Validation loss of the averaged weights, in nats per dimension.
     """
 
-    average: Density
-    raw: Density
+    average: Model
+    raw: Model
     steps: int = 0
     skipped: int = 0
     curve: list[float] = field(default_factory=list)
 
 
-def fit(model: Density, variant: Variant, train: Batch, validation: Batch, seconds: float) -> Fit:
+def fit(model: Model, variant: Variant, train: Batch, validation: Batch, seconds: float) -> Fit:
     """Maximize the likelihood of noisy images.
 
     The clock is the processor time of this process, which counts what a run computes and not
@@ -89,7 +89,7 @@ def rate(progress: float) -> float:
     return max(progress / WARM_UP if progress < WARM_UP else cosine, 1e-3)
 
 
-def _step(model: Density, optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> bool:
+def _step(model: Model, optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> bool:
     """Take a step; whether it was finite."""
     optimizer.zero_grad()
     if loss.isfinite():
@@ -101,7 +101,7 @@ def _step(model: Density, optimizer: Optimizer, loss: Tensor, max_grad_norm: flo
     return False
 
 
-def _loss(model: Density, stored: Tensor, context: Context) -> Tensor:
+def _loss(model: Model, stored: Tensor, context: Context) -> Tensor:
     """Negative log-likelihood, in nats per dimension."""
     x = model.noisy(stored)
     if isinstance(model, Baseline):
@@ -115,7 +115,7 @@ def _loss(model: Density, stored: Tensor, context: Context) -> Tensor:
 
 
 @torch.no_grad()
-def _follow(average: Density, model: Density, step: int) -> None:
+def _follow(average: Model, model: Model, step: int) -> None:
     """Move averaged weights towards those of a model; buffers are taken over."""
     decay = min(DECAY, (1 + step) / (10 + step))
     ours: list[Tensor] = list(average.parameters())
@@ -126,7 +126,7 @@ def _follow(average: Density, model: Density, step: int) -> None:
 
 
 @torch.no_grad()
-def log_probs(model: Density, batch: Batch, seed: int) -> Tensor:
+def log_probs(model: Model, batch: Batch, seed: int) -> Tensor:
     """Log-densities of images with the noise of a seed; NaN where they are not finite."""
     x = model.eval().noisy(batch.x, torch.Generator().manual_seed(seed))
     found = []
@@ -137,7 +137,7 @@ def log_probs(model: Density, batch: Batch, seed: int) -> Tensor:
     return log_prob.where(log_prob.isfinite(), math.nan)
 
 
-def validation_loss(model: Density, batch: Batch) -> float:
+def validation_loss(model: Model, batch: Batch) -> float:
     """Nats per dimension of images with one draw of their noise; infinite if any is not finite."""
     loss = float(-log_probs(model, batch, 1).mean()) / batch.x[0].numel()
     return loss if math.isfinite(loss) else math.inf

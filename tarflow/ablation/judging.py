@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tarflow.ablation.baselines import Baseline
 from tarflow.ablation.fitting import Fit, log_probs
-from tarflow.ablation.variants import Density, Variant
+from tarflow.ablation.variants import Model, Variant
 from tarflow.data import ImageData
 from tarflow.data.loading.batches import read_batch
 from tarflow.errors import NonFiniteError
@@ -79,7 +79,7 @@ class Judge:
         """What real test images score."""
         return self._quality(self.test.x, self.test.context.label)
 
-    def _likelihood(self, model: Density) -> dict[str, Any]:
+    def _likelihood(self, model: Model) -> dict[str, Any]:
         """Negative log-likelihood of the test images."""
         draws = [log_probs(model, self.test, 100 + draw) for draw in range(DRAWS)]
         log_prob, num_dims = torch.stack(draws).mean(dim=0), self.test.x[0].numel()
@@ -92,7 +92,7 @@ class Judge:
             found["bits_per_dim"] = float(model.codec.bits_per_dim(finite, num_dims).mean())
         return found
 
-    def _samples(self, model: Density, seed: int, guidance: Guidance | None = None) -> Samples:
+    def _samples(self, model: Model, seed: int, guidance: Guidance | None = None) -> Samples:
         """Samples, drawn and denoised."""
         codec: Any = model.codec
         if isinstance(model, Baseline):

@@ -24,7 +24,8 @@ WIDTH = 64
 TOKENS = 4
 """Patches along a side: both data sets become sequences of 16."""
 
-Density = TarFlow | Baseline
+Model = TarFlow | Baseline
+"""A density to fit: a flow, or another package's."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Variant:
         given = {name: vars(self)[name] for name in vars(self) if name not in ("name", "baseline")}
         return {**given, "scale": repr(self.scale)}
 
-    def make(self, data: ImageData) -> Density:
+    def make(self, data: ImageData) -> Model:
         """A new density for a data set."""
         return self.flow(data) if self.baseline is None else self.baseline(data)
 
