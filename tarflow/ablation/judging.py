@@ -84,11 +84,10 @@ class Judge:
         draws = [log_probs(model, self.test, 100 + draw) for draw in range(DRAWS)]
         log_prob, num_dims = torch.stack(draws).mean(dim=0), self.test.x[0].numel()
         finite = log_prob[log_prob.isfinite()]
-        found: dict[str, Any] = {"non_finite": len(log_prob) - len(finite)}
-        if not len(finite):
-            return {**found, "nats_per_dim": None}
-        found["nats_per_dim"] = float(-finite.mean()) / num_dims
-        if isinstance(model.codec, UniformDequantization):
+        found: dict[str, Any] = {"non_finite": len(log_prob) - len(finite), "nats_per_dim": None}
+        if len(finite):
+            found["nats_per_dim"] = float(-finite.mean()) / num_dims
+        if len(finite) and isinstance(model.codec, UniformDequantization):
             found["bits_per_dim"] = float(model.codec.bits_per_dim(finite, num_dims).mean())
         return found
 

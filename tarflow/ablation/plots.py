@@ -67,21 +67,15 @@ def _draw_bars(figure: Any, names: Sequence[str], results: Results) -> None:
     """Distances and likelihoods of variants, a column for each data set."""
     panels = figure.subplots(2, len(names), squeeze=False, height_ratios=(len(DISTANCES), 6))
     for column, data in enumerate(names):
-        title = f"{data}: Fréchet distance of samples (less is better)"
-        _panel(panels[0, column], title, DISTANCES, results, data, COLORS[0])
-        _panel(panels[1, column], f"{data}: bits/dim", LIKELIHOODS, results, data, COLORS[1])
+        titles = (f"{data}: Fréchet distance of samples (less is better)", f"{data}: bits/dim")
+        for index, (title, rows) in enumerate(zip(titles, (DISTANCES, LIKELIHOODS), strict=True)):
+            found = {w: Quantity(name, path).spread(results, data) for w, name, path in rows}
+            _draw_panel(panels[index, column], title, found, COLORS[index])
 
 
-def _panel(
-    axes: Any,
-    title: str,
-    rows: Sequence[tuple[str, str, str]],
-    results: Results,
-    data: str,
-    color: str,
-) -> None:
+def _draw_panel(axes: Any, title: str, found: dict[str, Any], color: str) -> None:
     """Horizontal bars with deviations over seeds; the first row is the one to compare with."""
-    spreads = [Quantity(variant, path).spread(results, data) for _, variant, path in rows]
+    spreads = list(found.values())
     for row, spread in enumerate(spreads):
         if spread is None:
             axes.text(0, row, " not finite, or not measured", va="center", fontsize=7)
@@ -91,7 +85,7 @@ def _panel(
         axes.text(mean + deviation, row, f"  {mean:.3g}", va="center", fontsize=7)
     if spreads[0]:
         axes.axvline(spreads[0][0], color="0.3", linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(rows)), [words for words, _, _ in rows], fontsize=8)
+    axes.set_yticks(range(len(found)), list(found), fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set_title(title, fontsize=9)
