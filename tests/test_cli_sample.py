@@ -193,7 +193,7 @@ def test_a_killed_process_goes_on_and_several_leave_what_one_leaves(sample, chec
     }
     assert ".000016-000019.npz.new" in before
     sample(*what, "output=two", "rank=0", "world_size=2")
-    assert "going on from 18 samples" in capsys.readouterr().out
+    assert "going on from 18 of" in capsys.readouterr().out
     after = times(Path("two"))
     assert {name: after[name] for name in before if name[0].isdecimal()}.items() <= before.items()
     sample(*what, "output=one")

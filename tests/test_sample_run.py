@@ -97,7 +97,7 @@ def test_an_interrupted_run_goes_on(run, capsys):
     before = content(run)
     draw(run)
     assert drawn(run) == [range(6, 9), range(9, 10)]
-    assert "going on from 6 samples" in capsys.readouterr().out
+    assert "going on from 6 of 10" in capsys.readouterr().out
     assert before.items() < content(run).items()
 
 
@@ -138,7 +138,7 @@ def test_processes_share_the_batches(run, monkeypatch, order, capsys):
     assert content(run) == content(alone)
     out = capsys.readouterr().out
     assert "process 1 has drawn its share" in out
-    assert ("waiting for the samples of the other processes" in out) == (order == (0, 1))
+    assert ("waiting for the other processes" in out) == (order == (0, 1))
 
 
 def test_the_number_of_processes_may_change(run):
@@ -264,7 +264,7 @@ def test_files_are_made_once_for_a_request(run):
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(run, tmp_path):
     (tmp_path / "samples").write_text("a file")
-    with pytest.raises(DataError, match=r"samples cannot be written \(.*\): free some space"):
+    with pytest.raises(DataError, match=r"samples cannot be written \(.*\): make room"):
         draw(run)
     assert drawn(run) == []
 
@@ -291,7 +291,7 @@ def test_a_disk_that_fills_up_loses_nothing(run, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("tarflow.sampling.sample_shards.write_atomically", write)
-        with pytest.raises(DataError, match=r"No space left on device.*run the same command"):
+        with pytest.raises(DataError, match=r"No space left on device.*give the same command"):
             draw(run)
     drawn(run)
     draw(run)

@@ -36,7 +36,8 @@ def calibrate(config: CalibrateSettings) -> None:
     """Measure decoders and leave a plan in the pretrained folder."""
     check_integer("batch_size", config.batch_size, least=1)
     directory = find_pretrained(config.checkpoint)
-    check_writable(directory)
+    with writing(directory):
+        check_writable(directory)
     flow = load(directory).to(device_of(config.device))
     table = PlanTable()
     with table.measuring():

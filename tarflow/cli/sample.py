@@ -106,7 +106,7 @@ def _panels(config: SampleSettings, run: SampleRun) -> dict[str, torch.Tensor]:
     panels = run.panels(config.grid_samples)
     if config.data:
         count = len(panels["samples"])
-        label = run.sampler.label(range(count))
+        label = run.sampler.context(range(count)).label
         panels["real"] = real_images(instantiate(config.data.data).test, label, count)
     return panels
 
@@ -119,7 +119,7 @@ def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list
     if config.save_png:
         files.append(gallery.write_images(run.pixels("writing images")))
     if config.save_npz:
-        label = run.sampler.label(range(run.num_samples))
+        label = run.sampler.context(range(run.num_samples)).label
         pixels = run.pixels("writing samples.npz")
         files.append(gallery.write_arrays(pixels, run.num_samples, label))
     print(certificates, *files, sep="\n")

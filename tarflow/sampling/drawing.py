@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
@@ -28,28 +28,23 @@ def read_classes(
         num_classes: Number of classes of the flow; one without classes takes `all` and `none`.
 
     Raises:
-        ContextError: The choice is none of these, or the flow does not know a class.
+        ContextError: The choice is something else, or the flow does not know a class.
     """
+    unknown = "is unknown: give all, none, a class or a list of them"
     if isinstance(choice, str) and choice not in ("all", "none"):
-        raise ContextError(f"label={choice} is unknown: give all, none, a class or a list of them")
+        raise ContextError(f"label={choice} {unknown}")
     if choice in ("none", NULL_CLASS) or (choice == "all" and not num_classes):
         return None
-    classes = _read_list(range(num_classes) if isinstance(choice, str) else choice)
+    listed = range(num_classes) if choice == "all" else choice
+    try:
+        listed = list(listed) if isinstance(listed, Iterable) else [listed]
+        classes = torch.tensor([check_integer("label", each) for each in listed], dtype=torch.long)
+    except (ConfigurationError, OverflowError) as error:
+        raise ContextError(f"label={shown(choice)} {unknown}") from error
     if not len(classes) or not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
         known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
         raise ContextError(f"label={choice}: this flow knows {known}")
     return classes
-
-
-def _read_list(choice: Any) -> Int[Tensor, " classes"]:
-    """Turn a class or several into a tensor."""
-    try:
-        listed = list(choice) if isinstance(choice, Iterable) else [choice]
-        return torch.tensor([check_integer("label", each) for each in listed], dtype=torch.long)
-    except (ConfigurationError, OverflowError) as error:
-        raise ContextError(
-            f"label={shown(choice)} is unknown: give all, none, a class or a list of them"
-        ) from error
 
 
 def read_labels(
@@ -60,7 +55,7 @@ def read_labels(
     return None if classes is None else in_turn(classes, range(num_samples))
 
 
-def in_turn(rows: Rows, indices: range) -> Rows:
+def in_turn(rows: Rows, indices: range) -> Shaped[Tensor, "samples ..."]:
     """What the samples of some indices get, which go round some rows, such as classes."""
     return rows[torch.arange(indices.start, indices.stop) % len(rows)]
 
@@ -96,7 +91,7 @@ def sample_batches(
     Args:
         flow: What to sample from.
         num_samples: Number of samples.
-        label: A label for each, or None.
+        label: A label for each.
         seed: Seed of the run.
         batch_size: Number of samples drawn at a time.
         options: How to decode.
@@ -106,7 +101,7 @@ def sample_batches(
         A batch of samples and its labels.
 
     Raises:
-        ConfigurationError: There is nothing to draw, or a batch is empty.
+        ConfigurationError: As `batches_of`.
     """
     options = DecodeOptions.of(options, keywords).prepared()
     chunks = ChunkSize()

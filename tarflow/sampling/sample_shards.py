@@ -4,7 +4,8 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,6 @@ class SampleShards:
 
     A shard is an .npz of arrays with a row per sample, among them `indices`; its name tells the
     first and the last of these. Shards of any length may lie side by side, and overlap.
-
-    Attributes:
-        directory: The folder.
     """
 
     directory: Path
@@ -55,12 +53,7 @@ class SampleShards:
         return len(indices) - sum(len(gap) for gap in self.missing(indices))
 
     def write(self, indices: range, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write a shard.
-
-        Args:
-            indices: The samples.
-            arrays: Arrays with a row per sample.
-        """
+        """Write a shard: arrays with a row for each of the samples."""
         content = io.BytesIO()
         contents: dict[str, Any] = {"indices": np.array(indices), **arrays}
         # The names too: a damaged directory of an .npz may lose arrays without a word.
@@ -107,19 +100,26 @@ class SampleShards:
 
     def remove_damaged(self, indices: range) -> Path | None:
         """Remove a shard if it is damaged, and return its path then."""
-        try:
-            self.load(indices)
-        except DataError:
-            self.path(indices).unlink(missing_ok=True)
-            return self.path(indices)
-        except FileNotFoundError:  # another process removed it
-            return None
+        with suppress(FileNotFoundError):  # another process removed it
+            try:
+                self.load(indices)
+            except DataError:
+                self.path(indices).unlink()
+                return self.path(indices)
         return None
 
     def remove(self) -> None:
         """Remove every shard."""
         for indices in self.found():
             self.path(indices).unlink(missing_ok=True)
+
+
+def join(
+    parts: Iterable[Mapping[str, np.ndarray]], names: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays of some names, by default all, of consecutive parts, each in one piece."""
+    kept = [{name: part[name] for name in names or part} for part in parts]
+    return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
 
 
 def _parse(content: io.BytesIO) -> dict[str, np.ndarray]:
