@@ -41,11 +41,7 @@ def check_real(name: str, value: Any, kind: type[ValueError] = ConfigurationErro
 
 
 def check_size(name: str, value: Any, least: int | None = 1) -> tuple[int, int]:
-    """Read a height and a width, or one number for both.
-
-    Raises:
-        ConfigurationError: It is something else, or too small.
-    """
+    """Read a height and a width, or one number for both, or raise a `ConfigurationError`."""
     sides = list(value) if isinstance(value, tuple | list) else [value, value]
     if len(sides) != 2:
         raise ConfigurationError(

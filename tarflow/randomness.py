@@ -36,7 +36,7 @@ class ExampleSeeds:
     def __post_init__(self):
         check_integer("seed", self.seed)
         if not isinstance(self.indices, Sequence | torch.Tensor | np.ndarray):
-            raise ConfigurationError(f"indices {shown(self.indices)} are not a sequence of integers")
+            raise ConfigurationError(f"indices {shown(self.indices)} must be a list of integers")
         if not isinstance(self.indices, range):
             for index in self.indices:
                 check_integer("one of indices,", index)

@@ -146,7 +146,7 @@ def test_errors_say_what_to_do(sample, checkpoint, tmp_path):
     assert "cannot be written" in error_of(*command, "output=file")
     assert "cannot be written" in error_of(*command, "output=/proc/here")
     assert "give float32, bfloat16, float16" in error_of(*command, "dtype=int8", "output=a")
-    assert "give both, or none" in error_of(*command, "rank=1", "output=a")
+    assert "give both, or neither" in error_of(*command, "rank=1", "output=a")
     assert "ranks go from 0" in error_of(*command, "rank=2", "world_size=2", "output=a")
     assert "must be at least 1" in error_of(*command, "batch_size=0", "output=a")
     assert "must be at least 1" in error_of(*command, "grid_samples=0", "output=a")

@@ -40,7 +40,7 @@ def calibrate(config: CalibrateSettings) -> None:
         check_writable(directory)
     flow = load(directory).to(device_of(config.device))
     table = PlanTable()
-    with table.measuring():
+    with table.measuring() as tell:
         plan = calibration.calibrate(
             flow,
             config.batch_size,
@@ -51,7 +51,7 @@ def calibrate(config: CalibrateSettings) -> None:
             windows=config.windows,
             repetitions=config.repetitions,
             show=table.show,
-            tell=table.tell,
+            tell=tell,
         )
     table.print(plan)
     weights = fingerprints(directory)[WEIGHTS]

@@ -59,9 +59,7 @@ class Kept(Work):
     `SharedRun` tells how they share it.
 
     Attributes:
-        directory: The folder.
         settings: All that the values depend on; values of others are removed.
-        process: Which of the processes this is.
     """
 
     directory: Path

@@ -64,7 +64,7 @@ def read_others(given: Mapping[str, Any], flow: Flow) -> Context:
     """Read conditions by name, each one row for all samples or rows to go round.
 
     Raises:
-        ContextError: The flow does not know one, or it is of another kind or out of range.
+        ContextError: The flow does not know one, or a row is not one of it.
     """
     rows = {name: torch.atleast_1d(torch.as_tensor(value)) for name, value in given.items()}
     examples = torch.empty(1, device=flow.base.anchor.device)
@@ -99,9 +99,6 @@ def sample_batches(
 
     Yields:
         A batch of samples and its labels.
-
-    Raises:
-        ConfigurationError: As `batches_of`.
     """
     options = DecodeOptions.of(options, keywords).prepared()
     chunks = ChunkSize()
@@ -117,10 +114,9 @@ def batches_of(num_samples: int, batch_size: int) -> list[range]:
     Raises:
         ConfigurationError: There is nothing to draw, or a batch is empty.
     """
-    num_samples = check_integer("num_samples", num_samples, least=1)
-    batch_size = check_integer("batch_size", batch_size, least=1)
-    firsts = range(0, num_samples, batch_size)
-    return [range(first, min(first + batch_size, num_samples)) for first in firsts]
+    count = check_integer("num_samples", num_samples, least=1)
+    size = check_integer("batch_size", batch_size, least=1)
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def draw(
@@ -129,7 +125,7 @@ def draw(
     context: ContextLike,
     seed: int,
     chunks: ChunkSize,
-    options: DecodeOptions = DecodeOptions(),
+    options: DecodeOptions,
 ) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
     """Draw the samples of some indices, in chunks that fit memory."""
     reports = []

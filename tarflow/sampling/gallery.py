@@ -26,7 +26,6 @@ class Gallery:
     """Writes samples into a folder; every file is written whole or not at all.
 
     Attributes:
-        directory: The folder.
         codec: Tells how what is stored is shown.
         num_columns: Images in a row of the grid; None for a square.
     """
@@ -45,11 +44,7 @@ class Gallery:
         return self._write_picture("grid.png", picture)
 
     def write_images(self, batches: Iterable[Shaped[Tensor, "_ channels height width"]]) -> Path:
-        """Write `images/000000.png` and so on, at their own size, and remove any beyond these.
-
-        Args:
-            batches: The images, some at a time.
-        """
+        """Write `images/000000.png` and so on, at their own size, and remove any beyond these."""
         index = -1
         for index, image in enumerate(image for batch in batches for image in batch):
             picture = grid(self.codec.to_bytes(image[None]), min_side=1, gap=0)
@@ -63,15 +58,10 @@ class Gallery:
         count: int,
         label: Int[Tensor, " count"] | None,
     ) -> Path:
-        """Write `samples.npz`: `images`, and `labels` where there are any.
-
-        Args:
-            batches: The images, some at a time: never are all of them in memory.
-            count: Number of images.
-            label: A label for each image, or None.
+        """Write `samples.npz`: `images`, never all in memory, and `labels` if there are any.
 
         Raises:
-            DataError: There are more or fewer images.
+            DataError: There are more or fewer images than `count`.
         """
         path = self._path("samples.npz")
         with replacing(path) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from tarflow.errors import ConfigurationError, DataError
@@ -40,11 +41,7 @@ class SampleFolder:
         return self.shards.directory / "finished.json"
 
     def check_space(self, num_bytes: int) -> None:
-        """Refuse to begin what the disk cannot hold.
-
-        Raises:
-            DataError: Less is free.
-        """
+        """Refuse, by a `DataError`, to begin what the disk cannot hold."""
         free = shutil.disk_usage(self.directory).free
         if free < num_bytes:
             raise DataError(
@@ -69,13 +66,8 @@ class SampleFolder:
         ]
 
     def check_same(self, settings: Mapping[str, Any]) -> None:
-        """Refuse to add samples of other settings.
-
-        Raises:
-            ConfigurationError: There are samples of others.
-        """
-        changes = self.changes(settings)
-        if changes:
+        """Refuse, by a `ConfigurationError`, to add to samples of other settings."""
+        if changes := self.changes(settings):
             raise ConfigurationError(
                 f"{self.directory} holds samples of other settings ({'; '.join(changes)}): choose"
                 " another output=..., go back to its values, or replace what it holds with"
@@ -125,10 +117,9 @@ def fingerprints(directory: Path) -> dict[str, str]:
     return hashes
 
 
-def _brief(value: Any, length: int = 100) -> str:
+def _brief(value: Any) -> str:
     """A value for a message; the labels of a thousand classes would fill the screen."""
-    text = str(value)
-    return text if len(text) <= length else f"{text[:length]} ..."
+    return shorten(str(value), 100, placeholder=" ...")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

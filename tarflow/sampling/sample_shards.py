@@ -78,11 +78,7 @@ class SampleShards:
             raise DataError(f"{self.directory} lacks sample {start}: run the same command again")
 
     def load(self, indices: range) -> dict[str, np.ndarray]:
-        """Read a whole shard.
-
-        Raises:
-            DataError: It is damaged.
-        """
+        """Read a whole shard, or raise a `DataError` that tells how it is damaged."""
         path = self.path(indices)
         content = io.BytesIO(path.read_bytes())
         try:

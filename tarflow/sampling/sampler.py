@@ -49,11 +49,7 @@ class Sampler:
 
     @property
     def codec(self) -> Codec:
-        """The codec of the flow's training, which tells what is stored.
-
-        Raises:
-            ConfigurationError: The flow does not know it.
-        """
+        """The codec of the flow's training, which the flow has to know."""
         if self.flow.codec is None:
             raise ConfigurationError("this flow does not name the codec of its training")
         return self.flow.codec

@@ -1,4 +1,4 @@
-"""Rows of many examples, computed into a folder by one process or several; a killed run goes on."""
+"""Rows of many examples, computed into a folder by one process or several."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,14 +31,10 @@ class SharedRun:
     batch sizes of those that were at work.
 
     Attributes:
-        folder: Where the rows are kept.
         settings: All that row n depends on besides n.
         count: Number of rows; the same run may be given more of them later.
         batch_size: Number of rows computed, and written, at a time.
         process: Which of the processes that share the run this is.
-
-    Raises:
-        ConfigurationError: There is nothing to compute, or a batch is empty.
     """
 
     folder: SampleFolder
