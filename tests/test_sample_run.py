@@ -45,7 +45,7 @@ def run(tmp_path):
 
 def draw(run, overwrite=False):
     with run.opened(overwrite, run.sampler.bytes_per_sample):
-        run.draw()
+        run.fill("sampling", run.sampler)
 
 
 def drawn(run):
@@ -242,7 +242,7 @@ def test_a_run_that_was_replaced_meanwhile_stops(run):
         draw(with_sampler(run, seed=7), overwrite=True)
         run.folder.shards.path(range(3)).unlink()
         with pytest.raises(ConfigurationError, match="seed: 7 -> 0"):
-            run.draw()
+            run.fill("sampling", run.sampler)
     assert range(3) not in run.folder.shards.found()
 
 

@@ -82,7 +82,7 @@ def sample(config: SampleSettings) -> None:
         print(f"{num_samples} samples are drawn already. Their files: {names}")
         return
     with run.opened(config.overwrite, sampler.bytes_per_sample):
-        run.draw()
+        run.fill("sampling", sampler)
         if not process.leads:
             print(f"process {process.rank} has drawn its share: process 0 makes the files")
             return

@@ -75,9 +75,9 @@ def calibrate(
     read = Context.of(context, batch_size, z.device)
     options = DecodeOptions(guidance=guidance, dtype=dtype).prepared()
     flow.decode(z, read, options=options)  # checks, warms up
-    race = Race(read, options, repetitions, tell)
+    race = Race(read, options, candidates, repetitions, tell)
     decoders, measurements = [], []
-    for results in race.transforms(flow.transform, z, candidates):
+    for results in race.transforms(flow.transform, z):
         decoders.append(fastest(results))
         for result in results:
             measurements.append(result)
@@ -116,32 +116,30 @@ class Race:
 
     context: Context
     options: DecodeOptions
+    candidates: Sequence[Jacobi]
     repetitions: int
     tell: Callable[[str], None]
 
-    def transforms(
-        self, composition: Composition, z: Tensor, candidates: Sequence[Jacobi]
-    ) -> Iterator[list[Measurement]]:
+    def transforms(self, composition: Composition, z: Tensor) -> Iterator[list[Measurement]]:
         """Measure each autoregressive transform, that nearest the noise first."""
         race = self
         for transform in reversed(list(composition)):
             if isinstance(transform, Composition):
-                yield from race.transforms(transform, z, candidates)
+                yield from race.transforms(transform, z)
             elif transform.num_decoded:
-                yield race.measure(transform, z, _clipped(candidates, z.shape[1] - 1))
+                yield race.measure(transform, z)
             z = transform.inverse(z, race.context, race.options).x
             race = replace(race, options=race.options.deeper(transform.num_decoded))
 
-    def measure(
-        self, transform: Transform, z: Tensor, candidates: Sequence[Decoder]
-    ) -> list[Measurement]:
+    def measure(self, transform: Transform, z: Tensor) -> list[Measurement]:
         """Measure sequential decoding and all candidates, in turns.
 
         What takes more than twice the time of sequential decoding is given up.
         """
         results = [self.run(transform, z, Sequential())]
         limit = 2 * results[0].seconds
-        results += [self.run(transform, z, Limited(decoder, limit)) for decoder in candidates]
+        windows = _clipped(self.candidates, z.shape[1] - 1)
+        results += [self.run(transform, z, Limited(window, limit)) for window in windows]
         times = {m.decoder: [m.seconds] for m in results if m.seconds < torch.inf}
         for _ in range(self.repetitions - 1):
             for decoder, seconds in times.items():

@@ -22,10 +22,6 @@ class SampleRun(SharedRun):
 
     sampler: Sampler = field(kw_only=True)
 
-    def draw(self) -> None:
-        """Draw what is missing of this process's share; raises as `fill` does."""
-        self.fill("sampling", self.sampler)
-
     def files(self, request: Mapping[str, Any]) -> list[Path]:
         """What this run made of its samples for a request; empty where that is to be done."""
         return [] if self.folder.changes(self.settings) else self.folder.files(request)

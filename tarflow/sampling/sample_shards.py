@@ -82,8 +82,13 @@ class SampleShards:
         path = self.path(indices)
         content = io.BytesIO(path.read_bytes())
         try:
-            found = _parse(content)
-            arrays = {str(name): found[str(name)] for name in found.pop("names")}
+            with zipfile.ZipFile(content) as archive:
+                damaged = archive.testzip()  # compares every checksum, those of headers too
+            if damaged is not None:
+                raise ValueError(f"wrong checksum of {damaged}")
+            content.seek(0)
+            with np.load(content, allow_pickle=False) as found:
+                arrays = {str(name): found[str(name)] for name in found["names"]}
             if arrays["indices"].tolist() != list(indices):
                 raise ValueError("it holds other samples than its name says")
             if any(len(array) != len(indices) for array in arrays.values()):
@@ -116,14 +121,3 @@ def join(
     """The arrays of some names, by default all, of consecutive parts, each in one piece."""
     kept = [{name: part[name] for name in names or part} for part in parts]
     return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
-
-
-def _parse(content: io.BytesIO) -> dict[str, np.ndarray]:
-    """Read the arrays of an .npz after comparing every checksum, those of their headers too."""
-    with zipfile.ZipFile(content) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"wrong checksum of {damaged}")
-    content.seek(0)
-    with np.load(content, allow_pickle=False) as arrays:
-        return dict(arrays)
