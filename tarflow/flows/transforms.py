@@ -111,6 +111,7 @@ class Permute(Rearrangement):
             raise ConfigurationError(
                 f"order {order} is not a permutation of 0 ... {len(order) - 1}"
             )
+        self.listed = order
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("inverse_order", torch.tensor(order).argsort())
 
@@ -122,12 +123,14 @@ class Permute(Rearrangement):
 
     def inverted(self) -> "Permute":
         """What undoes it."""
-        return Permute(self.inverse_order.tolist())
+        return Permute(sorted(range(len(self.listed)), key=self.listed.__getitem__))
 
 
 def rearrangement(order: Sequence[int]) -> Reverse | Permute | None:
     """What puts a sequence in an order; None where that is its own."""
-    order, own = list(order), list(range(len(order)))
+    own: Sequence[int] = range(len(order))
+    if not isinstance(order, range):  # of which a damaged file may ask for one without end
+        order, own = list(order), list(own)
     if order == own:
         return None
     return Reverse() if order == own[::-1] else Permute(order)
