@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,12 +19,7 @@ from tarflow.flows.flow import Flow
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.registry import register
-from tarflow.training.acceleration import (
-    compile_blocks,
-    multiplied_in,
-    recompute,
-    use_attention,
-)
+from tarflow.training.acceleration import compile_blocks, multiplied_in, recompute, use_attention
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
 from tarflow.training.sharding import clip, shard
 
@@ -79,17 +75,16 @@ class FlowModule(lightning.LightningModule):
                 "the flow does not know its data: pass it a codec and a noise, such as"
                 " codec=UniformDequantization(), noise=NoNoise()"
             )
+        check_instance("objective", objective, Objective, "pass one, such as MaximumLikelihood()")
+        check_real("max_grad_norm", max_grad_norm)
+        if not max_grad_norm > 0:
+            raise ConfigurationError(f"max_grad_norm {max_grad_norm} must be positive")
         self.flow = flow
         self.make_optimizer = optimizer
         self.make_schedule = schedule
-        check_instance("objective", objective, Objective, "pass one, such as MaximumLikelihood()")
-        check_real("max_grad_norm", max_grad_norm)
-        check_integer("max_skipped_steps", max_skipped_steps, least=0)
-        if not max_grad_norm > 0:
-            raise ConfigurationError(f"max_grad_norm {max_grad_norm} must be positive")
         self.objective = objective
         self.max_grad_norm = max_grad_norm
-        self.max_skipped_steps = max_skipped_steps
+        self.max_skipped_steps = check_integer("max_skipped_steps", max_skipped_steps, least=0)
         self.attention = attention
         self.compiled = compile
         self.checkpointed_layers = checkpointed_layers
@@ -112,7 +107,7 @@ class FlowModule(lightning.LightningModule):
             compile_blocks(self.flow)
         shard(self.flow, self._device_mesh)
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         try:
             optimizer = self.make_optimizer(self.flow.named_parameters())
         except TarflowError:
@@ -135,10 +130,13 @@ class FlowModule(lightning.LightningModule):
         # Each example has the same noise every time: the curve shows the model and not the draw.
         source = ExampleSeeds(0, batch.index.clamp(min=0).tolist())
         for name, values in self.objective.validate(self.flow, batch, source).items():
-            self._log_mean(f"val/{name}", values, batch.index >= 0, prog_bar=True)
+            self._log_mean(f"val/{name}", values, batch.index >= 0)
 
     def configure_gradient_clipping(
-        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         norm = clip(self.flow.parameters(), self.max_grad_norm)
         step, self._step = self._step, []
@@ -174,11 +172,14 @@ class FlowModule(lightning.LightningModule):
         """The mean over all processes."""
         return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="mean"))
 
-    def _log_mean(self, name: str, values: Tensor, counted: Tensor, **options) -> None:
-        """Log the mean of what counts, over all batches and processes."""
-        count = int(counted.sum())
-        mean = values[counted].sum() / max(count, 1)
-        self.log(name, mean, batch_size=count, sync_dist=True, **options)
+    def _log_mean(self, name: str, values: Tensor, counted: Tensor) -> None:
+        """Log the mean of what counts and is finite, over all batches and processes."""
+        finite = values[counted & values.isfinite()]
+        mean, count = finite.sum() / max(len(finite), 1), len(finite)
+        self.log(name, mean, prog_bar=True, batch_size=count, sync_dist=True)
+        others = (counted & ~values.isfinite()).sum().float()
+        if self._mean(others.clone()) > 0:  # all processes log it, or none: each waits for all
+            self.log(f"{name}_non_finite", others, reduce_fx="sum", sync_dist=True)
 
     def _reduced(self, loss: Loss) -> Tensor:
         """The mean loss over examples and dimensions."""

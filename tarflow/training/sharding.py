@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tarflow.flows.flow import Flow
 from tarflow.registry import register
@@ -35,7 +35,6 @@ def shard(flow: Flow, mesh: DeviceMesh | None) -> None:
     """Divide a flow's weights between the processes of a mesh, in place; each layer apart.
 
     Args:
-        flow: The flow.
         mesh: Lightning's mesh of processes; None leaves the flow whole.
     """
     if mesh is None:
@@ -60,6 +59,14 @@ def whole(tensor: Tensor) -> Tensor:
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process holds, in the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def fill(tensor: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into one of which this process may hold a part."""
+    value = value.to(tensor.device)
+    if isinstance(tensor, DTensor):
+        value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+    tensor.copy_(value)
 
 
 @torch.no_grad()

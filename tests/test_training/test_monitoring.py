@@ -25,7 +25,8 @@ from tarflow.training import (
     adamw,
     warmup_cosine,
 )
-from tarflow.training.monitoring import Clock, autoregressive_transforms, peak_memory
+from tarflow.training.acceleration import autoregressive_transforms
+from tarflow.training.monitoring import Clock, peak_memory
 from tarflow.training.operations import peak_rate, training_operations
 from tests.models import tiny_flow
 from tests.wandb_file import history
@@ -184,9 +185,9 @@ def test_validation_checkpoints_and_grids_take_no_time(monkeypatch, tmp_path):
     ]
 
     class SlowGrid(SampleGrid):
-        def _draw(self, flow, noise):
+        def _draw(self, flow):
             ticks.time += 100
-            return super()._draw(flow, noise)
+            return super()._draw(flow)
 
     slow = [
         LastCheckpoint(tmp_path / "last.ckpt", 3),
