@@ -31,6 +31,7 @@ from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.flows.transforms import Composition, Patchify, Permute, Reverse, Transform
 from tarflow.nn.networks import Networks
+from tarflow.nn.transformer import Layer, PreNorm
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
 from tarflow.sampling.denoising import denoise
@@ -64,6 +65,7 @@ __all__ = [
     "Inverse",
     "Jacobi",
     "LabelConditioner",
+    "Layer",
     "LinearGuidance",
     "LinearSchedule",
     "Networks",
@@ -76,6 +78,7 @@ __all__ = [
     "PerTransform",
     "Permute",
     "Pixels",
+    "PreNorm",
     "Raster",
     "Reverse",
     "SamplingReport",

@@ -4,14 +4,17 @@ import csv
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
-from tarflow import GaussianNoise, Pixels, TarFlow
+from tarflow import Conditioner, GaussianNoise, Pixels, TarFlow
 
 from .models import tiny_flow
 from .test_cli import error_of, tarflow
@@ -138,6 +141,57 @@ def test_a_changed_checkpoint_is_noticed(sample, checkpoint, tmp_path):
     message = error_of("sample", f"checkpoint={other}", "num_samples=4", "output=out")
     assert "config.json: " in message
     assert "model.safetensors: " not in message
+
+
+@dataclass(frozen=True)
+class Brightness(Conditioner):
+    """Reads one number per image."""
+
+    part: ClassVar[str] = "brightness"
+
+    def null(self, examples):
+        return examples.new_zeros(len(examples))
+
+    def read(self, rows):
+        return rows
+
+    def check(self, rows):
+        assert rows.is_floating_point()
+
+    def module(self, model_dim):
+        return Numbers(model_dim)
+
+
+class Numbers(nn.Module):
+    """Multiplies a number by a learned vector."""
+
+    def __init__(self, model_dim):
+        super().__init__()
+        self.vector = nn.Parameter(torch.ones(model_dim))
+
+    def forward(self, value):
+        return value[:, None] * self.vector
+
+
+def test_other_conditions_are_given_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"codec": Pixels(17), "noise": GaussianNoise(0.3)}
+    tiny_flow(num_channels=1, conditioners=(Brightness(),), **options).save_pretrained("run")
+    command = ["sample", "checkpoint=run", "num_samples=4", "denoise=false", "save_npz=true"]
+    drawn = {}
+    for name, given in {"one": "0.5", "turns": "[0.5,2.0]", "other": "2.0"}.items():
+        tarflow(*command, f"+context.brightness={given}", f"output={name}")
+        with np.load(f"{name}/samples.npz") as arrays:
+            drawn[name] = arrays["images"]
+    assert np.array_equal(drawn["turns"][::2], drawn["one"][::2])
+    assert np.array_equal(drawn["turns"][1::2], drawn["other"][1::2])
+    assert not np.array_equal(drawn["one"], drawn["other"])
+    again = [*command, "output=one", "+context.brightness=2.0"]
+    assert "brightness: [0.5] -> [2.0]" in error_of(*again)
+    assert "colour" in error_of(*command, "+context.colour=1", "output=a")
+    for value in ("red", "[]", "[[1],[1,2]]", "true"):
+        message = error_of(*command, f"+context.brightness={value}", "output=a")
+        assert "give a number, or a list" in message, value
 
 
 def test_errors_say_what_to_do(sample, checkpoint, tmp_path):

@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable
 from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 
 import hydra.utils
@@ -53,14 +54,17 @@ def own_packages() -> tuple[str, ...]:
 
 
 def import_own_packages() -> None:
-    """Import them, so that checkpoints may name their parts: a checkpoint imports nothing.
+    """Import all their modules, for checkpoints that name a part of one: these import nothing.
 
     Raises:
         ConfigurationError: One cannot be imported.
     """
     for package in own_packages():
         try:
-            import_module(package)
+            places = getattr(import_module(package), "__path__", ())
+            for module in walk_packages(places, f"{package}."):
+                if not module.name.endswith("__main__"):
+                    import_module(module.name)
         except ImportError as error:
             raise ConfigurationError(
                 f"{VARIABLE} names {package}, which cannot be imported: {error}"

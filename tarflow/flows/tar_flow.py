@@ -15,7 +15,7 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Alternating, Ordering
 from tarflow.flows.transforms import Patchify, Repatch, Transform, rearrangement
-from tarflow.nn.transformer import CausalTransformer
+from tarflow.nn.transformer import CausalTransformer, Layer, PreNorm
 from tarflow.registry import Part
 
 Each = int | tuple[int, ...]
@@ -40,6 +40,7 @@ class TarFlowDescription(Part):
     num_classes: int
     scale: Scale
     ordering: Ordering
+    layer: Layer
     conditioners: tuple[Conditioner, ...]
     codec: Codec | None
     noise: Noise | None
@@ -53,10 +54,10 @@ class TarFlowDescription(Part):
             self._keep_each(name, lambda name, value: check_integer(name, value, least=1))
         self._keep_each("dropout", _check_dropout)
         self._keep("conditioners", tuple(self.conditioners))
-        wanted = {"scale": Scale, "ordering": Ordering, "codec": Codec, "noise": Noise}
-        for name, kind in wanted.items():
+        wanted = {"scale": Scale, "ordering": Ordering, "layer": Layer}
+        for name, kind in {**wanted, "codec": Codec, "noise": Noise}.items():
             value = getattr(self, name)
-            if value is not None or name in ("scale", "ordering"):
+            if value is not None or name in wanted:
                 check_instance(name, value, kind, f"pass a {kind.__name__}")
         for each in self.conditioners:
             check_instance("one of conditioners,", each, Conditioner, "pass a Conditioner")
@@ -100,7 +101,7 @@ class TarFlowDescription(Part):
     ) -> AutoregressiveTransform:
         """Make one of the autoregressive transforms, with a transformer of its own."""
         outputs = self.scale.num_outputs * patch_dim
-        network = CausalTransformer(patch_dim, outputs, length, **numbers)
+        network = CausalTransformer(patch_dim, outputs, length, **numbers, layer=self.layer)
         labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
         return AutoregressiveTransform(network, self.scale, (*labels, *self.conditioners))
 
@@ -142,6 +143,7 @@ class TarFlow(Flow):
         scale: How scales are parameterized; `UnitScale()` is the volume-preserving variant, whose
             base has a learned variance.
         ordering: In which order each transform reads the patches.
+        layer: The kind of layer of the transformers.
         conditioners: Read parts of the context besides the label.
         codec: How stored images became the data whose density this is, kept with the model.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
@@ -170,6 +172,7 @@ class TarFlow(Flow):
         num_classes: int = 0,
         scale: Scale = ExpScale(),
         ordering: Ordering = Alternating(),
+        layer: Layer = PreNorm(),
         conditioners: tuple[Conditioner, ...] = (),
         codec: Codec | None = None,
         noise: Noise | None = None,

@@ -111,6 +111,7 @@ class Permute(Rearrangement):
             raise ConfigurationError(
                 f"order {order} is not a permutation of 0 ... {len(order) - 1}"
             )
+        self.listed = order
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("inverse_order", torch.tensor(order).argsort())
 
@@ -122,7 +123,7 @@ class Permute(Rearrangement):
 
     def inverted(self) -> "Permute":
         """What undoes it."""
-        return Permute(self.inverse_order.tolist())
+        return Permute(sorted(range(len(self.listed)), key=self.listed.__getitem__))
 
 
 def rearrangement(order: Sequence[int]) -> Reverse | Permute | None:

@@ -116,10 +116,8 @@ class FusedAttention(AttentionKernel):
             return ProductAttention()(q, k, v, dropout)
         if dropout or torch.compiler.is_compiling() or not _needs_gradient(q, k, v):
             return self.fused(q, k, v, dropout)
-        inner: Any = _Entry.apply(q, k, v)
-        return cast(
-            Tensor, _Exit.apply(self.fused(inner[0], inner[1], inner[2], dropout), q, k, v)
-        )
+        inner = cast(tuple[Tensor, Tensor, Tensor], _Entry.apply(q, k, v))
+        return cast(Tensor, _Exit.apply(self.fused(*inner, dropout), q, k, v))
 
 
 class _Entry(torch.autograd.Function):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
@@ -60,9 +60,21 @@ def read_labels(
     return None if classes is None else in_turn(classes, range(num_samples))
 
 
-def in_turn(rows: Rows, indices: range) -> Rows:
+def in_turn(rows: Shaped[Tensor, "rows ..."], indices: range) -> Shaped[Tensor, "samples ..."]:
     """What the samples of some indices get, which go round some rows, such as classes."""
     return rows[torch.arange(indices.start, indices.stop) % len(rows)]
+
+
+def _read_rows(name: str, value: Any) -> Rows:
+    """Turn one value, or a list of them, into rows."""
+    wanted = f"context.{name}={shown(value)}: give a number, or a list of one or more"
+    try:
+        rows = torch.atleast_1d(torch.as_tensor(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContextError(wanted) from error
+    if not rows.numel() or rows.dtype is torch.bool:
+        raise ContextError(wanted)
+    return rows
 
 
 def read_others(given: Mapping[str, Any], flow: Flow) -> Context:
@@ -71,11 +83,14 @@ def read_others(given: Mapping[str, Any], flow: Flow) -> Context:
     Raises:
         ContextError: The flow does not know one, or it is of another kind or out of range.
     """
-    rows = {name: torch.atleast_1d(torch.as_tensor(value)) for name, value in given.items()}
+    rows = {name: _read_rows(name, value) for name, value in given.items()}
     examples = torch.empty(1, device=flow.base.anchor.device)
     for name, part in rows.items():
-        for row in part.split(1):
-            flow.check_context(flow.read_context({name: row}, examples))
+        try:
+            for row in part.split(1):
+                flow.check_context(flow.read_context({name: row}, examples))
+        except ContextError as error:
+            raise ContextError(f"context.{name}: {error}") from error
     return Context(**rows)
 
 

@@ -51,6 +51,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "compile": (*TRUTH, None),
         "tolerance": (0, -1, None, *REAL),
         "window": ("text", 1.5, [1], {"a": 1}, None),
+        "context": ("text", 3, [1], True, None, {"a": 1}),
         "grid_samples": POSITIVE,
         "columns": tuple(value for value in POSITIVE if value is not None),
         "save_png": (*TRUTH, None),
