@@ -21,7 +21,7 @@ from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.registry import register
 from tarflow.training.acceleration import compile_blocks, multiplied_in, recompute, use_attention
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
-from tarflow.training.sharding import clip, shard
+from tarflow.training.sharding import shard, whole
 
 ADVICE = (
     "Try a lower learning rate, a longer warm-up, a lower max_grad_norm, a bounded scale"
@@ -48,10 +48,8 @@ class FlowModule(lightning.LightningModule):
         flow: The flow, with the codec and the noise of its data.
         optimizer: Makes the optimizer from the flow's named parameters.
         schedule: Makes the learning-rate schedule, stepped every batch.
-        objective: What is minimized.
         max_grad_norm: Largest norm of all gradients together; larger ones are scaled down to it.
         max_skipped_steps: Number of steps of a run that may be skipped; one more stops it.
-        attention: How the transformers attend.
         compile: Whether their layers run compiled, after some minutes at the start.
         checkpointed_layers: Number of layers of each transformer whose inside is computed again
             for gradients instead of kept.
@@ -99,9 +97,8 @@ class FlowModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         """Choose how to compute, and divide the weights where the strategy wants that."""
-        trainer, weights = self.trainer, self.flow.base.anchor.dtype
-        dtype = multiplied_in(str(trainer.precision), weights)
-        use_attention(self.flow, self.attention, trainer.strategy.root_device, dtype)
+        dtype = multiplied_in(str(self.trainer.precision), self.flow.base.anchor.dtype)
+        use_attention(self.flow, self.attention, self.trainer.strategy.root_device, dtype)
         recompute(self.flow, self.checkpointed_layers)
         if self.compiled:
             compile_blocks(self.flow)
@@ -115,11 +112,8 @@ class FlowModule(lightning.LightningModule):
         except (ValueError, TypeError, LookupError) as error:  # torch's, of their arguments
             given = getattr(self.make_optimizer, "keywords", {})
             raise ConfigurationError(f"no optimizer can be made of {given}: {error}") from error
-        schedule = self.make_schedule(optimizer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        schedule: Any = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.objective(self.flow, batch, self._share(len(batch.index)))
@@ -138,7 +132,7 @@ class FlowModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        norm = clip(self.flow.parameters(), self.max_grad_norm)
+        norm = whole(nn.utils.clip_grad_norm_(self.flow.parameters(), self.max_grad_norm))
         step, self._step = self._step, []
         # Both are the same in all processes, and so is what follows from them.
         loss = self._mean(torch.stack([self._reduced(part) for part in step]).mean())

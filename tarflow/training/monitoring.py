@@ -32,13 +32,12 @@ class Throughput(Callback):
     """
 
     def __init__(self):
-        self._operations, self._peak = 0, 0.0
+        self._cost = 0.0  # of an image, in seconds of one device at its peak
         self._images, self._clock = 0, Clock()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._operations = training_operations(pl_module.flow)
         dtype = multiplied_in(trainer.precision, pl_module.flow.base.anchor.dtype)
-        self._peak = peak_rate(pl_module.device, dtype)
+        self._cost = training_operations(pl_module.flow) / peak_rate(pl_module.device, dtype)
         self._images, self._clock = 0, Clock()
         peak_memory(pl_module.device)
 
@@ -70,12 +69,10 @@ class Throughput(Callback):
     def _rates(self, trainer: Trainer, module: FlowModule) -> dict[str, float]:
         """What is logged."""
         images_per_second = trainer.world_size * self._images / self._clock.seconds
-        length, _ = module.flow.base.shape
-        peak = trainer.world_size * self._peak
         return {
             "perf/images_per_second": images_per_second,
-            "perf/tokens_per_second": images_per_second * length,
-            "perf/mfu": images_per_second * self._operations / peak,
+            "perf/tokens_per_second": images_per_second * module.flow.base.shape[0],
+            "perf/mfu": images_per_second * self._cost / trainer.world_size,
             "perf/memory_gib": peak_memory(module.device) / 2**30,
         }
 
@@ -125,11 +122,7 @@ class TransformStatistics(Callback):
 
 
 class Clock:
-    """A stopwatch that may be started and stopped more than once.
-
-    Attributes:
-        seconds: How long it ran, up to the last stop.
-    """
+    """A stopwatch that may be started and stopped more than once; `seconds` is how long it ran."""
 
     def __init__(self):
         self.seconds = 0.0

@@ -16,22 +16,19 @@ import torch
 
 from tarflow.flows.flow import Flow
 from tarflow.machine.device import matrix_rate
-from tarflow.nn.transformer import CausalTransformer
 from tarflow.training.acceleration import networks
 
 
 def training_operations(flow: Flow) -> int:
     """Operations of one training step for each example of its batch, as defined above."""
-    return 3 * sum(_forward_operations(network) for network in networks(flow))
-
-
-def _forward_operations(network: CausalTransformer) -> int:
-    """Operations of one transformer for one example."""
-    positions = network.length - 1
-    matrices = sum(weight.numel() for weight in network.parameters() if weight.ndim == 2)
-    num_weights = matrices - network.position_embedding.numel()
-    attended = positions * (positions + 1) // 2
-    return 2 * num_weights * positions + 4 * len(network.blocks) * network.model_dim * attended
+    total = 0
+    for network in networks(flow):
+        positions = network.length - 1
+        matrices = sum(weight.numel() for weight in network.parameters() if weight.ndim == 2)
+        total += 2 * (matrices - network.position_embedding.numel()) * positions
+        attended = positions * (positions + 1) // 2
+        total += 4 * len(network.blocks) * network.model_dim * attended
+    return 3 * total
 
 
 @functools.cache

@@ -28,7 +28,7 @@ def adamw(
     """AdamW that decays matrices alone; norms, biases and embeddings are left to the data.
 
     Args:
-        named_parameters: Names and parameters of the model.
+        named_parameters: Those of the model.
         lr: Peak learning rate.
         betas: Decay rates of the two moments.
         weight_decay: Decoupled decay of the weight matrices.
@@ -136,13 +136,7 @@ def _sort(named_parameters: NamedParameters) -> tuple[list, list, list]:
 def warmup_cosine(
     optimizer: Optimizer, total_steps: int, warmup_steps: int, final_lr: float = 1e-6
 ) -> LambdaLR:
-    """Linear warm-up from `final_lr`, then a cosine decay to it.
-
-    Args:
-        optimizer: Its learning rates are the peaks.
-        total_steps: Number of steps of the run, the warm-up included.
-        warmup_steps: Number of steps of the warm-up.
-        final_lr: Learning rate at both ends.
+    """Linear warm-up from `final_lr` to the optimizer's rates, then a cosine decay to `final_lr`.
 
     Raises:
         ConfigurationError: The warm-up is not shorter than the run, or a rate is negative.

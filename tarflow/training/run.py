@@ -46,16 +46,13 @@ class Run:
         return self.directory / "config.json"
 
     def start(self, config: Mapping[str, Any], resume: str, leads: bool = True) -> Path | None:
-        """Make the folder ready and find what to go on from.
+        """Make the folder ready; returns the checkpoint to go on from, or None for a fresh start.
 
         Args:
             config: The resolved configuration.
             resume: `auto` goes on from the folder's checkpoint if there is one; `never` refuses a
                 folder that has one.
             leads: Whether this is the process, of several of a run, that writes to the folder.
-
-        Returns:
-            The checkpoint to go on from, or None for a fresh start.
 
         Raises:
             CheckpointError: The folder's run has another configuration, or must not be resumed.

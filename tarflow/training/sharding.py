@@ -1,11 +1,10 @@
 """Weights that are divided between processes (FSDP2)."""
 
-from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -32,23 +31,12 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def shard(flow: Flow, mesh: DeviceMesh | None) -> None:
-    """Divide a flow's weights between the processes of a mesh, in place; each layer apart.
-
-    Args:
-        mesh: Lightning's mesh of processes; None leaves the flow whole.
-    """
+    """Divide a flow's weights between the processes of Lightning's mesh, if there is one."""
     if mesh is None:
         return
     # One layer's weights are gathered at a time, and the next ones' while it computes.
-    for network in networks(flow):
-        for block in network.blocks:
-            fully_shard(block, mesh=mesh["data_parallel"])
-    fully_shard(flow, mesh=mesh["data_parallel"])
-
-
-def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale gradients down to a norm of all of them together; returns the norm they had."""
-    return whole(nn.utils.clip_grad_norm_(parameters, max_norm))
+    for part in (*(block for network in networks(flow) for block in network.blocks), flow):
+        fully_shard(part, mesh=mesh["data_parallel"])
 
 
 def whole(tensor: Tensor) -> Tensor:
