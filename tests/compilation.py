@@ -1,6 +1,7 @@
 """Compares compiled with eager; run as a program, for the hook of the tests breaks graphs."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -165,6 +166,22 @@ def compare_buckets() -> None:
     assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 12
 
 
+def compare_threads() -> None:
+    """Eight threads compile and decode at once."""
+    flow = tiny_flow(num_transforms=2, num_layers=1, num_classes=3)
+    torch._dynamo.reset()
+
+    def sample(seed: int, **options):
+        return flow.sample(
+            2 + seed % 2, 1, source=ExampleSeeds(seed, range(2 + seed % 2)), **options
+        )
+
+    expected, networks = [sample(seed) for seed in range(8)], Prepared(backend="aot_eager")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda seed: sample(seed, networks=networks), range(8)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 @torch.no_grad()
 def compare_unequal_networks() -> None:
     """Networks of other widths, depths, heads or layers have code of their own."""
@@ -212,6 +229,7 @@ if __name__ == "__main__":
             compare_blocks_in_place,
             compare_buckets,
             compare_unequal_networks,
+            compare_threads,
             partial(compare_densities, "aot_eager"),
         ),
         "inductor": (compare_steps_by_inductor, partial(compare_densities, "inductor")),

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from tarflow import ExampleSeeds, TarFlow, denoise
-from tarflow.data import digits
+from tarflow import ExampleSeeds, Pixels, TarFlow, denoise
+from tarflow.data import digits, read_batch
 from tarflow.editing import inpaint, interpolate
 from tarflow.sampling.pictures import beside, grid
 
@@ -25,18 +26,24 @@ HIDDEN_COLOR = (4, 6, 9)  # of 0 ... 16 in red, green and blue: no grey that a d
 def held_out(turn: int) -> tuple[Tensor, Tensor]:
     """One held-out image of each class, and their labels."""
     test = digits().test
-    of_class = [[pixels for pixels, y in test if int(y) == label] for label in range(10)]  # pyright: ignore
+    pixels, context, _ = read_batch(test, range(len(test)))  # pyright: ignore[reportArgumentType]
+    of_class = [pixels[context["label"] == label] for label in range(10)]
     return torch.stack([images[turn] for images in of_class]), torch.arange(10)
 
 
 def noisy(flow: TarFlow, pixels: Tensor, seed: int) -> Tensor:
     """Images as the flow knows them."""
-    return flow.noise(pixels, torch.Generator().manual_seed(seed))  # pyright: ignore
+    return flow.noisy(pixels, torch.Generator().manual_seed(seed))
 
 
 def shown(flow: TarFlow, x: Tensor, label: Tensor) -> Tensor:
     """Pixels of denoised images."""
-    return flow.noise.to_pixels(denoise(flow, x, label))  # pyright: ignore
+    return flow.codec.decode(denoise(flow, x, label))  # pyright: ignore
+
+
+def panel(pixels: Tensor, num_columns: int, min_side: int) -> Image.Image:
+    """Digits, or digits in colour, as a picture."""
+    return grid(Pixels(17).to_bytes(pixels), num_columns, min_side)
 
 
 def draw_interpolation(flow: TarFlow) -> None:
@@ -52,7 +59,7 @@ def draw_interpolation(flow: TarFlow) -> None:
     for title, (target, label) in panels.items():
         path = interpolate(flow, ends[0], target, NUM_STEPS, label).flatten(0, 1)
         pixels = shown(flow, path, label.repeat_interleave(NUM_STEPS))
-        pictures[title] = grid(pixels, 17, NUM_STEPS, min_side=540)
+        pictures[title] = panel(pixels, NUM_STEPS, 540)
     beside(pictures).save(IMAGES / "interpolation.png", optimize=True)
 
 
@@ -79,10 +86,10 @@ def draw_inpainting(flow: TarFlow) -> None:
     given, free = shown(flow, result.x, label).chunk(2)
     hidden = torch.tensor(HIDDEN_COLOR, dtype=torch.uint8).view(3, 1, 1)
     pictures = {
-        "held-out": grid(pixels, 17, 1, min_side=70),
-        "observed": grid(torch.where(mask, pixels, hidden), 17, 1, min_side=70),
-        "drawn given the class": grid(given, 17, NUM_COMPLETIONS, min_side=240),
-        "drawn without a label": grid(free, 17, NUM_COMPLETIONS, min_side=240),
+        "held-out": panel(pixels, 1, 70),
+        "observed": panel(torch.where(mask, pixels, hidden), 1, 70),
+        "drawn given the class": panel(given, NUM_COMPLETIONS, 240),
+        "drawn without a label": panel(free, NUM_COMPLETIONS, 240),
     }
     beside(pictures).save(IMAGES / "inpainting.png", optimize=True)
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tarflow import Context, ExampleSeeds, LinearGuidance, TarFlow, denoise
-from tarflow.data import digits
+from tarflow import Context, ExampleSeeds, LinearGuidance, Pixels, TarFlow, denoise
+from tarflow.data import digits, read_batch
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.transforms import Patchify, Reverse
 from tarflow.sampling.pictures import beside, grid
@@ -25,7 +25,6 @@ import matplotlib.pyplot as plt
 IMAGES = Path(__file__).parents[1] / "images"
 NUM_ROWS = 8
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
-SHADES = 256
 SIDE = 460
 """Width of the picture of a state."""
 
@@ -45,13 +44,13 @@ def states(flow: TarFlow, z: Tensor, label: Tensor) -> Iterator[Tensor]:
 
 
 def shades(x: Tensor, limit: float = 1.0) -> Tensor:
-    """Pixels of numbers from -limit (black) to limit (white)."""
-    return ((x / limit).clamp(-1, 1) + 1).mul((SHADES - 1) / 2).round().long()
+    """Bytes for numbers from -limit (black) to limit (white)."""
+    return Pixels().decode(x / limit)
 
 
 def _column(x: Tensor, limit: float) -> Image.Image:
     """Images below each other."""
-    return grid(shades(x, limit), SHADES, 1, 110)
+    return grid(shades(x, limit), 1, 110)
 
 
 @torch.no_grad()
@@ -82,10 +81,10 @@ def log_scales(flow: TarFlow, x: Tensor, label: Tensor) -> Iterator[Tensor]:
 
 def held_out(flow: TarFlow) -> tuple[Tensor, Tensor]:
     """All held-out digits, as the flow knows them, and their labels."""
-    pixels, label = zip(*digits().test, strict=True)  # pyright: ignore[reportArgumentType]
-    assert flow.noise is not None
+    test = digits().test
+    batch = read_batch(test, range(len(test)))  # pyright: ignore[reportArgumentType]
     generator = torch.Generator().manual_seed(0)
-    return flow.noise(torch.stack(pixels), generator), torch.tensor([int(y) for y in label])
+    return flow.noisy(batch.x, generator), batch.context["label"]
 
 
 def draw_gains(flow: TarFlow, images: Path) -> None:
@@ -116,7 +115,7 @@ def draw_guidance(flow: TarFlow, images: Path) -> None:
     for weight in WEIGHTS:
         x = flow.sample(len(label), label, source=seeds, guidance=LinearGuidance(weight))
         clean = denoise(flow, x, label)
-        pictures[f"w = {weight:g}"] = grid(shades(clean), SHADES, 4, 140)
+        pictures[f"w = {weight:g}"] = grid(shades(clean), 4, 140)
         moved = float((clean - x).square().mean().sqrt())
         print(f"w = {weight:g}: deviation {float(x.std()):.3f}, denoising moves {moved:.3f}")
     beside(pictures).save(images / "method_guidance.png", optimize=True)
@@ -129,9 +128,9 @@ def draw_denoising(flow: TarFlow, images: Path) -> None:
     clean = denoise(flow, x, label)
     print(f"denoising takes away an RMS of {float((x - clean).square().mean().sqrt()):.3f}")
     pictures = {
-        "as drawn": grid(shades(x), SHADES, 10, SIDE),
-        "denoised": grid(shades(clean), SHADES, 10, SIDE),
-        "what was removed, times 4": grid(shades(4 * (x - clean)), SHADES, 10, SIDE),
+        "as drawn": grid(shades(x), 10, SIDE),
+        "denoised": grid(shades(clean), 10, SIDE),
+        "what was removed, times 4": grid(shades(4 * (x - clean)), 10, SIDE),
     }
     beside(pictures).save(images / "method_denoising.png", optimize=True)
 

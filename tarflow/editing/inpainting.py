@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from tarflow.arguments import check_instance, check_integer, check_real
+from tarflow.arguments import check_instance, check_integer
 from tarflow.editing.markov_chains import Chain, ChainState, Hamiltonian, MarkovKernel, Posterior
 from tarflow.errors import ConfigurationError
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
-from tarflow.flows.noise import GaussianNoise
 from tarflow.randomness import ExampleStreams, RandomSource
 
 
@@ -101,10 +100,13 @@ def inpaint(
     check_integer("num_samples", num_samples)
     if not 1 <= num_samples <= sampler.num_steps:
         raise ConfigurationError(f"num_samples {num_samples}: one to {sampler.num_steps} steps")
+    noise_std = flow.read_noise_std(noise_std)
+    if noise_std == 0:
+        raise ConfigurationError("noise_std 0.0 must be positive")
     options = DecodeOptions.of(options, keywords)
     source = ExampleStreams.of(source)
     z = flow.base.sample(len(x), source)
-    std = z.new_full((len(x),), _read_noise_std(flow, noise_std))
+    std = z.new_full((len(x),), noise_std)
     mask = _read_mask(mask, x)
     # A copy, since what was made in inference mode takes no gradient.
     rows = Context.of(context, len(x), x.device).map(torch.clone)
@@ -137,21 +139,6 @@ def _run(
     rate = torch.stack(accepted).to(step_size.dtype).mean(dim=0)
     rms = chain.posterior.rms(torch.stack(squared_deviation).mean(dim=0))
     return torch.stack(samples, dim=1), rate, rms
-
-
-def _read_noise_std(flow: Flow, noise_std: float | None) -> float:
-    """The standard deviation that was given, or else that of the flow's noise."""
-    if noise_std is None:
-        if not isinstance(flow.noise, GaussianNoise):
-            raise ConfigurationError(
-                f"this flow was trained with {flow.noise}, not with Gaussian noise:"
-                " pass noise_std, the standard deviation of the observations"
-            )
-        noise_std = flow.noise.std
-    check_real("noise_std", noise_std)
-    if not 0 < noise_std < float("inf"):
-        raise ConfigurationError(f"noise_std {noise_std} must be positive and finite")
-    return noise_std
 
 
 def _read_mask(mask: Tensor, x: Tensor) -> Bool[Tensor, "batch ..."]:

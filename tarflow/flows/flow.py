@@ -1,4 +1,4 @@
-"""Flows: a transform and a base distribution make a density."""
+"""Flows: densities that are saved and loaded, decoded and sampled from."""
 
 from collections.abc import Iterable
 from inspect import signature
@@ -6,29 +6,28 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
-from tarflow.arguments import check_instance, check_tensor
-from tarflow.errors import CheckpointError, ConfigurationError, ContextError, NonFiniteError
+from tarflow.arguments import check_tensor
+from tarflow.errors import CheckpointError, ContextError, NonFiniteError
 from tarflow.flows import checkpoint
 from tarflow.flows.base import StandardNormal
 from tarflow.flows.codec import Codec
-from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
+from tarflow.flows.density import Density
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import Noise
 from tarflow.flows.report import Inverse, SamplingReport
-from tarflow.flows.transforms import Composition, Transform
-from tarflow.nn.kernels import transformed
+from tarflow.flows.transforms import Transform
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
 
 Kind = TypeVar("Kind", bound="Flow")
 
 
-class Flow(nn.Module, Part):
+class Flow(Density, Part):
     r"""The density $p(x) = p_Z(f(x)) |\det f'(x)|$ of data that a transform f maps to noise.
 
     A named flow is a subclass whose constructor makes the transforms. If it also passes a
@@ -42,9 +41,6 @@ class Flow(nn.Module, Part):
         description: What the flow was made from.
     """
 
-    image_shape: tuple[int, int, int] | None = None
-    """Channels, height and width of an example, where they are known."""
-
     def __init__(
         self,
         transforms: Iterable[Transform],
@@ -53,52 +49,8 @@ class Flow(nn.Module, Part):
         noise: Noise | None = None,
         description: Part | None = None,
     ):
-        super().__init__()
-        check_instance("base", base, StandardNormal, "pass one, such as StandardNormal(4, 12)")
-        for name, value, kind in (("codec", codec, Codec), ("noise", noise, Noise)):
-            if value is not None:
-                check_instance(name, value, kind, f"pass a {kind.__name__}")
-        self.transform = Composition(transforms)
-        self.base = base
-        self.codec = codec
-        self.noise = noise
+        super().__init__(transforms, base, codec, noise)
         self.description = description
-
-    @property
-    def conditioners(self) -> tuple[Conditioner, ...]:
-        """What reads the parts of a context."""
-        return self.transform.conditioners
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes that a label may name; 0 for a flow without labels."""
-        counts = [c.num_classes for c in self.conditioners if isinstance(c, LabelConditioner)]
-        return max(counts, default=0)
-
-    @property
-    def num_dims(self) -> int:
-        """Number of dimensions of an example."""
-        length, patch_dim = self.base.shape
-        return length * patch_dim
-
-    def noisy(
-        self,
-        stored: Shaped[Tensor, "batch ..."],
-        source: RandomSource = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Float[Tensor, "batch ..."]:
-        """Stored values as the data whose density this is: encoded, with the noise added.
-
-        Raises:
-            ConfigurationError: The flow does not know its codec or its noise.
-        """
-        if self.codec is None or self.noise is None:
-            raise ConfigurationError("this flow does not know the codec and noise of its data")
-        return self.noise(self.codec.encode(stored, source, dtype), source)
-
-    def known(self, context: Context) -> Context:
-        """The parts of a context that this flow is conditioned on."""
-        return Context(**{c.part: context.get(c.part) for c in self.conditioners})
 
     def save_pretrained(self, directory: Path | str, words: str = "") -> None:
         """Write `config.json` and `model.safetensors`, from which `tarflow.load` reads.
@@ -165,13 +117,6 @@ class Flow(nn.Module, Part):
         checkpoint.load_weights(flow, weights, directory)
         return flow.eval()
 
-    def forward(
-        self, x: Float[Tensor, "batch ..."], context: ContextLike = None
-    ) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
-        r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
-        self.check_data(x)
-        return self.transform(x, self.read_context(context, x))
-
     def inverse(
         self,
         z: Float[Tensor, "batch length patch_dim"],
@@ -187,9 +132,6 @@ class Flow(nn.Module, Part):
             context: What the density is conditioned on.
             options: How to decode.
             **keywords: The fields of `DecodeOptions` to be other than in the options.
-
-        Raises:
-            NonFiniteError: The data is not finite; tells the transform.
         """
         return self.decode(z, context, options=options, **keywords).x
 
@@ -218,7 +160,7 @@ class Flow(nn.Module, Part):
             a row for each autoregressive transform, that nearest the noise first.
 
         Raises:
-            NonFiniteError: The data is not finite; tells the transform.
+            NonFiniteError: The data is not finite.
         """
         check_tensor("z", z, self.base.shape, self.base.anchor.device)
         options = DecodeOptions.of(options, keywords).prepared()
@@ -257,45 +199,6 @@ class Flow(nn.Module, Part):
         noise, inverse = self.transform.hold(x, self._read(context, x))
         return inverse(noise if z is None else z)
 
-    def log_prob(
-        self, x: Float[Tensor, "batch ..."], context: ContextLike = None
-    ) -> Float[Tensor, " batch"]:
-        """Log-density of each example, in nats, summed over all dimensions.
-
-        It works under `torch.func`, `torch.compile(fullgraph=True)` and `torch.export`, and never
-        waits for the device: a density may be NaN or infinite, and is NaN where a tensor holds a
-        label that the flow does not know. `check_finite` tells why.
-
-        Take Hessians by `torch.func.hessian` or `jacrev`: torch's layer norm (2.15) is silently
-        wrong in forward mode within forward mode.
-        """
-        z, log_det = self(x, context)
-        return self.base.log_prob(z) + log_det
-
-    def score(
-        self,
-        x: Float[Tensor, "batch ..."],
-        context: ContextLike = None,
-        *,
-        create_graph: bool = False,
-    ) -> Float[Tensor, "batch ..."]:
-        r"""The gradient $\nabla_x \log p(x)$ of each example.
-
-        Args:
-            x: The data.
-            context: What the density is conditioned on.
-            create_graph: Whether the gradient is itself differentiable, at the price of attention
-                by products; always so under `torch.func`.
-        """
-        self.check_data(x)
-        if create_graph or transformed():
-            return torch.func.grad(lambda x: self.log_prob(x, context).sum())(x)
-        # Clones, since what was made in inference mode takes no gradient.
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x.detach().clone().requires_grad_()
-            context = self.read_context(context, x).map(torch.clone)
-            return torch.autograd.grad(self.log_prob(x, context).sum(), x)[0]
-
     @torch.no_grad()
     def sample(
         self,
@@ -317,12 +220,10 @@ class Flow(nn.Module, Part):
             options: How to decode.
             **keywords: The fields of `DecodeOptions` to be other than in the options.
         """
-        if return_report:
-            return self.sample_with_report(
-                num_samples, context, source=source, options=options, **keywords
-            )
-        z = self.base.sample(num_samples, source)
-        return self.inverse(z, context, options=options, **keywords)
+        certified: DecodeKeywords = {"certify": True, **keywords}
+        options = DecodeOptions.of(options, certified if return_report else keywords)
+        inverse = self.decode(self.base.sample(num_samples, source), context, options=options)
+        return (inverse.x, inverse.report) if return_report else inverse.x
 
     @torch.no_grad()
     def sample_with_report(
@@ -350,10 +251,8 @@ class Flow(nn.Module, Part):
             options: How to decode; lower precision is certified even if `certify` is off here.
             **keywords: The fields of `DecodeOptions` to be other than in the options.
         """
-        z = self.base.sample(num_samples, source)
-        certified: DecodeKeywords = {"certify": True, **keywords}
-        inverse = self.decode(z, context, options=options, **certified)
-        return inverse.x, inverse.report
+        told: Any = {"source": source, "options": options, **keywords}
+        return self.sample(num_samples, context, return_report=True, **told)
 
     @torch.no_grad()
     def sample_and_log_prob(
@@ -367,9 +266,8 @@ class Flow(nn.Module, Part):
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
         """Draw samples, and tell their unguided log-density, in nats.
 
-        Sequential decoding computes the density on its way. Where that would be the density of
-        something else - guidance is on, the decoder has a tolerance, the dtype is a lower one - it
-        takes one parallel pass more.
+        Sequential decoding computes the density on its way. Where that would be another one,
+        for guidance, a decoder with a tolerance or a lower dtype, it takes one pass more.
 
         Args:
             num_samples: Number of samples.
@@ -387,74 +285,6 @@ class Flow(nn.Module, Part):
             log_prob = self.log_prob(inverse.x, context)
         self.check_finite(log_prob, inverse.x, context)
         return inverse.x, log_prob
-
-    def check_data(self, x: Any, name: str = "x") -> None:
-        """Refuse what is not a batch of this flow's examples.
-
-        Args:
-            x: What was passed as data.
-            name: What messages call it.
-
-        Raises:
-            ConfigurationError: It is not a tensor, or of another dtype, shape or device.
-        """
-        check_tensor(name, x, self.image_shape, self.base.anchor.device)
-
-    def check_finite(self, value: Tensor, x: Tensor, context: ContextLike = None) -> None:
-        """Raise an error that names the first transform whose output for x is not finite.
-
-        Args:
-            value: What was computed from x; nothing is raised while it is finite.
-            x: The data.
-            context: What the density was conditioned on.
-
-        Raises:
-            ContextError: The value is not finite, for the context is not one of this flow.
-            NonFiniteError: The value is not finite.
-        """
-        if value.isfinite().all():
-            return
-        with torch.no_grad():
-            index = self.transform.find_non_finite(x, self._read(context, x))
-        if index is None:
-            raise NonFiniteError("the data is not finite: it holds NaN or infinity", None)
-        raise NonFiniteError(f"the output of transform {index} is not finite", index)
-
-    def read_context(self, context: ContextLike, examples: Tensor) -> Context:
-        """Read the caller's context as networks take it, without a look at values on a device.
-
-        Raises:
-            ContextError: A part is unknown, or of another kind or shape.
-        """
-        # Not len(): torch.export makes that a constant.
-        given = Context.of(context, examples.shape[0], examples.device)
-        known = {conditioner.part: conditioner for conditioner in self.conditioners}
-        for name in given:
-            if name == "label" and name not in known:
-                raise ContextError("this flow has no classes: leave the label out")
-            if name not in known:
-                raise ContextError(f"{name} is unknown: this flow knows {', '.join(known)}")
-        read = Context(**{name: known[name].read(rows) for name, rows in given.parts.items()})
-        if isinstance(context, int) and not -1 <= context < self.num_classes:
-            self.check_context(read)  # which the host knows to be wrong
-        return read
-
-    def check_context(self, context: Context) -> None:
-        """Look at the values of a context: where it enters, once, since that waits for devices.
-
-        Raises:
-            ContextError: A value is out of range.
-        """
-        for conditioner in self.conditioners:
-            rows = context.get(conditioner.part)
-            if rows is not None:
-                conditioner.check(rows)
-
-    def _read(self, context: ContextLike, examples: Tensor) -> Context:
-        """Read the caller's context and check its values."""
-        read = self.read_context(context, examples)
-        self.check_context(read)
-        return read
 
     def _check_guidance(self, context: Context, guidance: Guidance) -> None:
         """Refuse guidance that would cost a pass and change nothing."""

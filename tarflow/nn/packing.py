@@ -20,6 +20,9 @@ REORDER: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
 MULTIPLY: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 """oneDNN's kernels, which some builds of torch lack."""
 
+if MULTIPLY is not None:  # what its calls end in: a microsecond less of sixteen
+    MULTIPLY = getattr(MULTIPLY, "_op", MULTIPLY)
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -85,11 +88,9 @@ class PackedLinear(nn.Linear):
 
     packed: Tensor
 
-    def __call__(
-        self, x: Float[Tensor, "*batch inputs"], activation: str = "none"
-    ) -> Float[Tensor, "*batch outputs"]:
+    def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """Apply the layer."""
-        return MULTIPLY(x, self.packed, self.bias, activation, [], "none")
+        return MULTIPLY(x, self.packed, self.bias, "none", [], "none")
 
 
 class PackedNorm(nn.LayerNorm):
@@ -103,13 +104,11 @@ class PackedNorm(nn.LayerNorm):
 class ActivatedLinear(PackedLinear):
     """A packed linear layer and the GELU that follows it."""
 
-    def __call__(
-        self, x: Float[Tensor, "*batch inputs"], activation: str = "gelu"
-    ) -> Float[Tensor, "*batch outputs"]:
+    def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """Apply the layer and then GELU."""
         if x.shape[:-1].numel() <= FEW_ROWS:
-            return super().__call__(x, activation)
-        return F.gelu(super().__call__(x))
+            return MULTIPLY(x, self.packed, self.bias, "gelu", [], "none")
+        return F.gelu(MULTIPLY(x, self.packed, self.bias, "none", [], "none"))
 
 
 def direct(kind: type[nn.Module]) -> type[nn.Module]:

@@ -7,11 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tarflow.arguments import check_real
 from tarflow.errors import ConfigurationError, NonFiniteError
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
-from tarflow.flows.noise import GaussianNoise
 from tarflow.sampling.chunks import ChunkSize
 
 HALF = (torch.bfloat16, torch.float16)
@@ -49,7 +47,7 @@ def denoise(
         InsufficientMemoryError: Not even one example fits the memory.
     """
     flow.check_data(x)
-    std = _read_std(flow, noise_std)
+    std = flow.read_noise_std(noise_std)
     rows_of = flow.read_context(context, x)
     flow.check_context(rows_of)
     _check_precision(flow, dtype)
@@ -63,21 +61,6 @@ def denoise(
         return chunk + std**2 * score
 
     return ChunkSize.of(max_batch).map(compute, len(x))
-
-
-def _read_std(flow: Flow, noise_std: float | None) -> float:
-    """The standard deviation to remove."""
-    if noise_std is None:
-        if not isinstance(flow.noise, GaussianNoise):
-            raise ConfigurationError(
-                f"this flow was trained with {flow.noise}, not with Gaussian noise:"
-                " pass noise_std, the standard deviation to remove"
-            )
-        return flow.noise.std
-    check_real("noise_std", noise_std)
-    if not 0 <= noise_std < torch.inf:
-        raise ConfigurationError(f"noise_std {noise_std} must be finite and not negative")
-    return noise_std
 
 
 def _check_precision(flow: Flow, dtype: torch.dtype | None) -> None:

@@ -80,4 +80,4 @@ def _cells(measurement: Measurement, sequential: float) -> Sequence[str]:
 def _name(decoder: Decoder) -> str:
     """A decoder in a word or two."""
     window = getattr(decoder, "window", None)
-    return "sequential" if window is None else f"window {window}"
+    return type(decoder).__name__.lower() if window is None else f"window {window}"

@@ -1,0 +1,218 @@
+"""Densities: a transform and a base distribution, from data to its log-density."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from tarflow.arguments import check_instance, check_real, check_tensor
+from tarflow.errors import ConfigurationError, ContextError, NonFiniteError
+from tarflow.flows.base import StandardNormal
+from tarflow.flows.codec import Codec
+from tarflow.flows.conditioning import Conditioner, LabelConditioner
+from tarflow.flows.context import Context, ContextLike
+from tarflow.flows.noise import GaussianNoise, Noise
+from tarflow.flows.transforms import Composition, Transform
+from tarflow.nn.kernels import transformed
+from tarflow.randomness import RandomSource
+
+
+class Density(nn.Module):
+    r"""The density $p(x) = p_Z(f(x)) |\det f'(x)|$ of data that a transform f maps to noise.
+
+    Args:
+        transforms: The transforms from data to noise.
+        base: The distribution of the noise.
+        codec: How stored values became the data whose density this is, if that is known.
+        noise: The noise that was added to the data, if that is known.
+    """
+
+    image_shape: tuple[int, int, int] | None = None
+    """Channels, height and width of an example, where they are known."""
+
+    def __init__(
+        self,
+        transforms: Iterable[Transform],
+        base: StandardNormal,
+        codec: Codec | None = None,
+        noise: Noise | None = None,
+    ):
+        super().__init__()
+        check_instance("base", base, StandardNormal, "pass one, such as StandardNormal(4, 12)")
+        for name, value, kind in (("codec", codec, Codec), ("noise", noise, Noise)):
+            if value is not None:
+                check_instance(name, value, kind, f"pass a {kind.__name__}")
+        self.transform = Composition(transforms)
+        self.base = base
+        self.codec = codec
+        self.noise = noise
+
+    @property
+    def conditioners(self) -> tuple[Conditioner, ...]:
+        """What reads the parts of a context."""
+        return self.transform.conditioners
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that a label may name; 0 for a flow without labels."""
+        counts = [c.num_classes for c in self.conditioners if isinstance(c, LabelConditioner)]
+        return max(counts, default=0)
+
+    @property
+    def num_dims(self) -> int:
+        """Number of dimensions of an example."""
+        length, patch_dim = self.base.shape
+        return length * patch_dim
+
+    def noisy(
+        self,
+        stored: Shaped[Tensor, "batch ..."],
+        source: RandomSource = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "batch ..."]:
+        """Stored values as the data whose density this is: encoded, with the noise added.
+
+        Raises:
+            ConfigurationError: The flow does not know its codec or its noise.
+        """
+        if self.codec is None or self.noise is None:
+            raise ConfigurationError("this flow does not know the codec and noise of its data")
+        return self.noise(self.codec.encode(stored, source, dtype), source)
+
+    def read_noise_std(self, noise_std: float | None) -> float:
+        """A standard deviation that was given, or else that of the noise of this density's data.
+
+        Raises:
+            ConfigurationError: Neither is there, or it is not a finite number above zero.
+        """
+        if noise_std is None:
+            if not isinstance(self.noise, GaussianNoise):
+                raise ConfigurationError(
+                    f"this flow was trained with {self.noise}, not with Gaussian noise:"
+                    " pass noise_std, its standard deviation"
+                )
+            return self.noise.std
+        check_real("noise_std", noise_std)
+        if not 0 <= noise_std < torch.inf:
+            raise ConfigurationError(f"noise_std {noise_std} must be finite and not negative")
+        return noise_std
+
+    def known(self, context: Context) -> Context:
+        """The parts of a context that this flow is conditioned on."""
+        return Context(**{c.part: context.get(c.part) for c in self.conditioners})
+
+    def forward(
+        self, x: Float[Tensor, "batch ..."], context: ContextLike = None
+    ) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
+        r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
+        self.check_data(x)
+        return self.transform(x, self.read_context(context, x))
+
+    def log_prob(
+        self, x: Float[Tensor, "batch ..."], context: ContextLike = None
+    ) -> Float[Tensor, " batch"]:
+        """Log-density of each example, in nats, summed over all dimensions.
+
+        It works under `torch.func`, `torch.compile(fullgraph=True)` and `torch.export`, and never
+        waits for the device: a density may be NaN or infinite, and is NaN where a tensor holds a
+        label that the flow does not know. `check_finite` tells why.
+
+        Take Hessians by `torch.func.hessian` or `jacrev`: torch's layer norm (2.15) is silently
+        wrong in forward mode within forward mode.
+        """
+        z, log_det = self(x, context)
+        return self.base.log_prob(z) + log_det
+
+    def score(
+        self,
+        x: Float[Tensor, "batch ..."],
+        context: ContextLike = None,
+        *,
+        create_graph: bool = False,
+    ) -> Float[Tensor, "batch ..."]:
+        r"""The gradient $\nabla_x \log p(x)$ of each example.
+
+        Args:
+            x: The data.
+            context: What the density is conditioned on.
+            create_graph: Whether the gradient is itself differentiable, at the price of attention
+                by products; always so under `torch.func`.
+        """
+        self.check_data(x)
+        if create_graph or transformed():
+            return torch.func.grad(lambda x: self.log_prob(x, context).sum())(x)
+        # Clones, since what was made in inference mode takes no gradient.
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
+            context = self.read_context(context, x).map(torch.clone)
+            return torch.autograd.grad(self.log_prob(x, context).sum(), x)[0]
+
+    def check_data(self, x: Any, name: str = "x") -> None:
+        """Refuse what is not a batch of this flow's examples.
+
+        Args:
+            x: What was passed as data.
+            name: What messages call it.
+
+        Raises:
+            ConfigurationError: It is not a tensor, or of another dtype, shape or device.
+        """
+        check_tensor(name, x, self.image_shape, self.base.anchor.device)
+
+    def check_finite(self, value: Tensor, x: Tensor, context: ContextLike = None) -> None:
+        """Raise an error that names the first transform whose output for x is not finite.
+
+        Args:
+            value: What was computed from x; nothing is raised while it is finite.
+            x: The data.
+            context: What the density was conditioned on.
+
+        Raises:
+            ContextError: The value is not finite, for the context is not one of this flow.
+            NonFiniteError: The value is not finite.
+        """
+        if value.isfinite().all():
+            return
+        with torch.no_grad():
+            index = self.transform.find_non_finite(x, self._read(context, x))
+        if index is None:
+            raise NonFiniteError("the data is not finite: it holds NaN or infinity", None)
+        raise NonFiniteError(f"the output of transform {index} is not finite", index)
+
+    def read_context(self, context: ContextLike, examples: Tensor) -> Context:
+        """Read the caller's context as networks take it, without a look at values on a device.
+
+        Raises:
+            ContextError: A part is unknown, or of another kind or shape.
+        """
+        # Not len(): torch.export makes that a constant.
+        given = Context.of(context, examples.shape[0], examples.device)
+        known = {conditioner.part: conditioner for conditioner in self.conditioners}
+        for name in given:
+            if name == "label" and name not in known:
+                raise ContextError("this flow has no classes: leave the label out")
+            if name not in known:
+                raise ContextError(f"{name} is unknown: this flow knows {', '.join(known)}")
+        read = Context(**{name: known[name].read(rows) for name, rows in given.parts.items()})
+        if isinstance(context, int) and not -1 <= context < self.num_classes:
+            self.check_context(read)  # which the host knows to be wrong
+        return read
+
+    def check_context(self, context: Context) -> None:
+        """Look at the values of a context: where it enters, once, since that waits for devices.
+
+        Raises:
+            ContextError: A value is out of range.
+        """
+        for conditioner in self.conditioners:
+            rows = context.get(conditioner.part)
+            if rows is not None:
+                conditioner.check(rows)
+
+    def _read(self, context: ContextLike, examples: Tensor) -> Context:
+        """Read the caller's context and check its values."""
+        read = self.read_context(context, examples)
+        self.check_context(read)
+        return read
