@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.flows.flow import Flow
 from tarflow.registry import register
-from tarflow.training.sharding import fill, local, whole, whole_state
+from tarflow.training.sharding import fill, local, whole_state
 from tarflow.training.steps import StepCallback, callbacks_of
 
 
@@ -68,10 +68,7 @@ class WeightAveraging(StepCallback):
         self._exchange(self.decays[0])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
-        averages = {
-            decay: {name: whole(each).cpu() for name, each in average.items()}
-            for decay, average in self._averages.items()
-        }
+        averages = {decay: self.whole(decay) for decay in self._averages}
         checkpoint["averaging"] = {"num_updates": self.num_updates, "averages": averages}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
@@ -86,15 +83,9 @@ class WeightAveraging(StepCallback):
                 f" {missing}: averages begin with a run, so go back to its decays"
             )
 
-    def states(self, flow: Flow) -> Iterator[tuple[float, dict[str, Tensor]]]:
-        """Each decay, and the flow's state dict with its average in place of the weights."""
-        for decay in self.decays:
-            self._exchange(decay)
-            try:
-                state = whole_state(flow)
-            finally:
-                self._exchange(decay)
-            yield decay, state
+    def whole(self, decay: float) -> dict[str, Tensor]:
+        """An average as whole tensors, on the CPU; empty before training starts."""
+        return whole_state(self._averages.get(decay, {}))
 
     @torch.no_grad()
     def _exchange(self, decay: float) -> None:
@@ -111,8 +102,10 @@ def averages(trainer: Trainer, flow: Flow) -> Iterator[tuple[float | None, dict[
 
     They hold whole tensors, on the CPU. All processes have to ask for them.
     """
+    state = whole_state(flow.state_dict())
     for callback in callbacks_of(trainer):
         if isinstance(callback, WeightAveraging):
-            yield from callback.states(flow)
+            for decay in callback.decays:
+                yield decay, state | callback.whole(decay)
             return
-    yield None, whole_state(flow)
+    yield None, state

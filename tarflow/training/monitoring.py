@@ -33,18 +33,20 @@ class Throughput(Callback):
 
     def __init__(self):
         self._cost = 0.0  # of an image, in seconds of one device at its peak
-        self._images, self._clock = 0, Clock()
+        self._images, self._seconds = 0, 0.0
+        self._since: float | None = None  # None while the clock is stopped
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         dtype = multiplied_in(trainer.precision, pl_module.flow.base.anchor.dtype)
         self._cost = training_operations(pl_module.flow) / peak_rate(pl_module.device, dtype)
-        self._images, self._clock = 0, Clock()
+        self._images, self._seconds, self._since = 0, 0.0, None
         peak_memory(pl_module.device)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self._clock.start()
+        if self._since is None:
+            self._since = now("cpu")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
@@ -52,23 +54,28 @@ class Throughput(Callback):
         self._images += len(batch.index)
         ends_step = not trainer.fit_loop._should_accumulate()
         if ends_step and trainer._logger_connector.should_update_logs:
-            self._clock.stop(pl_module.device)
+            self._stop(pl_module.device)
             pl_module.log_dict(self._rates(trainer, pl_module))
-            self._images, self._clock = 0, Clock()
-            self._clock.start()
+            self._images, self._seconds, self._since = 0, 0.0, now("cpu")
         grids = (each for each in callbacks_of(trainer) if isinstance(each, SampleGrid))
         if any(trainer.global_step % grid.every_n_steps == 0 for grid in grids):
-            self._clock.stop(pl_module.device)
+            self._stop(pl_module.device)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
-        self._clock.stop(pl_module.device)
+        self._stop(pl_module.device)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._clock.stop(pl_module.device)
+        self._stop(pl_module.device)
+
+    def _stop(self, device: torch.device) -> None:
+        """Halt the clock, once the device has finished what it was given."""
+        if self._since is not None:
+            self._seconds += now(device) - self._since
+            self._since = None
 
     def _rates(self, trainer: Trainer, module: FlowModule) -> dict[str, float]:
         """What is logged."""
-        images_per_second = trainer.world_size * self._images / self._clock.seconds
+        images_per_second = trainer.world_size * self._images / self._seconds
         return {
             "perf/images_per_second": images_per_second,
             "perf/tokens_per_second": images_per_second * module.flow.base.shape[0],
@@ -119,25 +126,6 @@ class TransformStatistics(Callback):
         """Leave the transforms as they were."""
         while self._hooks:
             self._hooks.pop().remove()
-
-
-class Clock:
-    """A stopwatch that may be started and stopped more than once; `seconds` is how long it ran."""
-
-    def __init__(self):
-        self.seconds = 0.0
-        self._since: float | None = None
-
-    def start(self) -> None:
-        """Let it run, if it does not."""
-        if self._since is None:
-            self._since = now("cpu")
-
-    def stop(self, device: torch.device) -> None:
-        """Halt it, once the device has finished what it was given."""
-        if self._since is not None:
-            self.seconds += now(device) - self._since
-            self._since = None
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,5 +1,6 @@
 """Weights that are divided between processes (FSDP2)."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -58,6 +59,6 @@ def fill(tensor: Tensor, value: Tensor) -> None:
 
 
 @torch.no_grad()
-def whole_state(flow: Flow) -> dict[str, Tensor]:
-    """A flow's state dict with whole tensors, on the CPU; all processes have to ask for it."""
-    return {name: whole(value).to("cpu", copy=True) for name, value in flow.state_dict().items()}
+def whole_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with whole tensors, on the CPU; all processes have to ask for it."""
+    return {name: whole(value).to("cpu", copy=True) for name, value in state.items()}
