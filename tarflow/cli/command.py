@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, get_type_hints
+from unittest.mock import patch
 
 import hydra
 import hydra.utils
@@ -46,15 +47,12 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
         with told_plainly():
             task(kind.of(config))
 
-    try:
-        sys.argv = [f"tarflow {task.__name__}", *arguments]  # what Hydra reads
-        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=task.__name__)
-        with told_plainly():
-            import_own_packages()
-        with checked_section(arguments, told_plainly):
-            main(task_told_plainly)()
-    finally:
-        sys.argv = given
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=task.__name__)
+    with told_plainly():
+        import_own_packages()
+    read = [f"tarflow {task.__name__}", *arguments]  # what Hydra does
+    with patch.object(sys, "argv", read), checked_section(arguments, told_plainly):
+        main(task_told_plainly)()
 
 
 @contextmanager

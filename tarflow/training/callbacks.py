@@ -1,5 +1,6 @@
 """What a training run shows: pretrained models, sample grids, a bar."""
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,18 @@ class PretrainedExport(Callback):
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        assert pl_module.flow.described  # what cannot be saved is refused before it is trained
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        # What cannot be saved is refused before it is trained; weights are not divided yet, which
+        # changes the flow's class.
+        self._described = pl_module.flow.described
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
-        flow = pl_module.flow
-        for index, (decay, weights) in enumerate(averages(trainer, flow)):
+        for index, (decay, weights) in enumerate(averages(trainer, pl_module.flow)):
             name = self.directory.name + (f"_{decay}" if index else "")
             if trainer.is_global_zero:
                 kind = "raw weights" if decay is None else f"average of decay {decay}"
                 words = f"{kind} at step {trainer.global_step}"
-                save(self.directory.with_name(name), flow.described, weights, words)
+                save(self.directory.with_name(name), self._described, weights, words)
 
 
 @register
@@ -74,6 +76,10 @@ class SampleGrid(StepCallback):
         self.num_samples = check_integer("num_samples", num_samples, least=1)
         self.guidance = guidance
 
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        with torch.device("meta"):  # no time for numbers that are replaced
+            self._outline = pl_module.flow.remade()
+
     def after_step(self, trainer: Trainer, module: Any) -> None:
         step = trainer.global_step
         path = self.directory / f"step_{step:07d}.png"
@@ -82,7 +88,9 @@ class SampleGrid(StepCallback):
         _, weights = next(averages(trainer, module.flow))
         if not trainer.is_global_zero:
             return
-        flow = _rebuild(module.flow, weights, module.device)
+        # Sampling calls parts of a flow, which the training's may have divided: not of this one.
+        flow = copy.deepcopy(self._outline).to_empty(device=module.device).eval()
+        flow.load_state_dict(weights)
         try:
             picture = grid(self._draw(flow))
         except NonFiniteError as error:
@@ -105,15 +113,6 @@ class SampleGrid(StepCallback):
             x = denoise(flow, x, label)
         assert flow.codec is not None
         return flow.codec.to_bytes(flow.codec.decode(x))
-
-
-def _rebuild(flow: Flow, weights: dict[str, Tensor], device: torch.device) -> Flow:
-    """A flow of its own: sampling calls parts of it, which the training's may have divided."""
-    with torch.device("meta"):  # no time for numbers that are replaced
-        copy = flow.remade()
-    copy = copy.to_empty(device=device)
-    copy.load_state_dict(weights)
-    return copy.eval()
 
 
 def _show(logger: Logger, picture: Image, step: int) -> None:
