@@ -50,7 +50,7 @@ class FlowModule(lightning.LightningModule):
         schedule: Makes the learning-rate schedule, stepped every batch.
         max_grad_norm: Largest norm of all gradients together; larger ones are scaled down to it.
         max_skipped_steps: Number of steps of a run that may be skipped; one more stops it.
-        compile: Whether their layers run compiled, after some minutes at the start.
+        compile: Whether layers of transformers run compiled, after some minutes at the start.
         checkpointed_layers: Number of layers of each transformer whose inside is computed again
             for gradients instead of kept.
     """
