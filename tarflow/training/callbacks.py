@@ -1,6 +1,5 @@
 """What a training run shows: pretrained models, sample grids, a bar."""
 
-import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -39,18 +38,17 @@ class PretrainedExport(Callback):
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        # What cannot be saved is refused before it is trained; weights are not divided yet, which
-        # changes the flow's class.
-        self._described = pl_module.flow.described
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        assert pl_module.flow.described  # what cannot be saved is refused before it is trained
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
-        for index, (decay, weights) in enumerate(averages(trainer, pl_module.flow)):
+        flow = pl_module.flow
+        for index, (decay, weights) in enumerate(averages(trainer, flow)):
             name = self.directory.name + (f"_{decay}" if index else "")
             if trainer.is_global_zero:
                 kind = "raw weights" if decay is None else f"average of decay {decay}"
                 words = f"{kind} at step {trainer.global_step}"
-                save(self.directory.with_name(name), self._described, weights, words)
+                save(self.directory.with_name(name), flow.described, weights, words)
 
 
 @register
@@ -76,10 +74,6 @@ class SampleGrid(StepCallback):
         self.num_samples = check_integer("num_samples", num_samples, least=1)
         self.guidance = guidance
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        with torch.device("meta"):  # no time for numbers that are replaced
-            self._outline = pl_module.flow.remade()
-
     def after_step(self, trainer: Trainer, module: Any) -> None:
         step = trainer.global_step
         path = self.directory / f"step_{step:07d}.png"
@@ -89,7 +83,8 @@ class SampleGrid(StepCallback):
         if not trainer.is_global_zero:
             return
         # Sampling calls parts of a flow, which the training's may have divided: not of this one.
-        flow = copy.deepcopy(self._outline).to_empty(device=module.device).eval()
+        with torch.device("meta"):  # no time for numbers that are replaced
+            flow = module.flow.remade().to_empty(device=module.device).eval()
         flow.load_state_dict(weights)
         try:
             picture = grid(self._draw(flow))
