@@ -196,7 +196,7 @@ def test_errors_say_what_to_do(trained, tmp_path):
     arrays = [*train, "data=arrays", "data.data.path=grey.npz", "run_dir=e"]
     assert "channel" in error_of(*arrays, "+data.data.num_channels=3")
     assert "39" in error_of(*arrays, "+data.data.num_classes=10")
-    assert "the folder nowhere does not exist" in error_of(
+    assert "there is no folder nowhere" in error_of(
         *train, "data=folder", "data.data.root=nowhere", "run_dir=c"
     )
     assert "batch_size 2000 exceeds the 1437 training images" in error_of(

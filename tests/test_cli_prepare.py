@@ -73,7 +73,7 @@ def test_a_killed_preparation_leaves_no_data_set():
     assert len(list(Path(".out.new").glob("train-*.tar"))) >= 2
     assert not Path("out").exists()
     for folder in ("out", ".out.new"):
-        with pytest.raises(DataError, match=r"meta.json does not exist"):
+        with pytest.raises(DataError, match=r"there is no .*meta.json"):
             memory_mapped(folder)
     message = error_of("train", "data=memory_mapped", "data.data.root=.out.new", "run_dir=run")
     assert "to make one: tarflow prepare data=NAME" in message.lower().replace("name", "NAME")
@@ -91,7 +91,7 @@ def test_errors_say_what_to_do():
     assert "data.data.root is needed" in error_of("prepare", "data=folder", "output=out")
     assert "output is needed" in error_of("prepare", "data=digits")
     message = error_of("prepare", "data=imagenet64", "data.data.root=nowhere", "output=out")
-    assert "the folder nowhere does not exist. ImageNet 64, old version" in message
+    assert "there is no folder nowhere. ImageNet 64, old version" in message
     assert "ROOT/train_64x64/*.png" in message
     tarflow("prepare", "data=digits", "output=out")
     assert "out exists already" in error_of("prepare", "data=digits", "output=out")

@@ -61,6 +61,7 @@ class Settings:
         composed = _check_keys(config, kinds)
         check(composed)
         values = {k: config[k] if _is_section(kinds[k]) else composed[k] for k in kinds}
+        values |= {k: float(value) for k, value in values.items() if kinds[k] is float}
         return cls(composed=composed, **values)
 
 

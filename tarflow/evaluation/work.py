@@ -90,9 +90,7 @@ class Kept(Work):
             while self.process.leads and shards.count(range(count)) < count:
                 time.sleep(POLL)
                 show(shards.count(range(count)))
-        if not self.process.leads:
-            return None
-        return _joined(list(shards.read(range(count))))
+        return _joined(list(shards.read(range(count)))) if self.process.leads else None
 
 
 def _joined(batches: list[Rows]) -> Rows:

@@ -46,6 +46,7 @@ class Flow(Density, Part):
     ):
         super().__init__(transforms, base, codec, noise)
         self.description = description
+        self.kind = type(self)  # which FSDP changes
 
     def save_pretrained(self, directory: Path | str, words: str = "") -> None:
         """Write `config.json` and `model.safetensors`, from which `tarflow.load` reads.
@@ -66,7 +67,7 @@ class Flow(Density, Part):
         Raises:
             CheckpointError: The description is missing, or not what the class is made with.
         """
-        name, taken = type(self).__name__, signature(type(self)).parameters
+        name, taken = self.kind.__name__, signature(self.kind).parameters
         if self.description is None or not vars(self.description).keys() <= taken.keys():
             raise CheckpointError(
                 f"a {name} cannot be saved: let it have a description, a dataclass with the"
@@ -77,7 +78,7 @@ class Flow(Density, Part):
     def remade(self) -> "Flow":
         """Another flow of the same description, with weights of its own."""
         _, description = self.described
-        return type(self)(**vars(description))
+        return self.kind(**vars(description))
 
     @classmethod
     def from_pretrained(cls: type[Kind], directory: Path | str) -> Kind:

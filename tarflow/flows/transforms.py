@@ -129,7 +129,9 @@ class Permute(Rearrangement):
 
 def rearrangement(order: Sequence[int]) -> Reverse | Permute | None:
     """What puts a sequence in an order; None where that is its own."""
-    order, own = list(order), list(range(len(order)))
+    own: Sequence[int] = range(len(order))
+    if not isinstance(order, range):  # of which a damaged file may ask for one without end
+        order, own = list(order), list(own)
     if order == own:
         return None
     return Reverse() if order == own[::-1] else Permute(order)

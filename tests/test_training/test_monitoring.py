@@ -184,9 +184,9 @@ def test_validation_checkpoints_and_grids_take_no_time(monkeypatch, tmp_path):
     ]
 
     class SlowGrid(SampleGrid):
-        def _draw(self, flow, noise):
+        def _draw(self, flow):
             ticks.time += 100
-            return super()._draw(flow, noise)
+            return super()._draw(flow)
 
     slow = [
         LastCheckpoint(tmp_path / "last.ckpt", 3),
