@@ -31,13 +31,7 @@ class Work(ABC):
 
     @abstractmethod
     def do(self, title: str, count: int, batch_size: int, compute: Compute) -> Rows | None:
-        """Compute the values of all images.
-
-        Args:
-            title: What is computed.
-            count: Number of images.
-            batch_size: Number of images at a time.
-            compute: Computes a batch.
+        """Compute the values of a number of images, in batches, under a title.
 
         Returns:
             All values in order; None where another process has them.
@@ -102,7 +96,7 @@ def _joined(batches: list[Rows]) -> Rows:
 @contextmanager
 def _progress(title: str, count: int) -> Iterator[Callable[[int], None]]:
     """A bar, and what shows how many images are done."""
-    columns = (*Progress.get_default_columns()[:1], BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn()) as progress:
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
         task = progress.add_task(title, total=count)
         yield lambda done: progress.update(task, completed=done)
