@@ -18,9 +18,6 @@ from tarflow.flows.noise import NoNoise
 HIDDEN = (256, 256)
 """Widths of the networks in all of them."""
 NUM_COUPLINGS = 8
-NUM_TRANSFORMS = 5
-"""Of the masked autoregressive flow; what its authors use."""
-NUM_SPLINES = 3
 SHRINKAGE = 1e-4
 """Variance that is added to the Gaussian's; data that lies in a plane has none across it."""
 
@@ -80,12 +77,12 @@ def gaussian(data: ImageData) -> Baseline:
 
 def masked_autoregressive(data: ImageData) -> Baseline:
     """zuko's MAF (Papamakarios et al., arXiv 1705.07057)."""
-    return _of_zuko("MAF", data, NUM_TRANSFORMS)
+    return _of_zuko("MAF", data, 5)  # transforms, as its authors take
 
 
 def neural_spline(data: ImageData) -> Baseline:
     """zuko's NSF, autoregressive (Durkan et al., arXiv 1906.04032)."""
-    return _of_zuko("NSF", data, NUM_SPLINES)
+    return _of_zuko("NSF", data, 3)
 
 
 def real_nvp(data: ImageData) -> Baseline:
@@ -100,6 +97,9 @@ def real_nvp(data: ImageData) -> Baseline:
         layers.append(normflows.flows.Permute(dims))
     base = normflows.distributions.DiagGaussian(dims, trainable=False)
     return NormFlowsBaseline(data, normflows.NormalizingFlow(base, layers), NUM_COUPLINGS)
+
+
+BASELINES = (gaussian, real_nvp, masked_autoregressive, neural_spline)
 
 
 def _of_zuko(name: str, data: ImageData, transforms: int) -> Baseline:

@@ -18,15 +18,10 @@ def data_of(results: Results) -> list[str]:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of every run of a variant.
-
-    Attributes:
-        variant: Name of the variant.
-        path: Where a run's file has the number: keys, joined by slashes.
-    """
+    """A number of every run of a variant."""
 
     variant: str
-    path: str
+    path: str  # where a run's file has the number: keys, joined by slashes
 
     def of(self, results: Results, data: str) -> dict[int, float | None]:
         """The number by seed; None where it is not finite, or was not measured."""
@@ -48,13 +43,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim that one quantity is less, hence better, than another.
-
-    Attributes:
-        words: The claim.
-        better: What should be less.
-        worse: What should be more.
-    """
+    """A claim that one quantity is less, hence better, than another."""
 
     words: str
     better: Quantity
@@ -79,18 +68,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Section:
-    """A table: rows of quantities, and claims about them.
+    """A table: rows of quantities, and claims about them."""
 
-    Attributes:
-        name: In the page's marks.
-        columns: Headings and paths.
-        rows: Names and variants.
-        claims: What should be better than what.
-    """
-
-    name: str
-    columns: Sequence[tuple[str, str]]
-    rows: Sequence[tuple[str, str]]
+    name: str  # in the page's marks
+    columns: Sequence[tuple[str, str]]  # headings and paths
+    rows: Sequence[tuple[str, str]]  # names and variants
     claims: Sequence[Comparison] = ()
 
 

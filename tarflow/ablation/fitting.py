@@ -27,35 +27,20 @@ CLASS_DROPOUT = 0.1
 
 @dataclass
 class Fit:
-    """A fitted density.
+    """A fitted density."""
 
-    Attributes:
-        average: That of averaged weights which is best on the validation part.
-        raw: That of the last weights.
-        steps: Number of steps that were taken.
-        skipped: How many of these were not finite, and changed nothing.
-        curve: Validation loss of the averaged weights, in nats per dimension.
-    """
-
-    average: Model
-    raw: Model
+    average: Model  # that of averaged weights which is best on the validation part
+    raw: Model  # that of the last weights
     steps: int = 0
-    skipped: int = 0
-    curve: list[float] = field(default_factory=list)
+    skipped: int = 0  # how many of the steps were not finite, and changed nothing
+    curve: list[float] = field(default_factory=list)  # validation losses, in nats per dimension
 
 
 def fit(model: Model, variant: Variant, train: Batch, validation: Batch, seconds: float) -> Fit:
-    """Maximize the likelihood of noisy images.
+    """Maximize the likelihood of noisy images, and choose weights by the validation part.
 
     The clock is the processor time of this process, which counts what a run computes and not
     what runs beside it; looks at the validation part do not count.
-
-    Args:
-        model: A density.
-        variant: How to fit it.
-        train: All images to fit.
-        validation: All images to choose weights by.
-        seconds: Processor time.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return Fit(model, model)

@@ -1,6 +1,7 @@
 """What is measured of a fitted density."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -41,16 +42,12 @@ Samples = Iterator[tuple[str, Tensor | None, Tensor | None]]
 
 
 class Judge:
-    """Holds a data set in memory, and measures densities of it.
+    """Holds a data set in memory, and measures densities of it by a number of samples.
 
     Distances are between features of samples and of the training images: pixels, or their leading
     principal components where there are more than 64. A support vector machine that has learned
     the training images, where they are small, tells whether samples show the class that was asked
     for.
-
-    Args:
-        data: The data set.
-        num_samples: Number of samples for each distance.
     """
 
     def __init__(self, data: ImageData, num_samples: int):
@@ -118,12 +115,10 @@ class Judge:
 
     def _guided(self, flow: TarFlow, seed: int) -> dict[str, dict[str, Any]]:
         """The quality of samples by rule and weight."""
-        found: dict[str, dict[str, Any]] = {}
-        for name, rule in RULES.items():
-            found[name] = {}
-            for weight in WEIGHTS:
-                *_, (_, pixels, label) = self._samples(flow, seed, rule(weight))
-                found[name][f"{weight:g}"] = self._quality(pixels, label)
+        found: dict[str, dict[str, Any]] = {name: {} for name in RULES}
+        for (name, rule), weight in product(RULES.items(), WEIGHTS):
+            *_, (_, pixels, label) = self._samples(flow, seed, rule(weight))
+            found[name][f"{weight:g}"] = self._quality(pixels, label)
         return found
 
     def _qualities(self, samples: Samples) -> dict[str, dict[str, Any]]:

@@ -17,10 +17,7 @@ END = "<!-- end -->"
 def fill(page: Path, results: Results) -> list[Path]:
     """Bring the tables and pictures of a page up to date; what else is written there stays.
 
-    Args:
-        page: The page; one with all tables is made where there is none. Pictures go to `images/`
-            beside it.
-        results: What the runs have left.
+    A page with all tables is made where there is none; pictures go to `images/` beside it.
 
     Returns:
         The files that were written.
@@ -63,11 +60,8 @@ def table(section: Section, results: Results) -> str:
     names = data_of(results)
     parts = [_numbers(section, results, data) for data in names]
     if section.claims:
-        verdicts = (
-            [claim.words, *(claim.verdict(results, data) for data in names)]
-            for claim in section.claims
-        )
-        parts.append(_markdown(["claim", *names], *verdicts))
+        rows = [[c.words, *(c.verdict(results, data) for data in names)] for c in section.claims]
+        parts.append(_markdown(["claim", *names], *rows))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tarflow.ablation.claims import Quantity, Results, data_of
 from tarflow.ablation.judging import RULES, WEIGHTS
-from tarflow.ablation.sections import BITS, DENOISED, DRAWN, RAW, guided
+from tarflow.ablation.sections import BITS, DENOISED, DRAWN, RAW, by_weight
 from tarflow.errors import ConfigurationError
 
 DISTANCES = (
@@ -107,8 +107,8 @@ def _draw_curves(figure: Any, names: Sequence[str], results: Results) -> None:
 def _lines(axes: Any, results: Results, data: str, key: str) -> None:
     """Means with deviations over seeds."""
     for color, rule in zip(COLORS, RULES, strict=True):
-        paths = [f"samples/denoised/{key}", *(guided(rule, w, key) for w in WEIGHTS)]
-        spreads = [Quantity("default", path).spread(results, data) for path in paths]
+        quantities = (Quantity("default", path) for _, path in by_weight(rule, key))
+        spreads = [quantity.spread(results, data) for quantity in quantities]
         points = [(w, *s) for w, s in zip((0.0, *WEIGHTS), spreads, strict=True) if s]
         if points:
             weights, means, deviations = zip(*points, strict=True)

@@ -20,9 +20,16 @@ def _within(words: str, better: str, worse: str, variant: str = "default") -> Co
     return Comparison(words, Quantity(variant, better), Quantity(variant, worse))
 
 
-def guided(rule: str, weight: float, key: str = "frechet_distance") -> str:
-    """Where a number of guided samples is."""
-    return f"guidance/{rule}/{weight:g}/{key}"
+def _at(rule: str, weight: str, key: str = "frechet_distance") -> str:
+    """Where a number of samples at a weight of guidance is."""
+    return f"guidance/{rule}/{weight}/{key}"
+
+
+def by_weight(rule: str, key: str) -> list[tuple[str, str]]:
+    """Headings and paths of a number of samples without and with guidance."""
+    weights = [f"{weight:g}" for weight in WEIGHTS]
+    guided = [(weight, _at(rule, weight, key)) for weight in weights]
+    return [("weight 0", f"samples/denoised/{key}"), *guided]
 
 
 SAMPLES = (("nats/dim", NATS), ("distance, drawn", DRAWN), ("distance, denoised", DENOISED))
@@ -99,33 +106,28 @@ SECTIONS = (
     ),
     Section(
         "guidance",
-        (("weight 0", DENOISED), *((f"{w:g}", guided("RULE", w)) for w in WEIGHTS)),
+        by_weight("RULE", "frechet_distance"),
         tuple((rule, "default") for rule in RULES),
         (
             *(
-                _within(
-                    f"weight 1 ({rule}) has better samples than 0", guided(rule, 1.0), DENOISED
-                )
+                _within(f"weight 1 ({rule}) has better samples than 0", _at(rule, "1"), DENOISED)
                 for rule in RULES
             ),
             _within(
                 "at weight 2, a rising weight is better than a constant one",
-                guided("linear, rising", 2.0),
-                guided("linear", 2.0),
+                _at("linear, rising", "2"),
+                _at("linear", "2"),
             ),
             _within(
                 "weight 4 (linear) is too much: 1 is better",
-                guided("linear", 1.0),
-                guided("linear", 4.0),
+                _at("linear", "1"),
+                _at("linear", "4"),
             ),
         ),
     ),
     Section(
         "accuracy",
-        (
-            ("weight 0", "samples/denoised/accuracy"),
-            *((f"{w:g}", guided("RULE", w, "accuracy")) for w in WEIGHTS),
-        ),
+        by_weight("RULE", "accuracy"),
         tuple((rule, "default") for rule in RULES),
     ),
     Section(

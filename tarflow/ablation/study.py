@@ -27,21 +27,13 @@ DATA = {"digits": partial(digits, validation_fraction=0.1), "photographs": photo
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A variant on a data set with a seed.
-
-    Attributes:
-        data: Name of the data set.
-        variant: Name of the variant.
-        seed: Of the weights, of all draws in training, and of the samples.
-        seconds: Processor time of training.
-        num_samples: Number of samples for each distance.
-    """
+    """A variant on a data set with a seed."""
 
     data: str
     variant: str
-    seed: int
-    seconds: float
-    num_samples: int
+    seed: int  # of the weights, of all draws in training, and of the samples
+    seconds: float  # processor time of training
+    num_samples: int  # for each distance
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -75,12 +67,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs, each of which leaves a file when it ends; only those without one are still to do.
-
-    Attributes:
-        directory: Where the files are.
-        runs: The runs.
-    """
+    """Runs, each of which leaves a file when it ends; only those without one are still to do."""
 
     directory: Path
     runs: Sequence[StudyRun]
@@ -127,7 +114,7 @@ class Study:
             TarflowError: Runs failed; the others are done.
         """
         check_integer("workers", workers, least=1)
-        left = [run for run in self.runs if not self._is_done(run)]
+        left = [run for run in self.runs if self._result(run) is None]
         (self.directory / "runs").mkdir(parents=True, exist_ok=True)
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         total, failed = len(self.runs), []
@@ -149,20 +136,22 @@ class Study:
 
     def results(self) -> list[dict[str, Any]]:
         """What the runs have left, without those to come."""
-        return [json.loads(self.path(run).read_text()) for run in self.runs if self._is_done(run)]
+        found = (self._result(run) for run in self.runs)
+        return [result for result in found if result is not None]
 
-    def _is_done(self, run: StudyRun) -> bool:
-        """Whether a run has left its file."""
-        if not self.path(run).exists():
-            return False
-        found = json.loads(self.path(run).read_text())["settings"]
-        changed = sorted(key for key in run.settings if found.get(key) != run.settings[key])
+    def _result(self, run: StudyRun) -> dict[str, Any] | None:
+        """What a run has left."""
+        path, wanted = self.path(run), run.settings
+        if not path.exists():
+            return None
+        result = json.loads(path.read_text())
+        changed = sorted(key for key in wanted if result["settings"].get(key) != wanted[key])
         if changed:
             raise ConfigurationError(
-                f"{self.path(run)} is of other settings ({', '.join(changed)}): choose another"
-                " output=..., or move it away"
+                f"{path} is of other settings ({', '.join(changed)}): choose another output=...,"
+                " or move it away"
             )
-        return True
+        return result
 
 
 def _check_known(name: str, given: Sequence[str], allowed: Collection[str]) -> None:

@@ -4,13 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tarflow.ablation.baselines import (
-    Baseline,
-    gaussian,
-    masked_autoregressive,
-    neural_spline,
-    real_nvp,
-)
+from tarflow.ablation.baselines import BASELINES, Baseline
 from tarflow.data import ImageData
 from tarflow.flows.affine import ExpScale, Scale, UnitScale
 from tarflow.flows.codec import UniformDequantization
@@ -30,35 +24,20 @@ Model = TarFlow | Baseline
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make and fit a density.
+    """One way to make and fit a density."""
 
-    Attributes:
-        name: In files and tables.
-        num_transforms: Number of autoregressive transforms.
-        scale: How they parameterize scales.
-        alternating: Whether the order of the sequence is reversed from one to the next.
-        noise_std: Standard deviation of Gaussian noise; None for uniform dequantization.
-        labelled: Whether the density knows classes.
-        optimizer: `muon` or `adamw`.
-        lr: Peak learning rate.
-        max_grad_norm: Largest norm of a gradient.
-        guided: Whether samples are drawn with guidance too.
-        batch_size: Number of images in a step.
-        baseline: Makes a density of another package instead.
-    """
-
-    name: str = "default"
+    name: str = "default"  # in files and tables
     num_transforms: int = 4
     scale: Scale = field(default_factory=ExpScale)
-    alternating: bool = True
-    noise_std: float | None = 0.1
+    alternating: bool = True  # whether the order is reversed from one transform to the next
+    noise_std: float | None = 0.1  # of Gaussian noise; None for uniform dequantization
     labelled: bool = True
-    optimizer: str = "muon"
-    lr: float = 1e-2
+    optimizer: str = "muon"  # or adamw
+    lr: float = 1e-2  # at its peak
     max_grad_norm: float = 1.0
-    guided: bool = False
+    guided: bool = False  # whether samples are drawn with guidance too
     batch_size: int = 64
-    baseline: Callable[[ImageData], Baseline] | None = None
+    baseline: Callable[[ImageData], Baseline] | None = None  # makes another package's instead
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -92,11 +71,8 @@ class Variant:
 
 
 DEFAULT = Variant(guided=True)
-
 _PLAIN = replace(DEFAULT, guided=False)
-
 _UNLABELLED = replace(_PLAIN, noise_std=None, labelled=False)
-
 _BASELINE = replace(_UNLABELLED, optimizer="adamw", lr=3e-3, batch_size=128)
 
 VARIANTS = {
@@ -111,10 +87,7 @@ VARIANTS = {
         replace(_PLAIN, name="unclipped", max_grad_norm=float("inf")),
         replace(_PLAIN, name="adamw", optimizer="adamw", lr=3e-3),
         replace(_UNLABELLED, name="unlabelled"),
-        *(
-            replace(_BASELINE, name=make.__name__, baseline=make)
-            for make in (gaussian, real_nvp, masked_autoregressive, neural_spline)
-        ),
+        *(replace(_BASELINE, name=make.__name__, baseline=make) for make in BASELINES),
     )
 }
 """By name; `default` is the one that the others differ from."""

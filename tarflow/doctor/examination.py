@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tarflow.doctor import hardware
 from tarflow.doctor.collectives import find_collectives
@@ -34,10 +34,7 @@ class Examination:
 
     def print(self, console: Console) -> None:
         """Print a table, and the verdict."""
-        table = Table(show_header=False)
-        for _ in range(4):
-            table.add_column(overflow="fold")
-        topic = ""
+        table, topic = Table(*[Column(overflow="fold") for _ in range(4)], show_header=False), ""
         for finding in self.findings:
             is_new, topic = finding.topic != topic, finding.topic
             if is_new:

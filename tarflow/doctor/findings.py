@@ -15,16 +15,9 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """What a check found."""
 
-    Attributes:
-        topic: What it belongs to.
-        name: What was checked.
-        state: How bad it is.
-        text: What was found, and what helps.
-    """
-
-    topic: str
-    name: str
+    topic: str  # what belongs together in a table
+    name: str  # of what was checked
     state: State
-    text: str
+    text: str  # what was found, and what helps

@@ -48,8 +48,7 @@ def find_unusable(folder: Path = Path("/dev")) -> list[Finding]:
         return []
     count = f"{len(gpus)} in {folder}"
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        text = f"{count}, hidden by CUDA_VISIBLE_DEVICES"
-        return [Finding("devices", "GPUs", State.NOTE, text)]
+        return [Finding("devices", "GPUs", State.NOTE, f"{count}, hidden by CUDA_VISIBLE_DEVICES")]
     try:
         torch.cuda.init()
         reason = "CUDA finds none"
@@ -93,15 +92,11 @@ def measure(device: torch.device) -> list[Finding]:
     on_cpu = device.type == "cpu"
     try:
         copied = copy_bandwidth(device, 256 if on_cpu else 2048)
-        rates = {
-            dtype: matrix_rate(device, dtype, largest=2048 if on_cpu else 8192)
-            for dtype in (torch.float32, torch.bfloat16)
-        }
+        rates = []
+        for dtype in (torch.float32, torch.bfloat16):
+            rate = matrix_rate(device, dtype, largest=2048 if on_cpu else 8192)
+            rates.append(f"{rate / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}")
     except Exception as error:
         return [failed("rates", str(device), error)]
-    multiplied = (
-        f"{rate / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
-        for dtype, rate in rates.items()
-    )
-    text = f"copies {copied / 1e9:,.1f} GB/s; products {', '.join(multiplied)}"
+    text = f"copies {copied / 1e9:,.1f} GB/s; products {', '.join(rates)}"
     return [Finding("rates", str(device), State.NOTE, text)]

@@ -93,19 +93,18 @@ class Inception(Extractor):
     def check(self, image_shape: tuple[int, int, int]) -> None:
         if image_shape[0] not in (1, 3):
             raise UnavailableError(f"{image_shape[0]} channels are neither grey nor colour")
-        path = self.path
-        if not path.is_file():
-            raise UnavailableError(f"there are no weights at {path}")
-        found = sha256_of(path)
+        if not self.path.is_file():
+            raise UnavailableError(f"there are no weights at {self.path}")
+        found = sha256_of(self.path)
         if not self.sha256 or not found.startswith(self.sha256):
             raise UnavailableError(
-                f"the SHA-256 of {path} is {found}, but the published file's begins with"
+                f"the SHA-256 of {self.path} is {found}, but the published file's begins with"
                 f" {self.sha256}"
             )
         try:
-            torch.load(path, weights_only=True)  # torch-fidelity would run a pickle's code
+            torch.load(self.path, weights_only=True)  # torch-fidelity would run a pickle's code
         except Exception as error:  # damage shows in many ways
-            raise UnavailableError(f"{path} does not hold weights: {error}") from error
+            raise UnavailableError(f"{self.path} does not hold weights: {error}") from error
         try:
             import torch_fidelity  # noqa: F401
         except ImportError as error:

@@ -27,13 +27,7 @@ SMALL = 10_000_000
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Makes features of images, and has a classifier tell their labels.
-
-    Attributes:
-        data: The data set whose training images the classifier has learned.
-        extractors: What makes features, by name.
-        device: Where that is computed.
-    """
+    """Makes features of images, and has a classifier that knows the data judge their labels."""
 
     data: ImageData
     extractors: Mapping[str, Extractor]
@@ -42,13 +36,10 @@ class ImageFeatures:
     def __call__(self, stored: Tensor, label: Tensor | None) -> Rows:
         """Features of images by extractor, and whether the classifier agrees with their labels."""
         stored = stored.to(self.device)
-        columns = {
-            name: extractor(stored, self.data.codec).cpu().numpy()
-            for name, extractor in self.extractors.items()
-        }
+        features = {name: f(stored, self.data.codec) for name, f in self.extractors.items()}
+        columns = {name: rows.cpu().numpy() for name, rows in features.items()}
         if self.classifier is not None and label is not None:
-            told = self.classifier.predict(_flat(stored))
-            columns["correct"] = told == label.numpy(force=True)
+            columns["correct"] = self.classifier.predict(_flat(stored)) == label.numpy(force=True)
         return columns
 
     @torch.no_grad()

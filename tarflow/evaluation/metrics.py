@@ -44,8 +44,8 @@ class Metrics(Part, ABC):
         """Evaluate a flow, with other processes perhaps.
 
         Args:
-            flow: The flow.
-            data: The data set.
+            flow: What is measured.
+            data: What it is measured on.
             work_of: Where values are kept, and who else computes them.
 
         Returns:

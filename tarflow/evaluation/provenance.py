@@ -12,8 +12,6 @@ from jaxtyping import UInt8
 
 from tarflow.data.loading.batches import Batch
 
-ROOT = Path(__file__).parents[2]
-
 
 def digests(batch: Batch) -> UInt8[np.ndarray, "batch 32"]:
     """SHA-256 of every image and its conditions; without a label, that counts as -1."""
@@ -49,7 +47,7 @@ def software() -> dict[str, str | None]:
         "tarflow": ours,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
-        "git_revision": git_revision(ROOT),
+        "git_revision": git_revision(Path(__file__).parents[2]),
     }
 
 
@@ -60,6 +58,6 @@ def git_revision(folder: Path) -> str | None:
     describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run([*describe, "--exclude=*"], capture_output=True, text=True)
-    except FileNotFoundError:  # no git
+    except FileNotFoundError:  # git is not installed
         return None
     return done.stdout.strip() or None

@@ -38,14 +38,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Reference:
-    """Moments of the features of real images, and the first of these features."""
+    """What distances need of the features of real images: their moments, and the first of them."""
 
     moments: Moments
     features: Float[np.ndarray, "num features"]
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "num features"]) -> "Reference":
-        """Keep what distances need of the features of all images."""
+        """Those of the features of all images."""
         return cls(Moments.of(features), features[:MOST_KEPT])
 
     def compare(self, features: Float[np.ndarray, "num features"]) -> dict[str, float]:
@@ -67,23 +67,18 @@ class Reference:
 
 
 def references_of(
-    features: ImageFeatures, part: Dataset, kept: Path | None, work_of: WorkOf
+    features: ImageFeatures, part: Subset, kept: Path | None, work_of: WorkOf
 ) -> dict[str, Reference] | None:
     """What samples are compared with, for every extractor; None where another process knows.
 
-    Args:
-        features: What is made of images.
-        part: The real images.
-        kept: A file that holds these from an earlier evaluation, or will from now on.
-        work_of: Where values are kept, and who else computes them.
+    A file that is kept holds it from an earlier evaluation, or will from now on.
 
     Raises:
         DataError: The file is of other images or features, or damaged.
     """
-    count, work = len(part), work_of("reference")  # pyright: ignore[reportArgumentType]
     is_kept = kept is not None and kept.exists()
     compute = partial(_digests if is_kept else features.of_part, part)
-    rows = work.do("real images", count, 1024 if is_kept else 256, compute)
+    rows = work_of("reference").do("real images", len(part), 1024 if is_kept else 256, compute)
     if rows is None:
         return None
     origin = {
@@ -114,9 +109,8 @@ def save(path: Path, origin: Mapping[str, Any], references: Mapping[str, Referen
     content = io.BytesIO()
     arrays: dict[str, Any] = {"origin": np.array(json.dumps({"format": FORMAT, **origin}))}
     for name, reference in references.items():
-        arrays[f"{name}/mean"] = reference.moments.mean
-        arrays[f"{name}/covariance"] = reference.moments.covariance
-        arrays[f"{name}/features"] = reference.features
+        columns = {**vars(reference.moments), "features": reference.features}
+        arrays |= {f"{name}/{key}": column for key, column in columns.items()}
     np.savez(content, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getvalue())
@@ -132,16 +126,11 @@ def load(path: Path, origin: Mapping[str, Any]) -> dict[str, Reference]:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
             arrays = dict(found)
-        held = json.loads(str(arrays.pop("origin")))
-        names = dict.fromkeys(name.split("/")[0] for name in arrays)
-        references = {
-            name: Reference(
-                Moments(arrays[f"{name}/mean"], arrays[f"{name}/covariance"]),
-                arrays[f"{name}/features"],
-            )
-            for name in names
-        }
-    except Exception as error:  # damage shows in many ways, and none of them is documented
+        held, references = json.loads(str(arrays.pop("origin"))), {}
+        for name in dict.fromkeys(name.split("/")[0] for name in arrays):
+            moments = Moments(arrays[f"{name}/mean"], arrays[f"{name}/covariance"])
+            references[name] = Reference(moments, arrays[f"{name}/features"])
+    except Exception as error:  # damage shows in many ways
         raise DataError(f"{path} does not hold statistics of real images: {advice}") from error
     wanted = json.loads(json.dumps({"format": FORMAT, **origin}))
     for key in sorted(held.keys() | wanted.keys()):

@@ -64,15 +64,12 @@ class Report:
             print(note)
 
     def write(self, directory: Path, checkpoint: Path, baseline: Path | None = None) -> Path:
-        """Write `report.json`, and `per_image.csv` where there are values for images.
+        """Write `report.json`, whose path is returned, and `per_image.csv` if images have values.
 
         Args:
             directory: Where to.
             checkpoint: The pretrained folder that was evaluated.
             baseline: The one that it was compared with, if any.
-
-        Returns:
-            The path of the report.
         """
         directory.mkdir(parents=True, exist_ok=True)
         values = {**_identity("checkpoint", checkpoint), **self.values}

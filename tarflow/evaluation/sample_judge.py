@@ -23,10 +23,6 @@ class SampleJudge:
 
     Labels go round the classes. Other parts of a context that the flow knows are those of the
     data's training examples, one after the other.
-
-    Args:
-        flow: The flow.
-        features: What is made of its samples.
     """
 
     def __init__(self, flow: Flow, features: ImageFeatures):

@@ -20,13 +20,9 @@ def report_of(
     skipped: Mapping[str, str],
     runs: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Report:
-    """Put numbers in a table.
+    """Put the numbers of runs, by kind of samples and seed, in a table.
 
-    Args:
-        settings: What they depend on.
-        extractors: Those that were used.
-        skipped: Why others were not.
-        runs: Numbers by extractor, and the accuracy, of every kind of samples for each seed.
+    The settings are what they depend on; others than the extractors were skipped for a reason.
     """
     values = {name: _over_seeds(scores) for name, scores in runs.items()}
     classified = any("accuracy" in scores for scores in values.values())

@@ -140,7 +140,5 @@ class SampleMetrics(Metrics):
 
 def _scores(rows: Rows, references: Mapping[str, Reference]) -> dict[str, Any]:
     """Distances by extractor, and accuracy."""
-    scores: dict[str, Any] = {
-        name: reference.compare(rows[name]) for name, reference in references.items()
-    }
+    scores: dict[str, Any] = {name: r.compare(rows[name]) for name, r in references.items()}
     return scores | ({"accuracy": float(rows["correct"].mean())} if "correct" in rows else {})

@@ -27,13 +27,7 @@ class Work(ABC):
 
     @abstractmethod
     def do(self, title: str, count: int, batch_size: int, compute: Compute) -> Rows | None:
-        """Compute the values of all images.
-
-        Args:
-            title: What is computed.
-            count: Number of images.
-            batch_size: Number of images at a time.
-            compute: Computes a batch.
+        """Compute the values of a number of images, in batches, under a title.
 
         Returns:
             All values in order; None where another process has them.
