@@ -8,12 +8,17 @@ from tarflow.sampling.drawing import (
     batches_of,
     in_turn,
     read_classes,
-    read_labels,
     sample_batches,
 )
 
 from .memory import limit_memory
 from .models import tiny_flow
+
+
+def labels_of(choice, num_samples, num_classes):
+    """A label for each of the first samples, by a choice of classes."""
+    classes = read_classes(choice, num_classes)
+    return None if classes is None else in_turn(classes, range(num_samples))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +34,7 @@ from .models import tiny_flow
     ],
 )
 def test_choice_of_classes(choice, expected):
-    label = read_labels(choice, 7, 3)
+    label = labels_of(choice, 7, 3)
     assert label.dtype == torch.int64
     assert label.tolist() == expected
 
@@ -37,34 +42,34 @@ def test_choice_of_classes(choice, expected):
 @pytest.mark.parametrize("choice", ["none", -1])
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_no_class(choice, num_classes):
-    assert read_labels(choice, 7, num_classes) is None
+    assert labels_of(choice, 7, num_classes) is None
 
 
 def test_all_classes_of_a_flow_without_classes():
-    assert read_labels("all", 7, 0) is None
+    assert labels_of("all", 7, 0) is None
 
 
 def test_labels_of_no_samples():
-    assert read_labels("all", 0, 3).tolist() == []
+    assert labels_of("all", 0, 3).tolist() == []
 
 
 @pytest.mark.parametrize("choice", [3, -2, [0, 3], [-1], [0, -1], []])
 def test_unknown_class(choice):
     with pytest.raises(ContextError, match=r"label=.*: this flow knows 0 \.\.\. 2") as caught:
-        read_labels(choice, 7, 3)
+        labels_of(choice, 7, 3)
     assert f"label={choice}:" in str(caught.value)
 
 
 @pytest.mark.parametrize("choice", [0, [0]])
 def test_class_of_a_flow_without_classes(choice):
     with pytest.raises(ContextError, match="this flow knows no classes"):
-        read_labels(choice, 7, 0)
+        labels_of(choice, 7, 0)
 
 
 @pytest.mark.parametrize("choice", ["every", "", "1", "cat"])
 def test_unknown_word(choice):
     with pytest.raises(ContextError, match=f"label={choice} is unknown: give all, none, a class"):
-        read_labels(choice, 7, 3)
+        labels_of(choice, 7, 3)
 
 
 def draw(flow, num_samples=7, label=None, seed=0, batch_size=7, guidance=None):
@@ -78,7 +83,7 @@ def draw(flow, num_samples=7, label=None, seed=0, batch_size=7, guidance=None):
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 7), (3, [3, 3, 1]), (50, [7])])
 @pytest.mark.parametrize("guidance", [None, LinearGuidance(1.5)])
 def test_samples_do_not_depend_on_the_batch_size(batch_size, sizes, guidance):
-    flow, label = tiny_flow(num_classes=3), read_labels("all", 7, 3)
+    flow, label = tiny_flow(num_classes=3), labels_of("all", 7, 3)
     expected, _, _ = draw(flow, label=label, guidance=guidance)
     x, labels, found = draw(flow, label=label, batch_size=batch_size, guidance=guidance)
     assert found == sizes
@@ -107,7 +112,7 @@ def test_seeds_differ_and_repeat(flow):
 
 
 def test_label_and_guidance_reach_the_flow(flow):
-    label = read_labels("all", 7, 3)
+    label = labels_of("all", 7, 3)
     plain, _, _ = draw(flow, label=label)
     guided, _, _ = draw(flow, label=label, guidance=LinearGuidance(9.0))
     assert (plain - draw(flow)[0]).abs().max() > 1e-3
@@ -121,7 +126,7 @@ def test_nothing_to_draw_is_refused(flow, num_samples, batch_size):
 
 
 def test_memory_that_runs_out_changes_no_sample(flow):
-    label = read_labels("all", 7, 3)
+    label = labels_of("all", 7, 3)
     expected, _, _ = draw(flow, label=label, batch_size=4)
     memory = limit_memory(flow, 2)
     with pytest.warns(RuntimeWarning, match="going on with 2 examples at a time") as caught:

@@ -9,7 +9,7 @@ from tarflow.flows.checkpoint import WEIGHTS
 from tarflow.flows.flow import load
 from tarflow.machine.files import check_writable, writing
 from tarflow.sampling import calibration
-from tarflow.sampling.drawing import read_labels
+from tarflow.sampling.drawing import in_turn, read_classes
 from tarflow.sampling.plan_table import PlanTable
 from tarflow.sampling.sample_folder import fingerprints
 
@@ -39,12 +39,12 @@ def calibrate(config: CalibrateSettings) -> None:
     with writing(directory):
         check_writable(directory)
     flow = load(directory).to(device_of(config.device))
-    table = PlanTable()
+    classes, table = read_classes(config.label, flow.num_classes), PlanTable()
     with table.measuring() as tell:
         plan = calibration.calibrate(
             flow,
             config.batch_size,
-            read_labels(config.label, config.batch_size, flow.num_classes),
+            None if classes is None else in_turn(classes, range(config.batch_size)),
             guidance=guidance_of(config.guidance_rule, config.guidance),
             dtype=read_dtype(config.dtype),
             tolerance=config.tolerance,

@@ -30,7 +30,7 @@ class Process:
     """Which of several processes this is, from 0.
 
     Attributes:
-        local_rank: Its number on this machine: which of the machine's devices is its own.
+        local_rank: Its number on this machine, and of its device there.
     """
 
     rank: int = 0

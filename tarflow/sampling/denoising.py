@@ -57,7 +57,7 @@ def denoise(
             score = flow.score(chunk, context)
             if not score.isfinite().all():
                 flow.check_finite(flow.log_prob(chunk, context), chunk, context)
-                message = "the log-density's gradient is not finite: denoise in higher precision"
+                message = "the log-density's gradient is not finite: denoise in a higher precision"
                 raise NonFiniteError(message, None)
         return chunk + std**2 * score
 

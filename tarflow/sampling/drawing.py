@@ -47,17 +47,26 @@ def read_classes(
     return classes
 
 
-def read_labels(
-    choice: str | int | Sequence[int], num_samples: int, num_classes: int
-) -> Int[Tensor, " num_samples"] | None:
-    """Turn a choice of classes, as in `read_classes`, into a label per sample."""
-    classes = read_classes(choice, num_classes)
-    return None if classes is None else in_turn(classes, range(num_samples))
-
-
 def in_turn(rows: Shaped[Tensor, "rows ..."], indices: range) -> Shaped[Tensor, "samples ..."]:
     """What the samples of some indices get, which go round some rows, such as classes."""
     return rows[torch.arange(indices.start, indices.stop) % len(rows)]
+
+
+def read_others(given: Mapping[str, Any], flow: Flow) -> Context:
+    """Read conditions by name, each one row for all samples or rows to go round.
+
+    Raises:
+        ContextError: The flow does not know one, or a row is not one of it.
+    """
+    examples = torch.empty(1, device=flow.base.anchor.device)
+    read = {name: _read_rows(name, value) for name, value in given.items()}
+    for name, rows in read.items():
+        try:
+            for row in rows.split(1):
+                flow.check_context(flow.read_context({name: row}, examples))
+        except ContextError as error:
+            raise ContextError(f"context.{name}: {error}") from error
+    return Context(**read)
 
 
 def _read_rows(name: str, value: Any) -> Rows:
@@ -70,23 +79,6 @@ def _read_rows(name: str, value: Any) -> Rows:
     if not rows.numel() or rows.dtype is torch.bool:
         raise ContextError(wanted)
     return rows
-
-
-def read_others(given: Mapping[str, Any], flow: Flow) -> Context:
-    """Read conditions by name, each one row for all samples or rows to go round.
-
-    Raises:
-        ContextError: The flow does not know one, or a row is not one of it.
-    """
-    rows = {name: _read_rows(name, value) for name, value in given.items()}
-    examples = torch.empty(1, device=flow.base.anchor.device)
-    for name, part in rows.items():
-        try:
-            for row in part.split(1):
-                flow.check_context(flow.read_context({name: row}, examples))
-        except ContextError as error:
-            raise ContextError(f"context.{name}: {error}") from error
-    return Context(**rows)
 
 
 def sample_batches(

@@ -26,7 +26,6 @@ class Sampler:
     """Draws samples by their index and turns them into pixels.
 
     Attributes:
-        flow: What to sample from; it knows the noise it was trained with.
         classes: The classes that samples go round; None leaves the label out.
         denoise: Whether to denoise too, where the flow was trained with Gaussian noise.
         options: How to decode; `dtype` is the precision of denoising as well.

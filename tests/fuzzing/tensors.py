@@ -19,7 +19,7 @@ from tarflow import (
     interpolate,
 )
 from tarflow.editing.markov_chains import CrankNicolson, Hamiltonian
-from tarflow.sampling.drawing import read_labels, sample_batches
+from tarflow.sampling.drawing import read_classes, sample_batches
 from tests.fuzzing.judging import BadInput, calls
 from tests.models import tiny_flow
 
@@ -259,4 +259,4 @@ def batches() -> Iterator[BadInput]:
         "nothing": (None, ("None",)),
         "truth value": (True, ("True",)),
     }
-    yield from calls("choice of classes", lambda c: read_labels(c, 3, 3), choices)
+    yield from calls("choice of classes", lambda c: read_classes(c, 3), choices)
