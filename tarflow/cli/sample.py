@@ -70,7 +70,7 @@ def sample(config: SampleSettings) -> None:
     output = Path(config.output or directory.parent / "samples")
     origin = fingerprints(directory)
     classes = read_classes(config.label, flow.num_classes)
-    options = _options(config, flow, directory)
+    options = _options(config, flow, directory, origin[WEIGHTS])
     others = read_others(config.composed["context"], flow)
     sampler = Sampler(flow, config.seed, classes, config.denoise, options, others)
     run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
@@ -88,14 +88,13 @@ def sample(config: SampleSettings) -> None:
                 run.folder.finish(request, _write_samples(config, run, panels))
 
 
-def _options(config: SampleSettings, flow: Flow, directory: Path) -> DecodeOptions:
+def _options(config: SampleSettings, flow: Flow, directory: Path, weights: str) -> DecodeOptions:
     """How to decode."""
     decoder = instantiate(config.decoder)
     guidance = guidance_of(config.guidance_rule, config.guidance)
     options = DecodeOptions(guidance, dtype=read_dtype(config.dtype))
     if isinstance(decoder, Planned):
         conditions = Conditions.of(flow, config.batch_size, options, decoder.tolerance)
-        weights = fingerprints(directory)[WEIGHTS]
         decoder, message = decoder.choose(directory, replace(conditions, weights=weights))
         print(message)
     return replace(options, decoder=decoder, compile=config.compile)
