@@ -1,6 +1,7 @@
 """Other densities on the same terms: zuko's and normflows' flows, and a Gaussian."""
 
 from collections.abc import Callable
+from importlib import import_module
 from math import prod
 from typing import Any
 
@@ -12,6 +13,7 @@ from tarflow.data.loading.batches import read_batch
 from tarflow.errors import ConfigurationError
 from tarflow.flows.codec import UniformDequantization
 from tarflow.flows.context import Context
+from tarflow.flows.noise import NoNoise
 
 HIDDEN = (256, 256)
 """Widths of the networks in all of them."""
@@ -24,73 +26,69 @@ SHRINKAGE = 1e-4
 
 
 class Baseline(nn.Module):
-    """A density of images, seen as vectors, without labels.
+    """A density of dequantized images, seen as vectors, without labels.
 
     Args:
-        image_shape: Channels, height and width.
-        flow: Another package's flow, or a distribution.
-        log_prob: Its log-densities of vectors.
-        sample: Draws a number of vectors from it, by torch's generator.
+        data: The images.
+        flow: Called, it returns a distribution of vectors, as zuko's flows do.
         num_passes: Passes through a network that samples take, one after the other.
     """
 
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        flow: Any,
-        log_prob: Callable[[Any, Tensor], Tensor],
-        sample: Callable[[Any, int], Tensor],
-        num_passes: int,
-    ):
+    def __init__(self, data: ImageData, flow: Callable[..., Any], num_passes: int = 1):
         super().__init__()
-        self.image_shape, self.flow, self.num_passes = image_shape, flow, num_passes
-        self._log_prob, self._sample = log_prob, sample
+        self.image_shape, self.flow, self.num_passes = data.image_shape, flow, num_passes
+        self.codec, self.noise = UniformDequantization(**vars(data.codec)), NoNoise()
+
+    def noisy(self, stored: Tensor, source: torch.Generator | None = None) -> Tensor:
+        """Stored images as the data whose density this is."""
+        return self.codec.encode(stored, source)
+
+    def known(self, context: Context) -> Context:
+        """Nothing: the density has no conditions."""
+        return Context()
 
     def log_prob(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Log-densities."""
-        return self._log_prob(self.flow, x.flatten(1))
+        return self.flow().log_prob(x.flatten(1))
 
     @torch.no_grad()
     def sample(self, num_samples: int) -> Tensor:
         """Draw images by torch's generator."""
-        return self._sample(self.flow, num_samples).view(-1, *self.image_shape)
+        return self.flow().sample((num_samples,)).view(-1, *self.image_shape)
 
 
-def gaussian(variant: object, data: ImageData) -> Baseline:
+class NormFlowsBaseline(Baseline):
+    """A flow of normflows, which is a distribution itself."""
+
+    def log_prob(self, x: Tensor, context: Context | None = None) -> Tensor:
+        return self.flow.log_prob(x.flatten(1))
+
+    @torch.no_grad()
+    def sample(self, num_samples: int) -> Tensor:
+        return self.flow.sample(num_samples)[0].view(-1, *self.image_shape)
+
+
+def gaussian(data: ImageData) -> Baseline:
     """The normal distribution of the dequantized training images' mean and covariance."""
     train: Any = data.train
     stored, generator = read_batch(train, range(len(train))).x, torch.Generator().manual_seed(0)
     x = UniformDequantization(**vars(data.codec)).encode(stored, generator).flatten(1)
     covariance = x.T.cov() + SHRINKAGE * torch.eye(x.shape[1])
     distribution = torch.distributions.MultivariateNormal(x.mean(dim=0), covariance)
-    return Baseline(
-        data.image_shape,
-        distribution,
-        lambda flow, x: flow.log_prob(x),
-        lambda flow, num_samples: flow.sample((num_samples,)),
-        num_passes=1,
-    )
+    return Baseline(data, lambda: distribution)
 
 
-def masked_autoregressive(variant: object, data: ImageData) -> Baseline:
+def masked_autoregressive(data: ImageData) -> Baseline:
     """zuko's MAF (Papamakarios et al., arXiv 1705.07057)."""
-    return _of_zuko(
-        data,
-        lambda zuko, dims: zuko.flows.MAF(dims, 0, NUM_TRANSFORMS, hidden_features=HIDDEN),
-        NUM_TRANSFORMS,
-    )
+    return _of_zuko("MAF", data, NUM_TRANSFORMS)
 
 
-def neural_spline(variant: object, data: ImageData) -> Baseline:
+def neural_spline(data: ImageData) -> Baseline:
     """zuko's NSF, autoregressive (Durkan et al., arXiv 1906.04032)."""
-    return _of_zuko(
-        data,
-        lambda zuko, dims: zuko.flows.NSF(dims, 0, transforms=NUM_SPLINES, hidden_features=HIDDEN),
-        NUM_SPLINES,
-    )
+    return _of_zuko("NSF", data, NUM_SPLINES)
 
 
-def real_nvp(variant: object, data: ImageData) -> Baseline:
+def real_nvp(data: ImageData) -> Baseline:
     """A RealNVP of normflows with fully connected networks (Dinh et al., arXiv 1605.08803)."""
     normflows = _imported("normflows")
     dims = prod(data.image_shape)
@@ -101,33 +99,20 @@ def real_nvp(variant: object, data: ImageData) -> Baseline:
         layers.append(normflows.flows.AffineCouplingBlock(network))
         layers.append(normflows.flows.Permute(dims))
     base = normflows.distributions.DiagGaussian(dims, trainable=False)
-    return Baseline(
-        data.image_shape,
-        normflows.NormalizingFlow(base, layers),
-        lambda flow, x: flow.log_prob(x),
-        lambda flow, num_samples: flow.sample(num_samples)[0],
-        NUM_COUPLINGS,
-    )
+    return NormFlowsBaseline(data, normflows.NormalizingFlow(base, layers), NUM_COUPLINGS)
 
 
-def _of_zuko(data: ImageData, make: Callable[..., nn.Module], transforms: int) -> Baseline:
+def _of_zuko(name: str, data: ImageData, transforms: int) -> Baseline:
     """A flow of zuko for images."""
-    dims = prod(data.image_shape)
-    return Baseline(
-        data.image_shape,
-        make(_imported("zuko"), dims),
-        lambda flow, x: flow().log_prob(x),
-        lambda flow, num_samples: flow().sample((num_samples,)),
-        dims * transforms,
-    )
+    dims, make = prod(data.image_shape), getattr(_imported("zuko").flows, name)
+    flow = make(dims, transforms=transforms, hidden_features=HIDDEN)
+    return Baseline(data, flow, dims * transforms)
 
 
 def _imported(package: str) -> Any:
     """A package of the extra."""
-    import importlib
-
     try:
-        return importlib.import_module(package)
+        return import_module(package)
     except ImportError as error:
         raise ConfigurationError(
             f"this baseline needs {package}, which is not installed: pip install"

@@ -2,11 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from tarflow.evaluation.reporting import mean_and_deviation
 
 Results = Sequence[dict[str, Any]]
 """What runs have left."""
+
+
+def data_of(results: Results) -> list[str]:
+    """The data sets, in the order of the runs."""
+    return list(dict.fromkeys(result["settings"]["data"] for result in results))
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,16 @@ class Quantity:
         for result in results:
             settings = result["settings"]
             if (settings["data"], settings["variant"]) == (data, self.variant):
-                found[settings["seed"]] = _look_up(result, self.path.split("/"))
+                found[settings["seed"]] = _look_up(result, self.path)
         return found
+
+    def spread(self, results: Results, data: str) -> tuple[float, float] | None:
+        """Mean and deviation over seeds with a number; None without any."""
+        known = [value for value in self.of(results, data).values() if value is not None]
+        if not known:
+            return None
+        spread = mean_and_deviation(known)
+        return spread["mean"], spread["deviation"]
 
 
 @dataclass(frozen=True)
@@ -48,16 +63,16 @@ class Comparison:
     def verdict(self, results: Results, data: str) -> str:
         """What the runs say, by the mean difference over seeds and its standard error."""
         better, worse = self.better.of(results, data), self.worse.of(results, data)
-        seeds = sorted(better.keys() & worse.keys())
-        if not seeds:
+        pairs = [(better[seed], worse[seed]) for seed in sorted(better.keys() & worse.keys())]
+        if not pairs:
             return "not measured"
-        pairs = [(better[seed], worse[seed]) for seed in seeds]
-        if any(a is None for a, _ in pairs) or any(b is None for _, b in pairs):
-            return _of_failures(pairs)
         differences = [b - a for a, b in pairs if a is not None and b is not None]
-        mean, error = mean_and_error(differences)
+        if len(differences) < len(pairs):
+            return _of_failures(pairs)
+        spread = mean_and_deviation(differences)
+        mean, error = spread["mean"], spread["deviation"] / math.sqrt(len(pairs))
         told = f"{mean:+.3g} ± {error:.2g}"
-        if not error or abs(mean) <= 2 * error:
+        if not error or abs(mean) <= 2 * error:  # the error of a single run is 0: not known
             return f"undecided ({told})"
         return f"holds ({told})" if mean > 0 else f"**contradicted** ({told})"
 
@@ -76,30 +91,19 @@ class Section:
     name: str
     columns: Sequence[tuple[str, str]]
     rows: Sequence[tuple[str, str]]
-    claims: Sequence[Comparison] = field(default_factory=tuple)
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard error; the error of a single value is 0, which decides nothing."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, 0.0
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
+    claims: Sequence[Comparison] = ()
 
 
 def _of_failures(pairs: Sequence[tuple[float | None, float | None]]) -> str:
     """A verdict where something is not finite."""
-    failed = [sum(value is None for value in side) for side in zip(*pairs, strict=True)]
-    if failed[0] < failed[1]:
-        return f"holds (the other is not finite with {failed[1]} of {len(pairs)} seeds)"
-    return f"undecided (not finite with {failed[0]} and {failed[1]} of {len(pairs)} seeds)"
+    ours, theirs = (side.count(None) for side in zip(*pairs, strict=True))
+    if ours < theirs:
+        return f"holds (the other is not finite with {theirs} of {len(pairs)} seeds)"
+    return f"undecided (not finite with {ours} and {theirs} of {len(pairs)} seeds)"
 
 
-def _look_up(result: Any, keys: Sequence[str]) -> float | None:
+def _look_up(result: Any, path: str) -> float | None:
     """A number inside nested objects."""
-    for key in keys:
-        if not isinstance(result, dict) or key not in result:
-            return None
-        result = result[key]
+    for key in path.split("/"):
+        result = result.get(key) if isinstance(result, dict) else None
     return None if result is None else float(result)

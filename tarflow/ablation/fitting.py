@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tarflow.ablation.variants import Encoding, Variant
+from tarflow.ablation.baselines import Baseline
+from tarflow.ablation.variants import Model, Variant
 from tarflow.data.loading.batches import Batch
-from tarflow.flows.base import DiagonalNormal
 from tarflow.flows.conditioning import with_dropout
 from tarflow.flows.context import Context
-from tarflow.flows.flow import Flow
 from tarflow.training import adamw, muon
 
 OPTIMIZERS = {"adamw": adamw, "muon": muon}
@@ -38,21 +37,14 @@ class Fit:
         curve: Validation loss of the averaged weights, in nats per dimension.
     """
 
-    average: nn.Module
-    raw: nn.Module
+    average: Model
+    raw: Model
     steps: int = 0
     skipped: int = 0
     curve: list[float] = field(default_factory=list)
 
 
-def fit(
-    model: nn.Module,
-    variant: Variant,
-    encoding: Encoding,
-    train: Batch,
-    validation: Batch,
-    seconds: float,
-) -> Fit:
+def fit(model: Model, variant: Variant, train: Batch, validation: Batch, seconds: float) -> Fit:
     """Maximize the likelihood of noisy images.
 
     The clock is the processor time of this process, which counts what a run computes and not
@@ -61,7 +53,6 @@ def fit(
     Args:
         model: A density.
         variant: How to fit it.
-        encoding: What is done to images.
         train: All images to fit.
         validation: All images to choose weights by.
         seconds: Processor time.
@@ -77,13 +68,13 @@ def fit(
             group["lr"] = variant.lr * rate(used / seconds)
         rows = torch.randint(len(train.x), (variant.batch_size,))
         context = train.context.map(lambda part, rows=rows: part[rows])
-        loss = _loss(model.train(), encoding(train.x[rows]), context)
+        loss = _loss(model.train(), train.x[rows], context)
         result.skipped += not _step(model, optimizer, loss, variant.max_grad_norm)
         _follow(average, model, result.steps)
         result.steps += 1
         used += time.process_time() - start
         if used * LOOKS >= seconds * (len(result.curve) + 1):
-            result.curve.append(validation_loss(average, encoding, validation))
+            result.curve.append(validation_loss(average, validation))
             if result.curve[-1] < best[0]:
                 best = (result.curve[-1], copy.deepcopy(average.state_dict()))
     average.load_state_dict(best[1])
@@ -94,38 +85,37 @@ def fit(
 
 def rate(progress: float) -> float:
     """The learning rate after a share of the time, as a share of its peak."""
-    if progress < WARM_UP:
-        return max(progress / WARM_UP, 1e-3)
-    return max(0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))), 1e-3)
+    cosine = 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+    return max(progress / WARM_UP if progress < WARM_UP else cosine, 1e-3)
 
 
-def _step(model: nn.Module, optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> bool:
+def _step(model: Model, optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> bool:
     """Take a step; whether it was finite."""
     optimizer.zero_grad()
-    if not loss.isfinite():
-        return False
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    if not norm.isfinite():
-        return False
-    optimizer.step()
-    return True
+    if loss.isfinite():
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        if norm.isfinite():
+            optimizer.step()
+            return True
+    return False
 
 
-def _loss(model: nn.Module, x: Tensor, context: Context) -> Tensor:
+def _loss(model: Model, stored: Tensor, context: Context) -> Tensor:
     """Negative log-likelihood, in nats per dimension."""
-    num_dims = x[0].numel()
-    if not isinstance(model, Flow):
-        return -model.log_prob(x).mean() / num_dims  # pyright: ignore
+    x = model.noisy(stored)
+    if isinstance(model, Baseline):
+        return -model.log_prob(x).mean() / x[0].numel()
     context = with_dropout(model.known(context), model.conditioners, CLASS_DROPOUT)
     z, log_det = model(x, context)
-    if isinstance(model.base, DiagonalNormal):
-        model.base.update(z.detach().square().mean(dim=0))
-    return -(model.base.log_prob(z) + log_det).mean() / num_dims
+    moment = model.base.moment(z)
+    if moment is not None:
+        model.base.update(moment)
+    return -(model.base.log_prob(z) + log_det).mean() / model.num_dims
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, step: int) -> None:
+def _follow(average: Model, model: Model, step: int) -> None:
     """Move averaged weights towards those of a model; buffers are taken over."""
     decay = min(DECAY, (1 + step) / (10 + step))
     ours: list[Tensor] = list(average.parameters())
@@ -136,20 +126,18 @@ def _follow(average: nn.Module, model: nn.Module, step: int) -> None:
 
 
 @torch.no_grad()
-def log_probs(model: nn.Module, x: Tensor, context: Context) -> Tensor:
-    """Log-densities; NaN where they are not finite."""
-    model.eval()
-    context = model.known(context) if isinstance(model, Flow) else Context()
+def log_probs(model: Model, batch: Batch, seed: int) -> Tensor:
+    """Log-densities of images with the noise of a seed; NaN where they are not finite."""
+    x = model.eval().noisy(batch.x, torch.Generator().manual_seed(seed))
     found = []
     for rows in torch.arange(len(x)).split(256):
-        known = context.map(lambda part, rows=rows: part[rows])
-        found.append(model.log_prob(x[rows], known))  # pyright: ignore
-    log_prob = torch.cat(found).double()
+        context = model.known(batch.context).map(lambda part, rows=rows: part[rows])
+        found.append(model.log_prob(x[rows], context).double())
+    log_prob = torch.cat(found)
     return log_prob.where(log_prob.isfinite(), math.nan)
 
 
-def validation_loss(model: nn.Module, encoding: Encoding, batch: Batch) -> float:
+def validation_loss(model: Model, batch: Batch) -> float:
     """Nats per dimension of images with one draw of their noise; infinite if any is not finite."""
-    x = encoding(batch.x, torch.Generator().manual_seed(1))
-    loss = float(-log_probs(model, x, batch.context).mean()) / x[0].numel()
+    loss = float(-log_probs(model, batch, 1).mean()) / batch.x[0].numel()
     return loss if math.isfinite(loss) else math.inf

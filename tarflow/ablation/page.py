@@ -1,18 +1,17 @@
 """A page of Markdown whose tables and pictures show what the runs have left."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from tarflow.ablation.claims import Quantity, Results, Section
+from tarflow.ablation.claims import Quantity, Results, Section, data_of
+from tarflow.ablation.plots import draw
 from tarflow.ablation.sections import SECTIONS
 from tarflow.errors import ConfigurationError
-from tarflow.evaluation.reporting import mean_and_deviation
 from tarflow.machine.files import write_atomically
 
-MARK = "<!-- {kind}: {name} -->"
-"""Tables stand between a mark and the next `<!-- end -->`."""
 END = "<!-- end -->"
+"""Tables stand between a mark, such as `<!-- table: scale -->`, and the next of these."""
 
 
 def fill(page: Path, results: Results) -> list[Path]:
@@ -29,8 +28,6 @@ def fill(page: Path, results: Results) -> list[Path]:
     Raises:
         ConfigurationError: The page marks a table that is not known, or does not end it.
     """
-    from tarflow.ablation.plots import draw
-
     text = page.read_text() if page.exists() else _blank()
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page, filled(text, results))
@@ -63,63 +60,48 @@ def tables(results: Results) -> str:
 
 def table(section: Section, results: Results) -> str:
     """A section's numbers on every data set, and what they say of its claims."""
-    parts = [_numbers(section, results, data) for data in _data_of(results)]
+    names = data_of(results)
+    parts = [_numbers(section, results, data) for data in names]
     if section.claims:
-        parts.append(_claims(section, results))
+        verdicts = (
+            [claim.words, *(claim.verdict(results, data) for data in names)]
+            for claim in section.claims
+        )
+        parts.append(_markdown(["claim", *names], *verdicts))
     return "\n\n".join(part for part in parts if part)
 
 
 def _numbers(section: Section, results: Results, data: str) -> str:
     """Means and deviations over seeds; nothing where nothing was measured."""
-    rows, measured = [[data, *(heading for heading, _ in section.columns)]], False
+    rows = []
     for words, variant in section.rows:
-        cells = [
-            _cell(Quantity(variant, path.replace("RULE", words)), results, data)
-            for _, path in section.columns
-        ]
-        measured = measured or any(cells)
-        rows.append([words, *cells])
-    return _markdown(rows) if measured else ""
+        paths = (path.replace("RULE", words) for _, path in section.columns)
+        rows.append([words, *(_cell(Quantity(variant, path), results, data) for path in paths)])
+    if not any(cell for _, *cells in rows for cell in cells):
+        return ""
+    return _markdown([data, *(heading for heading, _ in section.columns)], *rows)
 
 
 def _cell(quantity: Quantity, results: Results, data: str) -> str:
     """Mean and deviation over seeds."""
-    values = list(quantity.of(results, data).values())
-    known = [value for value in values if value is not None]
-    if not known:
+    spread = quantity.spread(results, data)
+    if spread is None:
         return ""
-    spread = mean_and_deviation([float(value) for value in known])
-    mean, deviation = spread["mean"], spread["deviation"]
-    if quantity.path in ("parameters", "steps"):
-        words = f"{mean:,.0f}"
-    else:
-        words = f"{mean:.3f} ± {deviation:.3f}"
-    return words if len(known) == len(values) else f"{words} ({len(known)} of {len(values)} seeds)"
+    mean, deviation = spread
+    is_count = quantity.path in ("parameters", "steps")
+    words = f"{mean:,.0f}" if is_count else f"{mean:.3f} ± {deviation:.3f}"
+    values = list(quantity.of(results, data).values())
+    known = len(values) - values.count(None)
+    return words if known == len(values) else f"{words} ({known} of {len(values)} seeds)"
 
 
-def _claims(section: Section, results: Results) -> str:
-    """Every claim, and what the runs say."""
-    names = list(_data_of(results))
-    rows = [["claim", *names]]
-    for claim in section.claims:
-        rows.append([claim.words, *(claim.verdict(results, data) for data in names)])
-    return _markdown(rows)
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first row is its head."""
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def _data_of(results: Results) -> Iterator[str]:
-    """The data sets, in the order of the runs."""
-    yield from dict.fromkeys(result["settings"]["data"] for result in results)
+def _markdown(head: Sequence[str], *rows: Sequence[str]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def _blank() -> str:
     """A page with all tables."""
-    parts = [f"## {s.name}\n\n{MARK.format(kind='table', name=s.name)}\n{END}\n" for s in SECTIONS]
+    parts = [f"## {s.name}\n\n<!-- table: {s.name} -->\n{END}\n" for s in SECTIONS]
     pictures = "![Distances](images/ablations.png)\n\n![Guidance](images/ablations_guidance.png)\n"
     return "\n".join(["# Ablations\n", pictures, *parts])

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tarflow.ablation.claims import Quantity, Results
+from tarflow.ablation.claims import Quantity, Results, data_of
 from tarflow.ablation.judging import RULES, WEIGHTS
-from tarflow.ablation.sections import BITS, DENOISED, DRAWN, RAW
+from tarflow.ablation.sections import BITS, DENOISED, DRAWN, RAW, guided
 from tarflow.errors import ConfigurationError
-from tarflow.evaluation.reporting import mean_and_deviation
 
 DISTANCES = (
     ("default", "default", DENOISED),
@@ -45,46 +44,38 @@ def draw(directory: Path, results: Results) -> list[Path]:
         ConfigurationError: matplotlib is not installed.
     """
     try:
-        import matplotlib
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigurationError(
             "pictures need matplotlib: pip install 'tarflow[baselines]'"
         ) from error
-    matplotlib.use("Agg")
     directory.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(result["settings"]["data"] for result in results))
+    names = data_of(results)
     if not names:
         return []
+    bars = Figure(figsize=(5 * len(names), 7.6), layout="constrained")
+    _draw_bars(bars, names, results)
+    curves = Figure(figsize=(4 * (len(names) + 1), 3.4), layout="constrained")
+    _draw_curves(curves, names, results)
     paths = [directory / "ablations.png", directory / "ablations_guidance.png"]
-    for path, panels in zip(paths, (_bars, _curves), strict=True):
-        panels(names, results).savefig(path, dpi=110, metadata={"Software": None})
+    for path, figure in zip(paths, (bars, curves), strict=True):
+        figure.savefig(path, dpi=110, metadata={"Software": None})
     return paths
 
 
-def _bars(names: Sequence[str], results: Results) -> Any:
+def _draw_bars(figure: Any, names: Sequence[str], results: Results) -> None:
     """Distances and likelihoods of variants, a column for each data set."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * len(names), 7.6), layout="constrained")
     panels = figure.subplots(2, len(names), squeeze=False, height_ratios=(len(DISTANCES), 6))
     for column, data in enumerate(names):
-        title = f"{data}: Fréchet distance of samples (less is better)"
-        _panel(panels[0, column], title, DISTANCES, results, data, COLORS[0])
-        _panel(panels[1, column], f"{data}: bits/dim", LIKELIHOODS, results, data, COLORS[1])
-    return figure
+        titles = (f"{data}: Fréchet distance of samples (less is better)", f"{data}: bits/dim")
+        for index, (title, rows) in enumerate(zip(titles, (DISTANCES, LIKELIHOODS), strict=True)):
+            found = {w: Quantity(name, path).spread(results, data) for w, name, path in rows}
+            _draw_panel(panels[index, column], title, found, COLORS[index])
 
 
-def _panel(
-    axes: Any,
-    title: str,
-    rows: Sequence[tuple[str, str, str]],
-    results: Results,
-    data: str,
-    color: str,
-) -> None:
+def _draw_panel(axes: Any, title: str, found: dict[str, Any], color: str) -> None:
     """Horizontal bars with deviations over seeds; the first row is the one to compare with."""
-    labels = [words for words, _, _ in rows]
-    spreads = [_spread(Quantity(variant, path), results, data) for _, variant, path in rows]
+    spreads = list(found.values())
     for row, spread in enumerate(spreads):
         if spread is None:
             axes.text(0, row, " not finite, or not measured", va="center", fontsize=7)
@@ -94,18 +85,15 @@ def _panel(
         axes.text(mean + deviation, row, f"  {mean:.3g}", va="center", fontsize=7)
     if spreads[0]:
         axes.axvline(spreads[0][0], color="0.3", linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    axes.set_yticks(range(len(found)), list(found), fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _curves(names: Sequence[str], results: Results) -> Any:
+def _draw_curves(figure: Any, names: Sequence[str], results: Results) -> None:
     """Distance and accuracy by weight, a line for each rule."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4 * (len(names) + 1), 3.4), layout="constrained")
     panels = figure.subplots(1, len(names) + 1)
     for axes, data in zip(panels, names, strict=False):
         _lines(axes, results, data, "frechet_distance")
@@ -114,26 +102,16 @@ def _curves(names: Sequence[str], results: Results) -> Any:
     panels[-1].set_title(f"{names[0]}: classifier accuracy", fontsize=9)
     if panels[0].get_legend_handles_labels()[0]:
         panels[0].legend(fontsize=7, frameon=False, loc="upper left")
-    return figure
 
 
 def _lines(axes: Any, results: Results, data: str, key: str) -> None:
     """Means with deviations over seeds."""
     for color, rule in zip(COLORS, RULES, strict=True):
-        paths = [f"samples/denoised/{key}", *(f"guidance/{rule}/{w:g}/{key}" for w in WEIGHTS)]
-        spreads = [_spread(Quantity("default", path), results, data) for path in paths]
+        paths = [f"samples/denoised/{key}", *(guided(rule, w, key) for w in WEIGHTS)]
+        spreads = [Quantity("default", path).spread(results, data) for path in paths]
         points = [(w, *s) for w, s in zip((0.0, *WEIGHTS), spreads, strict=True) if s]
         if points:
             weights, means, deviations = zip(*points, strict=True)
             axes.errorbar(weights, means, deviations, color=color, label=rule, marker="o", ms=3)
     axes.set_xlabel("guidance weight", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _spread(quantity: Quantity, results: Results, data: str) -> tuple[float, float] | None:
-    """Mean and deviation over seeds; None without any."""
-    values = [float(v) for v in quantity.of(results, data).values() if v is not None]
-    if not values:
-        return None
-    spread = mean_and_deviation(values)
-    return spread["mean"], spread["deviation"]

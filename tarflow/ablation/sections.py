@@ -10,9 +10,19 @@ DENOISED = "samples/denoised/frechet_distance"
 RAW = "samples/raw, denoised/frechet_distance"
 
 
-def _less(words: str, better: tuple[str, str], worse: tuple[str, str]) -> Comparison:
-    """A claim about two quantities, by variant and path."""
-    return Comparison(words, Quantity(*better), Quantity(*worse))
+def _less(words: str, better: str, worse: str, path: str = DENOISED) -> Comparison:
+    """A claim that a number is less for one variant than for another."""
+    return Comparison(words, Quantity(better, path), Quantity(worse, path))
+
+
+def _within(words: str, better: str, worse: str, variant: str = "default") -> Comparison:
+    """A claim that one number of a variant is less than another."""
+    return Comparison(words, Quantity(variant, better), Quantity(variant, worse))
+
+
+def guided(rule: str, weight: float, key: str = "frechet_distance") -> str:
+    """Where a number of guided samples is."""
+    return f"guidance/{rule}/{weight:g}/{key}"
 
 
 SAMPLES = (("nats/dim", NATS), ("distance, drawn", DRAWN), ("distance, denoised", DENOISED))
@@ -28,12 +38,8 @@ SECTIONS = (
         SAMPLES,
         (("affine", "default"), ("volume-preserving", "volume_preserving")),
         (
-            _less(
-                "affine has the higher likelihood", ("default", NATS), ("volume_preserving", NATS)
-            ),
-            _less(
-                "affine has better samples", ("default", DENOISED), ("volume_preserving", DENOISED)
-            ),
+            _less("affine has the higher likelihood", "default", "volume_preserving", NATS),
+            _less("affine has better samples", "default", "volume_preserving"),
         ),
     ),
     Section(
@@ -46,26 +52,10 @@ SECTIONS = (
             ("8 of 1", "transforms_8"),
         ),
         (
-            _less(
-                "4 transforms have a higher likelihood than 1",
-                ("default", NATS),
-                ("transforms_1", NATS),
-            ),
-            _less(
-                "4 transforms have better samples than 1",
-                ("default", DENOISED),
-                ("transforms_1", DENOISED),
-            ),
-            _less(
-                "4 transforms have better samples than 2",
-                ("default", DENOISED),
-                ("transforms_2", DENOISED),
-            ),
-            _less(
-                "8 transforms have better samples than 4",
-                ("transforms_8", DENOISED),
-                ("default", DENOISED),
-            ),
+            _less("4 transforms have a higher likelihood than 1", "default", "transforms_1", NATS),
+            _less("4 transforms have better samples than 1", "default", "transforms_1"),
+            _less("4 transforms have better samples than 2", "default", "transforms_2"),
+            _less("8 transforms have better samples than 4", "transforms_8", "default"),
         ),
     ),
     Section(
@@ -73,20 +63,13 @@ SECTIONS = (
         SAMPLES,
         (("alternating (default)", "default"), ("the same in all", "fixed_order")),
         (
-            _less(
-                "alternating has the higher likelihood", ("default", NATS), ("fixed_order", NATS)
-            ),
-            _less(
-                "alternating has better samples", ("default", DENOISED), ("fixed_order", DENOISED)
-            ),
+            _less("alternating has the higher likelihood", "default", "fixed_order", NATS),
+            _less("alternating has better samples", "default", "fixed_order"),
         ),
     ),
     Section(
         "noise",
-        (
-            ("distance, drawn", DRAWN),
-            ("distance, denoised", DENOISED),
-        ),
+        SAMPLES[1:],
         (
             ("none", "noise_0"),
             ("σ = 0.02", "noise_0.02"),
@@ -96,57 +79,44 @@ SECTIONS = (
             ("uniform dequantization", "uniform"),
         ),
         (
-            _less(
-                "σ = 0.1 has better samples than none",
-                ("default", DENOISED),
-                ("noise_0", DENOISED),
-            ),
-            _less(
-                "σ = 0.1 has better samples than 0.02",
-                ("default", DENOISED),
-                ("noise_0.02", DENOISED),
-            ),
-            _less(
+            _less("σ = 0.1 has better samples than none", "default", "noise_0"),
+            _less("σ = 0.1 has better samples than 0.02", "default", "noise_0.02"),
+            Comparison(
                 "σ = 0.1 has better samples than uniform",
-                ("default", DENOISED),
-                ("uniform", DRAWN),
+                Quantity("default", DENOISED),
+                Quantity("uniform", DRAWN),
             ),
         ),
     ),
     Section(
         "denoising",
-        (("distance, drawn", DRAWN), ("distance, denoised", DENOISED)),
+        SAMPLES[1:],
         (("σ = 0.05", "noise_0.05"), ("σ = 0.1 (default)", "default"), ("σ = 0.2", "noise_0.2")),
         tuple(
-            _less(f"denoised samples are better at σ = {std}", (name, DENOISED), (name, DRAWN))
+            _within(f"denoised samples are better at σ = {std}", DENOISED, DRAWN, name)
             for std, name in (("0.05", "noise_0.05"), ("0.1", "default"), ("0.2", "noise_0.2"))
         ),
     ),
     Section(
         "guidance",
-        (
-            ("weight 0", DENOISED),
-            *((f"{w:g}", f"guidance/RULE/{w:g}/frechet_distance") for w in WEIGHTS),
-        ),
+        (("weight 0", DENOISED), *((f"{w:g}", guided("RULE", w)) for w in WEIGHTS)),
         tuple((rule, "default") for rule in RULES),
         (
             *(
-                _less(
-                    f"weight 1 ({rule}) has better samples than 0",
-                    ("default", f"guidance/{rule}/1/frechet_distance"),
-                    ("default", DENOISED),
+                _within(
+                    f"weight 1 ({rule}) has better samples than 0", guided(rule, 1.0), DENOISED
                 )
                 for rule in RULES
             ),
-            _less(
+            _within(
                 "at weight 2, a rising weight is better than a constant one",
-                ("default", "guidance/linear, rising/2/frechet_distance"),
-                ("default", "guidance/linear/2/frechet_distance"),
+                guided("linear, rising", 2.0),
+                guided("linear", 2.0),
             ),
-            _less(
+            _within(
                 "weight 4 (linear) is too much: 1 is better",
-                ("default", "guidance/linear/1/frechet_distance"),
-                ("default", "guidance/linear/4/frechet_distance"),
+                guided("linear", 1.0),
+                guided("linear", 4.0),
             ),
         ),
     ),
@@ -154,7 +124,7 @@ SECTIONS = (
         "accuracy",
         (
             ("weight 0", "samples/denoised/accuracy"),
-            *((f"{w:g}", f"guidance/RULE/{w:g}/accuracy") for w in WEIGHTS),
+            *((f"{w:g}", guided("RULE", w, "accuracy")) for w in WEIGHTS),
         ),
         tuple((rule, "default") for rule in RULES),
     ),
@@ -163,28 +133,17 @@ SECTIONS = (
         (*SAMPLES, ("nats/dim, raw weights", f"raw/{NATS}"), ("distance, raw, denoised", RAW)),
         (("default", "default"), ("not clipped", "unclipped"), ("AdamW", "adamw")),
         (
-            _less(
-                "averaged weights have the higher likelihood",
-                ("default", NATS),
-                ("default", f"raw/{NATS}"),
-            ),
-            _less("averaged weights have better samples", ("default", DENOISED), ("default", RAW)),
-            _less("clipping helps the likelihood", ("default", NATS), ("unclipped", NATS)),
-            _less("clipping helps samples", ("default", DENOISED), ("unclipped", DENOISED)),
-            _less("Muon has a higher likelihood than AdamW", ("default", NATS), ("adamw", NATS)),
-            _less(
-                "Muon has better samples than AdamW", ("default", DENOISED), ("adamw", DENOISED)
-            ),
+            _within("averaged weights have the higher likelihood", NATS, f"raw/{NATS}"),
+            _within("averaged weights have better samples", DENOISED, RAW),
+            _less("clipping helps the likelihood", "default", "unclipped", NATS),
+            _less("clipping helps samples", "default", "unclipped"),
+            _less("Muon has a higher likelihood than AdamW", "default", "adamw", NATS),
+            _less("Muon has better samples than AdamW", "default", "adamw"),
         ),
     ),
     Section(
         "baselines",
-        (
-            ("bits/dim", BITS),
-            ("distance, drawn", DRAWN),
-            ("parameters", "parameters"),
-            ("steps", "steps"),
-        ),
+        (("bits/dim", BITS), SAMPLES[1], ("parameters", "parameters"), ("steps", "steps")),
         (
             ("TarFlow, labelled", "uniform"),
             ("TarFlow", "unlabelled"),
@@ -194,9 +153,7 @@ SECTIONS = (
             ("Gaussian", "gaussian"),
         ),
         tuple(
-            _less(
-                f"TarFlow has a higher likelihood than {words}", ("unlabelled", BITS), (name, BITS)
-            )
+            _less(f"TarFlow has a higher likelihood than {words}", "unlabelled", name, BITS)
             for words, name in (
                 ("a neural spline flow", "neural_spline"),
                 ("a masked autoregressive flow", "masked_autoregressive"),

@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from tarflow.ablation.fitting import fit
-from tarflow.ablation.judging import Judge, Loaded
+from tarflow.ablation.judging import Judge
 from tarflow.ablation.variants import VARIANTS
 from tarflow.arguments import check_integer
 from tarflow.data import digits, photographs
@@ -22,7 +22,7 @@ from tarflow.errors import ConfigurationError, TarflowError
 from tarflow.evaluation.provenance import software
 from tarflow.machine.files import write_atomically
 
-DATA = {"digits": lambda: digits(validation_fraction=0.1), "photographs": photographs}
+DATA = {"digits": partial(digits, validation_fraction=0.1), "photographs": photographs}
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,7 @@ class StudyRun:
     @property
     def settings(self) -> dict[str, Any]:
         """All that the result depends on."""
-        return {
-            "data": self.data,
-            "variant": self.variant,
-            "seed": self.seed,
-            "seconds": self.seconds,
-            "num_samples": self.num_samples,
-            **VARIANTS[self.variant].settings,
-        }
+        return {**vars(self), **VARIANTS[self.variant].settings}
 
     @property
     def name(self) -> str:
@@ -65,13 +58,11 @@ class StudyRun:
         torch.set_num_threads(1)
         judge, variant = _judge(self.data, self.num_samples), VARIANTS[self.variant]
         torch.manual_seed(self.seed)
-        loaded = judge.loaded
-        model: Any = variant.make(variant, loaded.data)
-        parts = (loaded.train, loaded.validation)
-        fitted = fit(model, variant, variant.encoding(loaded.data), *parts, self.seconds)
+        model = variant.make(judge.data)
+        fitted = fit(model, variant, judge.train, judge.validation, self.seconds)
         return {
             "settings": self.settings,
-            "data": loaded.data.name,
+            "data": judge.data.name,
             "software": software(),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "steps": fitted.steps,
@@ -109,8 +100,8 @@ class Study:
         Raises:
             ConfigurationError: One of them is unknown, or a number is not positive.
         """
-        _check_known("datasets", data, list(DATA))
-        _check_known("variants", variants, list(VARIANTS))
+        _check_known("datasets", data, DATA)
+        _check_known("variants", variants, VARIANTS)
         if not seconds > 0 or num_samples < 2 or not seeds:
             raise ConfigurationError(
                 f"seconds={seconds} must be positive, num_samples={num_samples} at least 2, and"
@@ -138,11 +129,10 @@ class Study:
         check_integer("workers", workers, least=1)
         left = [run for run in self.runs if not self._is_done(run)]
         (self.directory / "runs").mkdir(parents=True, exist_ok=True)
-        failed = []
-        with self._progress(len(left)) as progress:
-            task = progress.add_task(
-                "runs", total=len(self.runs), completed=len(self.runs) - len(left)
-            )
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        total, failed = len(self.runs), []
+        with Progress(*columns) as progress:
+            task = progress.add_task("runs", total=total, completed=total - len(left))
             for run, future in _in_processes(left, workers):
                 error = future.exception()
                 if error is None:
@@ -153,8 +143,8 @@ class Study:
                 progress.advance(task)
         if failed:
             raise TarflowError(
-                f"{len(failed)} of {len(self.runs)} runs failed: {'; '.join(failed)}. The same"
-                " command does them again"
+                f"{len(failed)} of {total} runs failed: {'; '.join(failed)}. The same command"
+                " does them again"
             )
 
     def results(self) -> list[dict[str, Any]]:
@@ -174,17 +164,10 @@ class Study:
             )
         return True
 
-    def _progress(self, count: int) -> Progress:
-        """A bar of the runs."""
-        return Progress(
-            "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        )
 
-
-def _check_known(name: str, given: Sequence[str], allowed: list[str]) -> None:
+def _check_known(name: str, given: Sequence[str], allowed: Collection[str]) -> None:
     """Refuse what is not known."""
-    unknown = [each for each in given if each not in allowed]
-    if unknown or not given:
+    if not given or not set(given) <= set(allowed):
         raise ConfigurationError(f"{name}={list(given)}: choose among {', '.join(allowed)}")
 
 
@@ -210,4 +193,4 @@ def _in_processes(runs: Sequence[StudyRun], workers: int) -> Iterator[tuple[Stud
 @cache
 def _judge(data: str, num_samples: int) -> Judge:
     """The judge of a data set, made once in each process."""
-    return Judge(Loaded.of(DATA[data]()), num_samples, classify=data == "digits")
+    return Judge(DATA[data](), num_samples)

@@ -4,14 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from tarflow.ablation import baselines
+from tarflow.ablation.baselines import (
+    Baseline,
+    gaussian,
+    masked_autoregressive,
+    neural_spline,
+    real_nvp,
+)
 from tarflow.data import ImageData
 from tarflow.flows.affine import ExpScale, Scale, UnitScale
-from tarflow.flows.codec import Codec, UniformDequantization
-from tarflow.flows.noise import GaussianNoise, Noise, NoNoise
+from tarflow.flows.codec import UniformDequantization
+from tarflow.flows.noise import GaussianNoise, NoNoise
 from tarflow.flows.ordering import Alternating, Raster
 from tarflow.flows.tar_flow import TarFlow
 
@@ -21,22 +24,8 @@ WIDTH = 64
 TOKENS = 4
 """Patches along a side: both data sets become sequences of 16."""
 
-
-@dataclass(frozen=True)
-class Encoding:
-    """Makes of stored images what densities are fitted to.
-
-    Attributes:
-        codec: What the stored numbers mean.
-        noise: What is added.
-    """
-
-    codec: Codec
-    noise: Noise
-
-    def __call__(self, stored: Tensor, source: torch.Generator | None = None) -> Tensor:
-        """Noisy images; draws come from torch's global generator unless there is a source."""
-        return self.noise(self.codec.encode(stored, source), source)
+Model = TarFlow | Baseline
+"""A density to fit: a flow, or another package's."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +43,8 @@ class Variant:
         lr: Peak learning rate.
         max_grad_norm: Largest norm of a gradient.
         guided: Whether samples are drawn with guidance too.
+        batch_size: Number of images in a step.
+        baseline: Makes a density of another package instead.
     """
 
     name: str = "default"
@@ -67,24 +58,22 @@ class Variant:
     max_grad_norm: float = 1.0
     guided: bool = False
     batch_size: int = 64
-    make: Callable[["Variant", ImageData], nn.Module] = field(default=lambda v, d: v.flow(d))
+    baseline: Callable[[ImageData], Baseline] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All of it in words."""
-        names = ("num_transforms", "scale", "alternating", "noise_std", "labelled", "optimizer")
-        names += ("lr", "max_grad_norm", "guided", "batch_size")
-        return {name: _plain(getattr(self, name)) for name in names}
+        """All of it as JSON gives it back; finished runs are known by it."""
+        given = {name: vars(self)[name] for name in vars(self) if name not in ("name", "baseline")}
+        return {**given, "scale": repr(self.scale)}
 
-    def encoding(self, data: ImageData) -> Encoding:
-        """What is done to the data."""
-        if self.noise_std is None:
-            return Encoding(UniformDequantization(**vars(data.codec)), NoNoise())
-        return Encoding(data.codec, GaussianNoise(self.noise_std))
+    def make(self, data: ImageData) -> Model:
+        """A new density for a data set."""
+        return self.flow(data) if self.baseline is None else self.baseline(data)
 
     def flow(self, data: ImageData) -> TarFlow:
         """A new flow for a data set."""
         channels, height, width = data.image_shape
+        dequantized = self.noise_std is None
         return TarFlow(
             (height, width),
             height // TOKENS,
@@ -97,13 +86,9 @@ class Variant:
             num_classes=data.num_classes if self.labelled else 0,
             scale=self.scale,
             ordering=Alternating() if self.alternating else Raster(),
-            **vars(self.encoding(data)),
+            codec=UniformDequantization(**vars(data.codec)) if dequantized else data.codec,
+            noise=NoNoise() if self.noise_std is None else GaussianNoise(self.noise_std),
         )
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON gives it back."""
-    return value if isinstance(value, bool | int | float | str | None) else repr(value)
 
 
 DEFAULT = Variant(guided=True)
@@ -126,10 +111,10 @@ VARIANTS = {
         replace(_PLAIN, name="unclipped", max_grad_norm=float("inf")),
         replace(_PLAIN, name="adamw", optimizer="adamw", lr=3e-3),
         replace(_UNLABELLED, name="unlabelled"),
-        replace(_BASELINE, name="gaussian", make=baselines.gaussian),
-        replace(_BASELINE, name="real_nvp", make=baselines.real_nvp),
-        replace(_BASELINE, name="masked_autoregressive", make=baselines.masked_autoregressive),
-        replace(_BASELINE, name="neural_spline", make=baselines.neural_spline),
+        *(
+            replace(_BASELINE, name=make.__name__, baseline=make)
+            for make in (gaussian, real_nvp, masked_autoregressive, neural_spline)
+        ),
     )
 }
 """By name; `default` is the one that the others differ from."""

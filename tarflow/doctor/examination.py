@@ -7,15 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tarflow.doctor import hardware
 from tarflow.doctor.collectives import find_collectives
 from tarflow.doctor.findings import Finding, State
-from tarflow.doctor.hardware import (
-    check_device,
-    find_attention,
-    find_devices,
-    find_unusable,
-    measure,
-)
 from tarflow.doctor.software import find_compilation, find_compiler, find_versions
 from tarflow.doctor.storage import find_folders
 
@@ -24,11 +18,7 @@ STYLES = {State.GOOD: "green", State.NOTE: "", State.WARNING: "yellow", State.BR
 
 @dataclass(frozen=True)
 class Examination:
-    """What all checks found.
-
-    Attributes:
-        findings: In the order of the checks.
-    """
+    """What all checks found, in their order."""
 
     findings: tuple[Finding, ...]
 
@@ -49,12 +39,11 @@ class Examination:
             table.add_column(overflow="fold")
         topic = ""
         for finding in self.findings:
-            if finding.topic != topic:
+            is_new, topic = finding.topic != topic, finding.topic
+            if is_new:
                 table.add_section()
-            shown = finding.topic if finding.topic != topic else ""
-            topic = finding.topic
-            style = STYLES[finding.state]
-            table.add_row(shown, finding.name, finding.state.value, finding.text, style=style)
+            cells = (topic if is_new else "", finding.name, finding.state.value, finding.text)
+            table.add_row(*cells, style=STYLES[finding.state])
         console.print(table)
         console.print(self.verdict)
 
@@ -79,18 +68,18 @@ def examine(
             measurements. What remains is what a health check beside a training run wants.
         tell: Is told what is checked next.
     """
-    devices = find_devices()
+    devices = hardware.find_devices()
     checks: dict[str, Callable[[], list[Finding]]] = {
         "versions": find_versions,
-        "devices": lambda: [*map(check_device, devices), *find_unusable()],
-        "attention": lambda: find_attention(devices[0], quick),
+        "devices": lambda: [*map(hardware.check_device, devices), *hardware.find_unusable()],
+        "attention": lambda: hardware.find_attention(devices[0], quick),
         "processes": lambda: find_collectives(devices, quick),
         "folders": lambda: find_folders(directory),
         "compiler": lambda: [find_compiler()],
     }
     if not quick:
         checks["torch.compile"] = lambda: [find_compilation(devices[0])]
-        checks["rates"] = lambda: [finding for device in devices for finding in measure(device)]
+        checks["rates"] = lambda: [f for device in devices for f in hardware.measure(device)]
     findings: list[Finding] = []
     for name, check in checks.items():
         tell(name)

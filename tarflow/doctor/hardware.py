@@ -7,7 +7,7 @@ import torch
 
 from tarflow.doctor.findings import Finding, State
 from tarflow.machine.device import copy_bandwidth, matrix_rate
-from tarflow.nn.probes import Probe, first_lines, probe_default, probe_kernels
+from tarflow.nn.probes import first_lines, probe_default, probe_kernels
 
 GIB = 2**30
 BUSY = ("out of memory", "busy or unavailable")
@@ -24,10 +24,9 @@ def find_devices() -> list[torch.device]:
 
 def failed(topic: str, name: str, error: Exception) -> Finding:
     """A device that failed; one that is taken is not broken, for training may be what takes it."""
-    text = first_lines(error)
     if any(phrase in str(error) for phrase in BUSY):
-        return Finding(topic, name, State.WARNING, f"taken: {text}")
-    return Finding(topic, name, State.BROKEN, text)
+        return Finding(topic, name, State.WARNING, f"taken: {first_lines(error)}")
+    return Finding(topic, name, State.BROKEN, first_lines(error))
 
 
 def check_device(device: torch.device) -> Finding:
@@ -47,23 +46,23 @@ def find_unusable(folder: Path = Path("/dev")) -> list[Finding]:
     gpus = sorted(folder.glob("nvidia[0-9]*"))
     if not gpus or torch.cuda.is_available():
         return []
-    name, count = "GPUs", f"{len(gpus)} in {folder}"
+    count = f"{len(gpus)} in {folder}"
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         text = f"{count}, hidden by CUDA_VISIBLE_DEVICES"
-        return [Finding("devices", name, State.NOTE, text)]
+        return [Finding("devices", "GPUs", State.NOTE, text)]
     try:
         torch.cuda.init()
         reason = "CUDA finds none"
     except Exception as error:
         reason = first_lines(error)
-    return [Finding("devices", name, State.BROKEN, f"{count}, not usable: {reason}")]
+    return [Finding("devices", "GPUs", State.BROKEN, f"{count}, not usable: {reason}")]
 
 
 def _describe(device: torch.device) -> str:
     """What a device is."""
     if device.type == "cpu":
-        known = hasattr(os, "sched_getaffinity")  # on Linux
-        cores = len(os.sched_getaffinity(0)) if known else os.cpu_count()
+        is_linux = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count()
         capability = torch.backends.cpu.get_cpu_capability()
         return f"{cores} cores, {torch.get_num_threads()} threads, {capability}"
     if device.type != "cuda":
@@ -81,15 +80,12 @@ def find_attention(device: torch.device, quick: bool) -> list[Finding]:
     default = probe_default(device)
     if default.failure:
         return [failed("attention", default.name, RuntimeError(default.failure))]
-    works = Finding("attention", default.name, State.GOOD, f"works on {device}")
-    return [works, *([] if quick else map(_describe_kernel, probe_kernels(device)))]
-
-
-def _describe_kernel(probe: Probe) -> Finding:
-    """Tell of a kernel that training can do without."""
-    if probe.failure:
-        return Finding("attention", probe.name, State.NOTE, f"no: {probe.failure}")
-    return Finding("attention", probe.name, State.GOOD, "works")
+    findings = [Finding("attention", default.name, State.GOOD, f"works on {device}")]
+    for probe in [] if quick else probe_kernels(device):
+        state = State.NOTE if probe.failure else State.GOOD
+        text = f"no: {probe.failure}" if probe.failure else "works"
+        findings.append(Finding("attention", probe.name, state, text))
+    return findings
 
 
 def measure(device: torch.device) -> list[Finding]:

@@ -29,9 +29,11 @@ OPTIONAL = ("triton", "flash-attn", "tensorboard", "wandb")
 def find_versions() -> list[Finding]:
     """Tell versions; what training needs has to import too."""
     system = f"Python {platform.python_version()} on {platform.platform()}, {sys.prefix}"
+    cuda, cudnn = torch.version.cuda, torch.backends.cudnn.version()
+    built = f"CUDA {cuda}, cuDNN {cudnn}" if cuda else "no CUDA"
     return [
         Finding("versions", "tarflow", State.NOTE, f"{installed('tarflow')}; {system}"),
-        Finding("versions", "torch", State.GOOD, _describe_torch()),
+        Finding("versions", "torch", State.GOOD, f"{torch.__version__} ({built})"),
         *(find_package(name, module) for name, module in NEEDED.items()),
         *(Finding("versions", name, State.NOTE, installed(name)) for name in OPTIONAL),
     ]
@@ -58,24 +60,17 @@ def installed(name: str) -> str:
         return "not installed"
 
 
-def _describe_torch() -> str:
-    """torch's version and what it was built for."""
-    cuda, cudnn = torch.version.cuda, torch.backends.cudnn.version()
-    built = f"CUDA {cuda}, cuDNN {cudnn}" if cuda else "no CUDA"
-    return f"{torch.__version__} ({built})"
-
-
 def find_compiler() -> Finding:
     """Tell the C compiler with which Triton and inductor build what torch.compile asks for."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    header = Path(sysconfig.get_path("include"), "Python.h")
+    header, state = Path(sysconfig.get_path("include"), "Python.h"), State.WARNING
     if compiler is None or shutil.which(compiler) is None:
         text = f"there is no {compiler or 'gcc or clang'}: install one for torch.compile"
-        return Finding("compiling", "C compiler", State.WARNING, text)
-    if not header.is_file():
+    elif not header.is_file():
         text = f"{compiler}; {header} is missing: install Python's headers for torch.compile"
-        return Finding("compiling", "C compiler", State.WARNING, text)
-    return Finding("compiling", "C compiler", State.GOOD, f"{compiler}, {header}")
+    else:
+        text, state = f"{compiler}, {header}", State.GOOD
+    return Finding("compiling", "C compiler", state, text)
 
 
 def find_compilation(device: torch.device) -> Finding:

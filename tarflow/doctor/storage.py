@@ -4,14 +4,17 @@ import getpass
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tarflow.doctor.findings import Finding, State
+from tarflow.nn.probes import first_lines
 
 GIB = 2**30
 ENOUGH = 1.0
 """GiB; with less there is a warning."""
 
+TEMPORARY = "set TMPDIR to a folder that can be written to"
 SHARED = "workers hand batches over in it: docker run --ipc=host, or --shm-size=8g"
 
 
@@ -19,10 +22,10 @@ def find_folders(directory: Path, shared: Path = Path("/dev/shm")) -> list[Findi
     """Check the folder for runs, that for temporary files, shared memory and caches."""
     return [
         check_folder("output", directory, State.BROKEN),
-        _check_temporary(),
+        _check_usual("temporary", tempfile.gettempdir, TEMPORARY, State.BROKEN),
         check_shared_memory(shared),
-        _check_cache(),
-        _check_home(),
+        _check_usual("compiled code", _find_cache, "set USER, or TORCHINDUCTOR_CACHE_DIR"),
+        _check_usual("home", Path.home, "set HOME"),
     ]
 
 
@@ -57,29 +60,19 @@ def check_shared_memory(path: Path) -> Finding:
     return check_folder("shared memory", path, State.WARNING, SHARED)
 
 
-def _check_temporary() -> Finding:
-    """Check the folder for temporary files."""
+def _check_usual(
+    name: str, find: Callable[[], str | Path], advice: str, worst: State = State.WARNING
+) -> Finding:
+    """Check a folder that follows from the system and the environment."""
     try:
-        return check_folder("temporary", Path(tempfile.gettempdir()), State.BROKEN)
-    except FileNotFoundError as error:
-        text = f"{error.strerror or error}: set TMPDIR to a folder that can be written to"
-        return Finding("folders", "temporary", State.BROKEN, text)
+        path = Path(find())
+    except (KeyError, OSError, RuntimeError) as error:  # any of them for a user without a name
+        text = f"{first_lines(error)} (uid {os.geteuid()}): {advice}"
+        return Finding("folders", name, worst, text)
+    return check_folder(name, path, worst)
 
 
-def _check_cache() -> Finding:
-    """Check the folder where torch.compile keeps what it made."""
-    try:
-        name = f"torchinductor_{getpass.getuser()}"
-        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(tempfile.gettempdir(), name)
-    except (KeyError, OSError):  # KeyError: Python 3.12 and earlier
-        text = f"uid {os.geteuid()} has no name: set USER, or TORCHINDUCTOR_CACHE_DIR"
-        return Finding("folders", "compiled code", State.WARNING, text)
-    return check_folder("compiled code", Path(folder), State.WARNING)
-
-
-def _check_home() -> Finding:
-    """Check the home folder, where Triton, CUDA and loggers keep caches."""
-    try:
-        return check_folder("home", Path.home(), State.WARNING)
-    except RuntimeError as error:
-        return Finding("folders", "home", State.WARNING, f"{error}: set HOME")
+def _find_cache() -> str | Path:
+    """Where torch.compile keeps what it made."""
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    return given or Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")

@@ -1,12 +1,9 @@
 """Two flows on the same images with the same noise: what differs is the flows."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 
 from tarflow.errors import DataError
-from tarflow.evaluation.reporting import Report, mean_and_error
+from tarflow.evaluation.reporting import SUMMARY, Report, mean_and_error, summary_row
 
 SAME = ("data", "split", "count", "content_sha256", "codec", "noise", "seed")
 """What two likelihoods must have in common to be compared image by image."""
@@ -34,32 +31,28 @@ def compare_likelihoods(report: Report, baseline: Report) -> Report:
                 f"the likelihoods cannot be compared by images: {key} is {ours} in one and"
                 f" {theirs} in the other"
             )
-    units = [unit for unit in UNITS if unit in report.values and unit in baseline.values]
-    if not units:
+    unit = next((u for u in UNITS if u in report.values and u in baseline.values), None)
+    if unit is None:
         raise DataError("the likelihoods cannot be compared: their units differ")
-    [unit] = units
-    difference = _tensor(report.per_image[unit]) - _tensor(baseline.per_image[unit])
+    ours, theirs = (
+        torch.tensor(each.per_image[unit], dtype=torch.float64) for each in (report, baseline)
+    )
+    difference = ours - theirs
     finite = difference.isfinite()
     if not finite.any():
         raise DataError("the likelihoods cannot be compared: no image is finite in both")
-    summary = mean_and_error(difference[finite])
-    low, high = summary["interval_95"]
-    values: dict[str, Any] = {
+    summary, count = mean_and_error(difference[finite]), int(finite.sum())
+    share = float((difference[finite] < 0).double().mean())
+    values = {
         **{key: report.values[key] for key in SAME},
-        "compared": int(finite.sum()),
-        "better_share": float((difference[finite] < 0).double().mean()),
+        "compared": count,
+        "better_share": share,
         f"{unit}_difference": summary,
     }
-    interval, error = f"{low:+.4f} to {high:+.4f}", f"{summary['standard_error']:.4f}"
     rows = [
-        (f"difference, {unit}", f"{summary['mean']:+.4f}", error, interval),
-        ("share of images that score better", f"{values['better_share']:.3f}", "", ""),
+        summary_row(f"difference, {unit}", summary, "+"),
+        ("share of images that score better", f"{share:.3f}", "", ""),
     ]
-    title = f"less the baseline, image by image, on {values['compared']} images"
-    columns = ("", "mean", "standard error", "95 % interval")
+    title = f"less the baseline, image by image, on {count} images"
     per_image = {f"{unit}_difference": difference.tolist()}
-    return Report("comparison", title, columns, rows, values, per_image)
-
-
-def _tensor(values: Sequence[float]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+    return Report("comparison", title, SUMMARY, rows, values, per_image)

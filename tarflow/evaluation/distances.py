@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Shaped
 
+Vectors = Shaped[np.ndarray, "some dims"]
+OtherVectors = Shaped[np.ndarray, "others dims"]
+
 NEIGHBOUR = 3
 """The neighbour whose distance is the radius around a vector, for precision and recall."""
 ROWS = 1000
@@ -13,27 +16,20 @@ ROWS = 1000
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and covariance of vectors.
-
-    Attributes:
-        mean: The mean.
-        covariance: The covariance, without bias.
-    """
+    """The mean and the covariance, without bias, of vectors."""
 
     mean: Float[np.ndarray, " dims"]
     covariance: Float[np.ndarray, "dims dims"]
 
     @classmethod
-    def of(cls, vectors: Shaped[np.ndarray, "num dims"]) -> "Moments":
+    def of(cls, vectors: Vectors) -> "Moments":
         """Those of the rows of a matrix, in float64."""
         vectors = vectors.astype(np.float64)
         covariance = np.atleast_2d(np.cov(vectors, rowvar=False))
         return cls(vectors.mean(axis=0), covariance)
 
 
-def frechet_distance(
-    a: Shaped[np.ndarray, "some dims"], b: Shaped[np.ndarray, "others dims"]
-) -> float:
+def frechet_distance(a: Vectors, b: OtherVectors) -> float:
     r"""Fréchet distance between Gaussians fitted to two sets of vectors.
 
     $|\mu_a - \mu_b|^2 + \mathrm{tr}(\Sigma_a + \Sigma_b - 2 (\Sigma_a \Sigma_b)^{1/2})$;
@@ -41,7 +37,7 @@ def frechet_distance(
 
     Args:
         a: A row per vector.
-        b: A row per vector; need not have as many rows.
+        b: A row per vector; the numbers of rows may differ.
     """
     return distance_of_moments(Moments.of(a), Moments.of(b))
 
@@ -57,23 +53,17 @@ def distance_of_moments(a: Moments, b: Moments) -> float:
     return float(distance + trace - 2 * spectrum.sum())
 
 
-def kernel_distance(
-    a: Shaped[np.ndarray, "some dims"], b: Shaped[np.ndarray, "others dims"]
-) -> float:
+def kernel_distance(a: Vectors, b: OtherVectors) -> float:
     r"""Squared maximum mean discrepancy, without bias, with the kernel $(x \cdot y / D + 1)^3$.
 
     Of Inception's features it is the KID (Bińkowski et al., arXiv 1801.01401), over all pairs:
     what the published mean over random subsets estimates. It can be negative where the sets are
-    alike.
-
-    Args:
-        a: A row per vector; at least 2.
-        b: A row per vector; at least 2.
+    alike. Both need at least 2 rows.
     """
     return kernel_within(a) + kernel_within(b) - 2 * kernel_between(a, b)
 
 
-def kernel_within(vectors: Shaped[np.ndarray, "num dims"]) -> float:
+def kernel_within(vectors: Vectors) -> float:
     """The mean kernel of two different vectors of a set."""
     vectors, size = vectors.astype(np.float64), len(vectors)
     own = np.square(vectors).sum(axis=1) / vectors.shape[1] + 1
@@ -81,27 +71,19 @@ def kernel_within(vectors: Shaped[np.ndarray, "num dims"]) -> float:
     return (total - float((own**3).sum())) / (size * (size - 1))
 
 
-def kernel_between(
-    a: Shaped[np.ndarray, "some dims"], b: Shaped[np.ndarray, "others dims"]
-) -> float:
+def kernel_between(a: Vectors, b: OtherVectors) -> float:
     """The mean kernel of two vectors of different sets."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     total = sum(float(_kernel(a[rows], b).sum()) for rows in _slices(len(a)))
     return total / (len(a) * len(b))
 
 
-def precision_and_recall(
-    samples: Shaped[np.ndarray, "some dims"], real: Shaped[np.ndarray, "others dims"]
-) -> tuple[float, float]:
+def precision_and_recall(samples: Vectors, real: OtherVectors) -> tuple[float, float]:
     """Share of samples among the real, and of the real among samples.
 
     A vector is among a set where it lies in a ball around one of the set, whose radius is the
     distance of that one's third neighbour (Kynkäänniemi et al., arXiv 1904.06991). The larger set
-    is cut to the size of the smaller: radii shrink as sets grow.
-
-    Args:
-        samples: A row per vector; more than 3.
-        real: A row per vector; more than 3.
+    is cut to the size of the smaller: radii shrink as sets grow. Both need more than 3 rows.
     """
     size = min(len(samples), len(real))
     samples, real = (each[:size].astype(np.float64) for each in (samples, real))
@@ -122,15 +104,13 @@ def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _share_inside(points: np.ndarray, centres: np.ndarray) -> float:
     """Share of points in a ball around any of the centres."""
-    radii = np.concatenate(
-        [
-            np.partition(_squares(centres[rows], centres), NEIGHBOUR, axis=1)[:, NEIGHBOUR]
-            for rows in _slices(len(centres))
-        ]
+    nearest = (
+        np.partition(_squares(centres[rows], centres), NEIGHBOUR, axis=1)[:, NEIGHBOUR]
+        for rows in _slices(len(centres))
     )
-    inside = [
-        (_squares(points[rows], centres) <= radii).any(axis=1) for rows in _slices(len(points))
-    ]
+    radii, inside = np.concatenate(list(nearest)), []
+    for rows in _slices(len(points)):
+        inside.append((_squares(points[rows], centres) <= radii).any(axis=1))
     return float(np.concatenate(inside).mean())
 
 

@@ -16,11 +16,6 @@ from tarflow.evaluation.provenance import sha256_of
 from tarflow.flows.codec import Codec, Stored
 from tarflow.registry import Part
 
-INCEPTION = "~/.cache/tarflow/weights-inception-2015-12-05-6726825d.pth"
-"""Where the network's weights are looked for; docs/evaluation.md tells where they come from."""
-INCEPTION_SHA256 = "6726825d"
-"""How the SHA-256 of the published file begins."""
-
 
 class UnavailableError(TarflowError):
     """A metric cannot be computed here; the others can."""
@@ -44,12 +39,7 @@ class Extractor(Part, ABC):
 
     @abstractmethod
     def __call__(self, stored: Stored, codec: Codec) -> Float[Tensor, "batch features"]:
-        """Features of images, on the device that they are on.
-
-        Args:
-            stored: Images as a data set holds them.
-            codec: What their numbers mean.
-        """
+        """Features of stored images, whose numbers the codec explains, on their device."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +57,9 @@ class PixelFeatures(Extractor):
         return {"extractor": "pixels"}
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
-        if prod(image_shape) > self.max_dims:
-            raise UnavailableError(
-                f"{prod(image_shape)} pixels are more than max_dims={self.max_dims}"
-            )
+        dims = prod(image_shape)
+        if dims > self.max_dims:
+            raise UnavailableError(f"{dims} pixels are more than max_dims={self.max_dims}")
 
     def __call__(self, stored: Stored, codec: Codec) -> Float[Tensor, "batch features"]:
         return stored.flatten(1).float()
@@ -84,12 +73,13 @@ class Inception(Extractor):
     1 did, and are bytes that were rounded. Nothing is downloaded. Needs `tarflow[inception]`.
 
     Attributes:
-        weights: The file of the weights, as torch-fidelity publishes it.
+        weights: The file of the weights, as torch-fidelity publishes it; docs/evaluation.md tells
+            where it comes from.
         sha256: How the file's SHA-256 begins.
     """
 
-    weights: str = INCEPTION
-    sha256: str = INCEPTION_SHA256
+    weights: str = "~/.cache/tarflow/weights-inception-2015-12-05-6726825d.pth"
+    sha256: str = "6726825d"
 
     @property
     def path(self) -> Path:
@@ -103,18 +93,19 @@ class Inception(Extractor):
     def check(self, image_shape: tuple[int, int, int]) -> None:
         if image_shape[0] not in (1, 3):
             raise UnavailableError(f"{image_shape[0]} channels are neither grey nor colour")
-        if not self.path.is_file():
-            raise UnavailableError(f"there are no weights at {self.path}")
-        found = sha256_of(self.path)
+        path = self.path
+        if not path.is_file():
+            raise UnavailableError(f"there are no weights at {path}")
+        found = sha256_of(path)
         if not self.sha256 or not found.startswith(self.sha256):
             raise UnavailableError(
-                f"the SHA-256 of {self.path} is {found}, but the published file's begins with"
+                f"the SHA-256 of {path} is {found}, but the published file's begins with"
                 f" {self.sha256}"
             )
         try:
-            torch.load(self.path, weights_only=True)  # torch-fidelity would run a pickle's code
+            torch.load(path, weights_only=True)  # torch-fidelity would run a pickle's code
         except Exception as error:  # damage shows in many ways
-            raise UnavailableError(f"{self.path} holds no weights: {error}") from error
+            raise UnavailableError(f"{path} does not hold weights: {error}") from error
         try:
             import torch_fidelity  # noqa: F401
         except ImportError as error:

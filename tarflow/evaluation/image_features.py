@@ -59,19 +59,14 @@ class ImageFeatures:
 
     @cached_property
     def classifier(self) -> SVC | None:
-        """The classifier, where the data is small and has labels."""
+        """A support vector machine with an RBF kernel, where the data is small and has labels."""
         train: Any = self.data.train
-        is_large = len(train) * prod(self.data.image_shape) > SMALL
-        if not self.data.num_classes or is_large or not isinstance(self.data.codec, Pixels):
+        is_small = len(train) * prod(self.data.image_shape) <= SMALL
+        if not (self.data.num_classes and is_small and isinstance(self.data.codec, Pixels)):
             return None
         batch = read_batch(train, range(len(train)))
-        return classifier_of(self.data.codec, batch.x, batch.context["label"])
-
-
-def classifier_of(codec: Pixels, stored: Tensor, label: Tensor) -> SVC:
-    """A support vector machine with an RBF kernel that has learned images."""
-    gamma: Any = GAMMA / codec.largest**2
-    return SVC(gamma=gamma).fit(_flat(stored), label.numpy())
+        gamma: Any = GAMMA / self.data.codec.largest**2
+        return SVC(gamma=gamma).fit(_flat(batch.x), batch.context["label"].numpy())
 
 
 def _flat(stored: Tensor) -> np.ndarray:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from tarflow.errors import ConfigurationError, DataError, NonFiniteError
 from tarflow.evaluation.comparison import compare_likelihoods
 from tarflow.evaluation.metrics import Metrics, WorkOf, check_fit
 from tarflow.evaluation.provenance import content_of, digests, software
-from tarflow.evaluation.reporting import Report, mean_and_error
+from tarflow.evaluation.reporting import SUMMARY, Report, mean_and_error, summary_row
 from tarflow.evaluation.work import Rows
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
@@ -28,8 +28,8 @@ from tarflow.randomness import ExampleSeeds, ExampleStreams
 ROUND_TRIPS = 32
 """Number of images, the first ones, that are mapped to noise and back: that takes long."""
 
-PARTS = ("test", "validation", "train")
-UNITS = ("auto", "bits", "nats")
+PartName = Literal["test", "validation", "train"]
+UnitName = Literal["auto", "bits", "nats"]
 
 CONTEXT = "context/"
 """Before the names of the columns that tell what an image was conditioned on."""
@@ -53,19 +53,19 @@ class LikelihoodMetrics(Metrics):
         unit: Unit to report in; `auto` is bits where the flow has a density of pixels.
     """
 
-    split: Literal["test", "validation", "train"] = "test"
+    split: PartName = "test"
     batch_size: int = 256
     seed: int = 0
     importance_samples: int = 1
-    unit: Literal["auto", "bits", "nats"] = "auto"
+    unit: UnitName = "auto"
     name: ClassVar[str] = "likelihood"
 
     def __post_init__(self):
         check_integer("seed", self.seed)
         for name in ("batch_size", "importance_samples"):
             check_integer(name, getattr(self, name), least=1)
-        for name, allowed in (("split", PARTS), ("unit", UNITS)):
-            value = getattr(self, name)
+        for name, kind in (("split", PartName), ("unit", UnitName)):
+            value, allowed = getattr(self, name), get_args(kind)
             if not isinstance(value, str) or value not in allowed:
                 raise ConfigurationError(
                     f"{name} {shown(value)} is unknown: choose {', '.join(allowed)}"
@@ -81,9 +81,8 @@ class LikelihoodMetrics(Metrics):
         """
         check_fit(flow, data)
         self._check_unit(flow)
-        part, flow = self._part(data), flow.eval()
-        title = f"likelihood of the {self.split} part"
-        compute = partial(self._compute, flow, part)
+        part, title = self._part(data), f"likelihood of the {self.split} part"
+        compute = partial(self._compute, flow.eval(), part)
         rows = work_of("likelihood").do(title, len(part), self.batch_size, compute)
         if rows is None:
             return None
@@ -157,40 +156,31 @@ class LikelihoodMetrics(Metrics):
     def _report(self, flow: Flow, data: ImageData, rows: Rows) -> Report:
         """Put the values of all images in words and units."""
         unit = Unit.of(flow, self.unit == "nats")
-        log_prob, bound = (torch.from_numpy(rows[name]) for name in ("log_prob", "bound"))
-        finite = log_prob.isfinite()
-        per_image = {"log_prob_nats": log_prob.tolist()}
-        for name in sorted(rows):
-            if name.startswith(CONTEXT):
-                per_image[name.removeprefix(CONTEXT)] = rows[name].tolist()
-        per_image[unit.name] = unit(log_prob).tolist()
-        measured = rows["deviation"][:ROUND_TRIPS]
-        values: dict = {
+        lost = int((~np.isfinite(rows["log_prob"])).sum())
+        deviation = float(rows["deviation"][:ROUND_TRIPS].max())
+        values = {
             **self.settings(flow, data),
             "content_sha256": content_of(rows["digest"]),
-            "non_finite": int((~finite).sum()),
-            "largest_round_trip_deviation": float(measured.max()),
-            unit.name: mean_and_error(unit(log_prob[finite])),
+            "non_finite": lost,
+            "largest_round_trip_deviation": deviation,
         }
-        return self._tabulated(data, unit, values, per_image, bound)
-
-    def _tabulated(
-        self, data: ImageData, unit: Unit, values: dict, per_image: dict, bound: Tensor
-    ) -> Report:
-        """Add the bound, if there is one, and a table."""
-        table = [_row(unit.words, values[unit.name])]
+        conditions = sorted(name for name in rows if name.startswith(CONTEXT))
+        per_image = {"log_prob_nats": rows["log_prob"].tolist()}
+        per_image |= {name.removeprefix(CONTEXT): rows[name].tolist() for name in conditions}
+        kinds, table = [("log_prob", unit.name, unit.words)], []
         if self.importance_samples > 1:
-            name, draws = f"{unit.name}_bound", self.importance_samples
-            per_image[name] = unit(bound).tolist()
-            values[name] = mean_and_error(unit(bound[bound.isfinite()]))
-            table.append(_row(f"{unit.words}, bound by {draws} draws", values[name]))
-        deviation = f"{values['largest_round_trip_deviation']:.1e}"
-        table.append(("largest deviation x -> z -> x", deviation, "", ""))
-        if values["non_finite"]:
-            table.append(("images left out, not finite", str(values["non_finite"]), "", ""))
+            words = f"{unit.words}, bound by {self.importance_samples} draws"
+            kinds.append(("bound", f"{unit.name}_bound", words))
+        for column, name, words in kinds:
+            densities = torch.from_numpy(rows[column])
+            per_image[name] = unit(densities).tolist()
+            values[name] = mean_and_error(unit(densities[densities.isfinite()]))
+            table.append(summary_row(words, values[name]))
+        table.append(("largest deviation x -> z -> x", f"{deviation:.1e}", "", ""))
+        if lost:
+            table.append(("images left out, not finite", str(lost), "", ""))
         title = f"{values['count']} {self.split} images of {data.name}"
-        columns = ("", "mean", "standard error", "95 % interval")
-        return Report("likelihood", title, columns, table, values, per_image)
+        return Report("likelihood", title, SUMMARY, table, values, per_image)
 
 
 def _inputs(flow: Flow, batch: Batch, source: ExampleSeeds) -> tuple[Tensor, Context]:
@@ -215,10 +205,3 @@ def _log_prob(flow: Flow, x: Tensor, context: Context) -> Float[Tensor, " batch"
     """Log-densities; NaN where they are not finite."""
     log_prob = flow.log_prob(x, context).cpu().double()
     return log_prob.where(log_prob.isfinite(), math.nan)
-
-
-def _row(name: str, summary: dict[str, Any]) -> tuple[str, str, str, str]:
-    """A line of the table."""
-    low, high = summary["interval_95"]
-    error = f"{summary['standard_error']:.4f}"
-    return (name, f"{summary['mean']:.4f}", error, f"{low:.4f} to {high:.4f}")

@@ -13,8 +13,6 @@ from jaxtyping import UInt8
 from tarflow.data.loading.batches import Batch
 
 ROOT = Path(__file__).parents[2]
-CHUNK = 2**24
-"""Bytes read at a time."""
 
 
 def digests(batch: Batch) -> UInt8[np.ndarray, "batch 32"]:
@@ -37,17 +35,18 @@ def content_of(digests: UInt8[np.ndarray, "count 32"]) -> str:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def software() -> dict[str, str | None]:
     """Versions of what computes, and the revision of a checkout."""
+    try:
+        ours = version("tarflow")
+    except PackageNotFoundError:  # a checkout that is not installed
+        ours = None
     return {
-        "tarflow": _version("tarflow"),
+        "tarflow": ours,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "git_revision": git_revision(ROOT),
@@ -64,10 +63,3 @@ def git_revision(folder: Path) -> str | None:
     except FileNotFoundError:  # no git
         return None
     return done.stdout.strip() or None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a checkout that is not installed
-        return None

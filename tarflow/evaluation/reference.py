@@ -38,12 +38,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of real images.
-
-    Attributes:
-        moments: Their mean and covariance.
-        features: The first of them.
-    """
+    """Moments of the features of real images, and the first of these features."""
 
     moments: Moments
     features: Float[np.ndarray, "num features"]
@@ -57,17 +52,13 @@ class Reference:
         """All distances of samples from these."""
         few = features[:MOST_KEPT]
         precision, recall = precision_and_recall(few, self.features)
+        kernel = kernel_within(few) + self._kernel_within - 2 * kernel_between(few, self.features)
         return {
             "frechet_distance": distance_of_moments(Moments.of(features), self.moments),
-            "kernel_distance": self._kernel_distance(few),
+            "kernel_distance": kernel,
             "precision": precision,
             "recall": recall,
         }
-
-    def _kernel_distance(self, features: Float[np.ndarray, "num features"]) -> float:
-        """That of samples from these."""
-        between = kernel_between(features, self.features)
-        return kernel_within(features) + self._kernel_within - 2 * between
 
     @cached_property
     def _kernel_within(self) -> float:
@@ -151,7 +142,7 @@ def load(path: Path, origin: Mapping[str, Any]) -> dict[str, Reference]:
             for name in names
         }
     except Exception as error:  # damage shows in many ways, and none of them is documented
-        raise DataError(f"{path} holds no statistics of real images: {advice}") from error
+        raise DataError(f"{path} does not hold statistics of real images: {advice}") from error
     wanted = json.loads(json.dumps({"format": FORMAT, **origin}))
     for key in sorted(held.keys() | wanted.keys()):
         if held.get(key) != wanted.get(key):

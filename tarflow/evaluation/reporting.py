@@ -21,9 +21,10 @@ from tarflow.machine.files import write_atomically
 NORMAL = 1.959963984540054
 """Standard errors from the mean of a normal distribution to either end of its central 95 %."""
 
-
 WIDTH = 120
 """Of tables that go to a file, which has no width of its own."""
+SUMMARY = ("", "mean", "standard error", "95 % interval")
+"""Headings of a table of means, whose rows are made by `summary_row`."""
 
 
 @dataclass(frozen=True)
@@ -80,29 +81,22 @@ class Report:
         path = directory / "report.json"
         write_atomically(path, json.dumps(values, indent=2) + "\n")
         if self.per_image:
-            write_atomically(directory / "per_image.csv", self._per_image_table())
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(["index", *self.per_image])
+            columns = zip(*self.per_image.values(), strict=True)
+            writer.writerows([index, *row] for index, row in enumerate(columns))
+            write_atomically(directory / "per_image.csv", text.getvalue())
         return path
-
-    def _per_image_table(self) -> str:
-        """The values for images as text, a row for each image."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["index", *self.per_image])
-        columns = zip(*self.per_image.values(), strict=True)
-        writer.writerows([index, *row] for index, row in enumerate(columns))
-        return text.getvalue()
 
 
 def _identity(role: str, pretrained: Path) -> dict[str, str]:
     """Where weights were read, and what they were."""
-    weights = pretrained / WEIGHTS
-    if not weights.is_file():
-        return {role: str(pretrained)}
-    return {
-        role: str(pretrained),
-        f"{role}_weights": description_of(pretrained) or "not told by the file",
-        f"{role}_sha256": sha256_of(weights),
-    }
+    values, weights = {role: str(pretrained)}, pretrained / WEIGHTS
+    if weights.is_file():
+        values[f"{role}_weights"] = description_of(pretrained) or "not told by the file"
+        values[f"{role}_sha256"] = sha256_of(weights)
+    return values
 
 
 def mean_and_error(values: Tensor) -> dict[str, Any]:
@@ -115,6 +109,13 @@ def mean_and_error(values: Tensor) -> dict[str, Any]:
     mean = float(values.mean())
     interval = [mean - NORMAL * error, mean + NORMAL * error]
     return {"mean": mean, "standard_error": error, "interval_95": interval}
+
+
+def summary_row(name: str, summary: Mapping[str, Any], sign: str = "") -> tuple[str, ...]:
+    """A row of a table of means; with the sign + positive numbers carry one."""
+    low, high = (f"{end:{sign}.4f}" for end in summary["interval_95"])
+    error = f"{summary['standard_error']:.4f}"
+    return (name, f"{summary['mean']:{sign}.4f}", error, f"{low} to {high}")
 
 
 def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:

@@ -37,9 +37,8 @@ class SampleJudge:
     @property
     def panels(self) -> tuple[str, ...]:
         """With denoising and without."""
-        if isinstance(self.flow.noise, GaussianNoise):
-            return ("denoised", "not denoised")
-        return ("not denoised",)
+        is_noisy = isinstance(self.flow.noise, GaussianNoise)
+        return ("denoised", "not denoised") if is_noisy else ("not denoised",)
 
     def __call__(self, seed: int, guidance: Guidance | None, indices: range) -> Rows:
         """Features of some samples in every panel, whose name comes first in those of columns."""

@@ -13,15 +13,12 @@ COLUMNS = {
 }
 """Headings and formats of what is said of every extractor's features."""
 
-Scores = Mapping[str, Any]
-"""Numbers by extractor, and the accuracy."""
-
 
 def report_of(
     settings: Mapping[str, Any],
     extractors: Sequence[str],
     skipped: Mapping[str, str],
-    runs: Mapping[str, Sequence[Scores]],
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Report:
     """Put numbers in a table.
 
@@ -29,7 +26,7 @@ def report_of(
         settings: What they depend on.
         extractors: Those that were used.
         skipped: Why others were not.
-        runs: The numbers of every kind of samples, for each seed.
+        runs: Numbers by extractor, and the accuracy, of every kind of samples for each seed.
     """
     values = {name: _over_seeds(scores) for name, scores in runs.items()}
     classified = any("accuracy" in scores for scores in values.values())

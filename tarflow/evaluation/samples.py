@@ -56,9 +56,10 @@ class SampleMetrics(Metrics):
     name: ClassVar[str] = "samples"
 
     def __post_init__(self):
-        for name, least in (("num_samples", 4), ("batch_size", 1), ("num_reference", 4)):
-            if name != "num_reference" or self.num_reference is not None:
-                check_integer(name, getattr(self, name), least=least)
+        check_integer("num_samples", self.num_samples, least=4)
+        check_integer("batch_size", self.batch_size, least=1)
+        if self.num_reference is not None:
+            check_integer("num_reference", self.num_reference, least=4)
         if isinstance(self.seeds, str) or not isinstance(self.seeds, Sequence):
             raise ConfigurationError(f"seeds {shown(self.seeds)} are not a list of integers")
         for seed in self.seeds:
@@ -96,7 +97,6 @@ class SampleMetrics(Metrics):
 
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values depend on, besides the weights."""
-        usable, _ = self._available(data)
         return {
             "data": data.name,
             "num_samples": self.num_samples,
@@ -106,7 +106,7 @@ class SampleMetrics(Metrics):
             "noise": repr(flow.noise),
             "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
             "num_reference": self.num_reference,
-            "extractors": {name: extractor.identity for name, extractor in usable.items()},
+            "extractors": {k: each.identity for k, each in self._available(data)[0].items()},
             "software": software(),
         }
 
@@ -132,14 +132,10 @@ class SampleMetrics(Metrics):
             rows = work.do(title, self.num_samples, self.batch_size, compute)
             if rows is not None:
                 for panel in judge.panels:
-                    found.setdefault(f"{variant}, {panel}", []).append(_of_panel(rows, panel))
+                    start = f"{panel}/"
+                    own = {k.removeprefix(start): rows[k] for k in rows if k.startswith(start)}
+                    found.setdefault(f"{variant}, {panel}", []).append(own)
         return found
-
-
-def _of_panel(rows: Rows, panel: str) -> Rows:
-    """The columns of samples with or without a step."""
-    names = {name: name.removeprefix(f"{panel}/") for name in rows}
-    return {short: rows[name] for name, short in names.items() if short != name}
 
 
 def _scores(rows: Rows, references: Mapping[str, Reference]) -> dict[str, Any]:

@@ -6,18 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tarflow import (
-    ConfigurationError,
-    Noise,
-    Permute,
-    Pixels,
-    TarflowError,
-    UniformDequantization,
-)
+from tarflow import ConfigurationError, Permute, TarflowError, UniformDequantization
 from tarflow.ablation.fitting import fit, rate, validation_loss
-from tarflow.ablation.judging import Judge, Loaded
+from tarflow.ablation.judging import Judge
 from tarflow.ablation.study import DATA, Study
-from tarflow.ablation.variants import VARIANTS, Encoding
+from tarflow.ablation.variants import VARIANTS
 from tarflow.data import digits
 from tarflow.flows.transforms import Reverse
 
@@ -25,18 +18,18 @@ from ..models import randomized
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    """The digits, with a validation part."""
-    return Loaded.of(digits(validation_fraction=0.1))
+def judge():
+    """That of the digits, with a validation part."""
+    return Judge(digits(validation_fraction=0.1), 6)
 
 
 def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_numbers_of_transforms_share_the_same_parameters(loaded):
-    counts = [count(VARIANTS[f"transforms_{n}"].flow(loaded.data)) for n in (1, 2, 8)]
-    default = count(VARIANTS["default"].flow(loaded.data))
+def test_numbers_of_transforms_share_the_same_parameters(judge):
+    counts = [count(VARIANTS[f"transforms_{n}"].flow(judge.data)) for n in (1, 2, 8)]
+    default = count(VARIANTS["default"].flow(judge.data))
     assert all(0.95 * default < each < 1.05 * default for each in counts)
 
 
@@ -55,8 +48,8 @@ def test_settings_are_those_by_which_finished_runs_are_known():
     }
 
 
-def test_in_a_fixed_order_nothing_is_reversed(loaded):
-    flow = randomized(VARIANTS["fixed_order"].flow(loaded.data), std=0.01).eval()
+def test_in_a_fixed_order_nothing_is_reversed(judge):
+    flow = randomized(VARIANTS["fixed_order"].flow(judge.data), std=0.01).eval()
     assert not [each for each in flow.transform.transforms if isinstance(each, Reverse | Permute)]
     x, label = torch.randn(2, 1, 8, 8), torch.tensor([3, 4])
     z, _ = flow(x, label)
@@ -67,9 +60,9 @@ def test_in_a_fixed_order_nothing_is_reversed(loaded):
 
 
 @pytest.mark.parametrize("name", ["real_nvp", "masked_autoregressive", "neural_spline"])
-def test_baselines_are_densities_of_what_they_draw(loaded, name):
+def test_baselines_are_densities_of_what_they_draw(judge, name):
     variant = VARIANTS[name]
-    model = variant.make(variant, loaded.data)
+    model = variant.make(judge.data)
     x = model.sample(5)
     assert x.shape == (5, 1, 8, 8)
     inputs = x.flatten(1)[:1].double()
@@ -91,55 +84,50 @@ def test_baselines_are_densities_of_what_they_draw(loaded, name):
     assert found == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_the_gaussian_is_that_of_the_training_images(loaded):
+def test_the_gaussian_is_that_of_the_training_images(judge):
     variant = VARIANTS["gaussian"]
-    model = variant.make(variant, loaded.data)
-    x = UniformDequantization(17).encode(loaded.train.x, torch.Generator().manual_seed(0))
+    model = variant.make(judge.data)
+    x = UniformDequantization(17).encode(judge.train.x, torch.Generator().manual_seed(0))
     x = x.flatten(1)
     ours = float(model.log_prob(x).mean())
     best = torch.distributions.MultivariateNormal(x.mean(0), x.T.cov() + 1e-4 * torch.eye(64))
     assert ours == pytest.approx(float(best.log_prob(x).mean()), rel=1e-4)
 
 
-def test_a_fit_lasts_its_time_and_keeps_the_best_weights(loaded):
+def test_a_fit_lasts_its_time_and_keeps_the_best_weights(judge):
     variant = VARIANTS["real_nvp"]
-    encoding = variant.encoding(loaded.data)
     torch.manual_seed(0)
-    model = variant.make(variant, loaded.data)
-    before = validation_loss(model, encoding, loaded.validation)
-    fitted = fit(model, variant, encoding, loaded.train, loaded.validation, 0.5)
+    model = variant.make(judge.data)
+    before = validation_loss(model, judge.validation)
+    fitted = fit(model, variant, judge.train, judge.validation, 0.5)
     assert fitted.steps > 1
     assert 1 <= len(fitted.curve) <= 10
-    assert validation_loss(fitted.average, encoding, loaded.validation) == pytest.approx(
-        min(fitted.curve)
-    )
+    assert validation_loss(fitted.average, judge.validation) == pytest.approx(min(fitted.curve))
     assert min(fitted.curve) < before
     assert [rate(0.0), rate(0.05), rate(0.1)] == [1e-3, 0.5, 1.0]
     assert rate(1.0) == 1e-3
 
 
-def test_steps_that_are_not_finite_change_nothing(loaded):
+def test_steps_that_are_not_finite_change_nothing(judge):
     variant = VARIANTS["real_nvp"]
-    model = variant.make(variant, loaded.data)
+    model = variant.make(judge.data)
     kept = {name: value.clone() for name, value in model.state_dict().items()}
 
-    class Broken(Noise):
-        def __call__(self, x, source=None):
-            return torch.full_like(x, torch.nan)
+    class Broken(UniformDequantization):
+        def encode(self, stored, source=None, dtype=torch.float32):
+            return torch.full(stored.shape, torch.nan)
 
-    encoding = Encoding(Pixels(17), Broken())
-    fitted = fit(model, variant, encoding, loaded.train, loaded.validation, 0.05)
+    model.codec = Broken(17)
+    fitted = fit(model, variant, judge.train, judge.validation, 0.05)
     assert fitted.skipped == fitted.steps > 0
     assert all(torch.equal(model.state_dict()[name], value) for name, value in kept.items())
 
 
-def test_judging_a_flow_finds_everything(loaded):
-    judge = Judge(loaded, 6, classify=True)
+def test_judging_a_flow_finds_everything(judge):
     variant = replace(VARIANTS["default"], num_transforms=2)
     torch.manual_seed(0)
-    flow = randomized(variant.flow(loaded.data))
-    encoding = variant.encoding(loaded.data)
-    fitted = fit(flow, variant, encoding, loaded.train, loaded.validation, 0.01)
+    flow = randomized(variant.flow(judge.data))
+    fitted = fit(flow, variant, judge.train, judge.validation, 0.01)
     found = judge(fitted, variant, 0)
     assert found["samples"].keys() == {"drawn", "denoised", "raw, drawn", "raw, denoised"}
     assert found["guidance"].keys() == {"linear", "linear, rising", "Gaussian"}
@@ -206,7 +194,7 @@ def test_wrong_choices_are_refused(tmp_path, options, message):
         study(tmp_path, **options)
 
 
-def test_photographs_are_split_by_region(loaded):
+def test_photographs_are_split_by_region(judge):
     data = DATA["photographs"]()
     assert [len(part) for part in (data.train, data.validation, data.test)] == [17638, 979, 1360]
     assert data.image_shape == (3, 16, 16)

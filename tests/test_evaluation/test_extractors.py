@@ -116,7 +116,7 @@ def test_without_its_file_inception_is_unavailable_and_says_where_it_looked(tmp_
         match = "SHA-256"
     if damage == "pickle":
         torch.save(Projections(), path)  # what runs code when it is read
-        inception, match = Inception(str(path), sha256(path)), "holds no weights"
+        inception, match = Inception(str(path), sha256(path)), "does not hold weights"
     with pytest.raises(UnavailableError, match=match) as caught:
         inception.check((3, 8, 8))
     assert str(path) in str(caught.value)
@@ -236,7 +236,7 @@ def test_statistics_of_another_torch_and_damaged_ones_are_refused(flow, statisti
     with pytest.raises(DataError, match=r"torch is 1\.0 there"):
         again(flow, digits())
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="holds no statistics"):
+    with pytest.raises(DataError, match="does not hold statistics"):
         again(flow, digits())
 
 
