@@ -10,8 +10,6 @@ from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.flows.checkpoint import CONFIG, WEIGHTS
 from tarflow.flows.guidance import Guidance
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 def find_pretrained(checkpoint: str) -> Path:
     """The pretrained folder that a path means: itself, or the one in a run folder.
@@ -51,8 +49,8 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
 
 def read_dtype(name: str | None) -> torch.dtype | None:
     """Read the name of a precision; None is that of the weights."""
-    if name not in (None, *DTYPES):
-        raise ConfigurationError(f"dtype={name} is unknown: give {', '.join(DTYPES)}")
+    if name not in (None, "float32", "bfloat16", "float16"):
+        raise ConfigurationError(f"dtype={name} is unknown: give float32, bfloat16, float16")
     return getattr(torch, name) if name else None
 
 

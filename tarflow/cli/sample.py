@@ -68,11 +68,12 @@ def sample(config: SampleSettings) -> None:
             f"{directory} does not name the noise of its training: convert it with noise_std=..."
         )
     output = Path(config.output or directory.parent / "samples")
+    origin = fingerprints(directory)
     classes = read_classes(config.label, flow.num_classes)
-    options = _options(config, flow, directory)
+    options = _options(config, flow, directory, origin[WEIGHTS])
     others = read_others(config.composed["context"], flow)
     sampler = Sampler(flow, config.seed, classes, config.denoise, options, others)
-    settings, num_samples = {**fingerprints(directory), **sampler.settings}, config.num_samples
+    settings, num_samples = {**origin, **sampler.settings}, config.num_samples
     folder, batch_size = SampleFolder(output), config.batch_size
     run = SampleRun(folder, settings, num_samples, batch_size, process, sampler=sampler)
     request = {key: config.composed.get(key) for key in SHOWN}
@@ -91,15 +92,14 @@ def sample(config: SampleSettings) -> None:
             folder.finish(request, _write_samples(config, run, panels))
 
 
-def _options(config: SampleSettings, flow: Flow, directory: Path) -> DecodeOptions:
+def _options(config: SampleSettings, flow: Flow, directory: Path, weights: str) -> DecodeOptions:
     """How to decode."""
     decoder = instantiate(config.decoder)
     guidance = guidance_of(config.guidance_rule, config.guidance)
     options = DecodeOptions(guidance, dtype=read_dtype(config.dtype))
     if isinstance(decoder, Planned):
-        told = options, decoder.tolerance, fingerprints(directory)[WEIGHTS]
-        conditions = Conditions.of(flow, config.batch_size, *told)
-        decoder, message = decoder.choose(directory, conditions)
+        told = (config.batch_size, options, decoder.tolerance, weights)
+        decoder, message = decoder.choose(directory, Conditions.of(flow, *told))
         print(message)
     return replace(options, decoder=decoder, compile=config.compile)
 

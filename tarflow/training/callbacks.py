@@ -149,6 +149,3 @@ class StepProgressBar(StepCallback, ProgressBar):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if self._bar is not None:
             self._bar.close()
-
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)

@@ -106,9 +106,6 @@ class Preemption(StepCallback):
             signal.signal(each, handler)
         self._before = {}
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
-
     def _receive(self, number: int, frame: FrameType | None) -> None:
         """Note a signal."""
         self.received = signal.Signals(number)

@@ -126,12 +126,7 @@ class FlowModule(lightning.LightningModule):
         for name, values in self.objective.validate(self.flow, batch, source).items():
             self._log_mean(f"val/{name}", values, batch.index >= 0)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         norm = whole(nn.utils.clip_grad_norm_(self.flow.parameters(), self.max_grad_norm))
         step, self._step = self._step, []
         # Both are the same in all processes, and so is what follows from them.

@@ -14,7 +14,6 @@ from tarflow.machine.device import now
 from tarflow.registry import register
 from tarflow.training.acceleration import autoregressive_transforms, multiplied_in
 from tarflow.training.callbacks import SampleGrid
-from tarflow.training.module import FlowModule
 from tarflow.training.operations import peak_rate, training_operations
 from tarflow.training.steps import callbacks_of
 
@@ -55,7 +54,14 @@ class Throughput(Callback):
         ends_step = not trainer.fit_loop._should_accumulate()
         if ends_step and trainer._logger_connector.should_update_logs:
             self._stop(pl_module.device)
-            pl_module.log_dict(self._rates(trainer, pl_module))
+            rate = trainer.world_size * self._images / self._seconds
+            rates = {
+                "perf/images_per_second": rate,
+                "perf/tokens_per_second": rate * pl_module.flow.base.shape[0],
+                "perf/mfu": rate * self._cost / trainer.world_size,
+                "perf/memory_gib": peak_memory(pl_module.device) / 2**30,
+            }
+            pl_module.log_dict(rates)
             self._images, self._seconds, self._since = 0, 0.0, now("cpu")
         grids = (each for each in callbacks_of(trainer) if isinstance(each, SampleGrid))
         if any(trainer.global_step % grid.every_n_steps == 0 for grid in grids):
@@ -72,16 +78,6 @@ class Throughput(Callback):
         if self._since is not None:
             self._seconds += now(device) - self._since
             self._since = None
-
-    def _rates(self, trainer: Trainer, module: FlowModule) -> dict[str, float]:
-        """What is logged."""
-        images_per_second = trainer.world_size * self._images / self._seconds
-        return {
-            "perf/images_per_second": images_per_second,
-            "perf/tokens_per_second": images_per_second * module.flow.base.shape[0],
-            "perf/mfu": images_per_second * self._cost / trainer.world_size,
-            "perf/memory_gib": peak_memory(module.device) / 2**30,
-        }
 
 
 @register

@@ -21,6 +21,9 @@ class StepCallback(Callback):
             self._step = trainer.global_step
             self.after_step(trainer, pl_module)
 
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
+
     def after_step(self, trainer: Trainer, module: Any) -> None:
         """Act; `trainer.global_step` counts the steps that were taken."""
         raise NotImplementedError
