@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.flows.affine import Affine, Scale
+from tarflow.flows.affine import Affine, Scale, Vectors
 from tarflow.flows.conditioning import Conditioner, TemperatureConditioner, with_null
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions, Predict, residual
@@ -67,7 +67,8 @@ class AutoregressiveTransform(Transform):
             inverse = task.solve(network)
             if lowered:
                 inverse = task.repair(inverse, networks.exact.of(self.network))
-        if not task.has_gradient:
+        inputs = z, *self.parameters(), *context.parts.values()
+        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
             return inverse
         return Inverse(*differentiable(inverse.x, z, task.predict(self.network)), inverse.report)
 
@@ -109,7 +110,7 @@ class Prediction:
     cache: KVCache | None
     dtype: torch.dtype
 
-    def __call__(self, x: Float[Tensor, "batch window patch_dim"], start: int) -> Affine:
+    def __call__(self, x: Vectors, start: int) -> Affine:
         """Predict the maps of positions `start + 1 ...` from the values before them."""
         window = Window(start, self.cache, self.temperature)
         return self.scale.affine(self.network(x, self.condition, window).to(self.dtype))
@@ -123,7 +124,7 @@ class GuidedPrediction:
     guidance: Guidance
     weights: Float[Tensor, "length 1"]
 
-    def __call__(self, x: Float[Tensor, "batch window patch_dim"], start: int) -> Affine:
+    def __call__(self, x: Vectors, start: int) -> Affine:
         """Predict twice and combine."""
         both = self.prediction(torch.cat([x, x]), start)
         log_scale, null_log_scale = both.log_scale.chunk(2)
@@ -140,12 +141,6 @@ class Inversion:
     z: Sequences
     context: Context
     options: DecodeOptions
-
-    @property
-    def has_gradient(self) -> bool:
-        """Whether something that the result depends on wants a gradient."""
-        inputs = self.z, *self.transform.parameters(), *self.context.parts.values()
-        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
 
     def solve(self, network: Network) -> Inverse:
         """Decode, with the transform's network or one made of that."""
@@ -173,12 +168,11 @@ class Inversion:
 
     def predict(self, network: Network, cached: bool = False) -> Predict:
         """The prediction to solve for, guided or not."""
-        z, rule = self.z, self.options.rule
+        z, context, rule = self.z, self.context, self.options.rule
+        cache = network.new_cache(len(z) * (1 if rule is None else 2)) if cached else None
         if rule is None:
-            cache = network.new_cache(len(z)) if cached else None
-            return self.transform.predict(network, self.context, z, cache)
-        stacked = with_null(self.context, self.transform.conditioners, z, rule.temperature)
-        cache = network.new_cache(2 * len(z)) if cached else None
+            return self.transform.predict(network, context, z, cache)
+        stacked = with_null(context, self.transform.conditioners, z, rule.temperature)
         unguided = self.transform.predict(network, stacked, torch.cat([z, z]), cache)
         position = torch.arange(z.shape[1], dtype=z.dtype, device=z.device)
         return GuidedPrediction(unguided, rule, rule.weights(position)[:, None])

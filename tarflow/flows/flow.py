@@ -51,9 +51,8 @@ class Flow(Density, Part):
     def save_pretrained(self, directory: Path | str, words: str = "") -> None:
         """Write `config.json` and `model.safetensors`, from which `tarflow.load` reads.
 
-        Args:
-            directory: The folder; made if need be. A failure leaves what was there before.
-            words: Which weights they are.
+        The folder is made if need be; a failure leaves what was there before. Words tell which
+        weights they are.
 
         Raises:
             CheckpointError: The flow has no description.
@@ -168,7 +167,8 @@ class Flow(Density, Part):
 
         $\tilde x_i = z_i \exp(\alpha(\mathrm{sg} \, x_{<i})) + \mu(\mathrm{sg} \, x_{<i})$ in
         every transform: x in value, in one parallel pass for each, with gradients to z, $\alpha$
-        and $\mu$ that do not go through one position after the other.
+        and $\mu$ that do not go through one position after the other. The noise of x is passed
+        where it has gradients.
 
         Example:
             >>> from tarflow import TarFlow
@@ -176,11 +176,6 @@ class Flow(Density, Part):
             >>> x = flow.sample(2)
             >>> torch.allclose(flow.stop_gradient_inverse(x), x, atol=1e-5)
             True
-
-        Args:
-            x: The data.
-            context: What the density is conditioned on.
-            z: The noise of x, where it has gradients.
         """
         self.check_data(x)
         noise, inverse = self.transform.hold(x, self._read(context, x))

@@ -49,7 +49,9 @@ class Jacobi(Decoder):
             )
 
     def __call__(self, predict: Predict, z: Sequences) -> Inverse:
-        draft = Draft.start(z)
+        affine = Affine(torch.zeros_like(z[:, 1:]), torch.zeros_like(z[:, 1:]))
+        counts = torch.zeros(3, len(z), dtype=torch.long, device=z.device)
+        draft = Draft(z, z.clone(), affine, *counts.unbind())
         passes, start, last = 0, 0, z.shape[1] - 1
         while start < last and len(z):
             end = min(start + self.window, last)
@@ -78,13 +80,6 @@ class Draft:
     front: Int[Tensor, " batch"]
     iterations: Int[Tensor, " batch"]
     non_finite: Int[Tensor, " batch"]
-
-    @classmethod
-    def start(cls, z: Sequences) -> "Draft":
-        """The noise itself as first guess; its first position is final."""
-        affine = Affine(torch.zeros_like(z[:, 1:]), torch.zeros_like(z[:, 1:]))
-        counts = torch.zeros(3, len(z), dtype=torch.long, device=z.device)
-        return cls(z, z.clone(), affine, *counts.unbind())
 
     def improve(self, predicted: Affine, start: int, end: int, tolerance: float) -> None:
         """Accept what a prediction from positions `start ... end - 1` proves; redo the rest."""

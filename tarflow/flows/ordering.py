@@ -13,11 +13,9 @@ class Ordering(Part, ABC):
 
     @abstractmethod
     def __call__(self, index: int, length: int) -> Sequence[int]:
-        """The positions, in raster order 0 ... length - 1, in the order that one transform reads.
+        """The positions 0 ... length - 1, in raster order, in the order that a transform reads.
 
-        Args:
-            index: Number of the transform; 0 is nearest the data.
-            length: Number of positions.
+        Transform 0 is nearest the data.
         """
 
 

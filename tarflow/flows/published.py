@@ -69,9 +69,7 @@ def from_published(
     outputs = _shape(state, "blocks.0.proj_out.weight", 2)[0]
     hidden_dim = _shape(state, "blocks.0.attn_blocks.0.mlp.main.0.weight", 2)[0]
     if model_dim % HEAD_DIM:
-        raise CheckpointError(
-            f"the width {model_dim} is no multiple of {HEAD_DIM}, a head's width"
-        )
+        raise CheckpointError(f"the width {model_dim} is not a multiple of a head's, {HEAD_DIM}")
     size, patch_size, num_channels = _geometry(length, patch_dim, image_size)
     flow = TarFlow(
         image_size=size,
@@ -104,19 +102,23 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
-        raise CheckpointError(f"{path} holds no plain state dict (names mapped to tensors)")
+        raise CheckpointError(f"{path} is not a plain state dict (names mapped to tensors)")
     return state
 
 
 def _shape(state: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
     """Shape of a tensor that must be there."""
+    shape = tuple(_tensor(state, key).shape)
+    if len(shape) != ndim or 0 in shape:
+        raise CheckpointError(f"{key!r} has shape {shape}, not {ndim} dimensions above 0")
+    return shape
+
+
+def _tensor(state: Mapping[str, Tensor], key: str) -> Tensor:
+    """A tensor that must be there."""
     if key not in state:
         raise CheckpointError(f"the key {key!r} is missing")
-    if state[key].ndim != ndim or not state[key].numel():
-        raise CheckpointError(
-            f"{key!r} has shape {tuple(state[key].shape)}, not {ndim} dimensions above 0"
-        )
-    return tuple(state[key].shape)
+    return state[key]
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
@@ -144,20 +146,16 @@ def _geometry(
             )
         return image_size, patch_size, patch_dim // patch_size**2
     side = math.isqrt(length)
-    choices = [
-        (channels, math.isqrt(patch_dim // channels))
-        for channels in NATURAL_CHANNELS
-        if patch_dim == channels * math.isqrt(patch_dim // channels) ** 2
-    ]
-    square = side**2 == length
-    if not square or len(choices) != 1:
-        guesses = [f"image_size={side * patch_size}" for _, patch_size in choices if square]
-        raise CheckpointError(
-            f"the weights ({length} patches of {patch_dim} numbers) leave the image size open:"
-            f" give {' or '.join(guesses) or 'image_size=...'}"
-        )
-    [(channels, patch_size)] = choices
-    return (side * patch_size, side * patch_size), patch_size, channels
+    sizes = ((channels, math.isqrt(patch_dim // channels)) for channels in NATURAL_CHANNELS)
+    choices = [(channels, size) for channels, size in sizes if channels * size**2 == patch_dim]
+    if side**2 == length and len(choices) == 1:
+        [(channels, patch_size)] = choices
+        return (side * patch_size, side * patch_size), patch_size, channels
+    guesses = [f"image_size={side * size}" for _, size in choices if side**2 == length]
+    raise CheckpointError(
+        f"the weights ({length} patches of {patch_dim} numbers) leave the image size open:"
+        f" give {' or '.join(guesses) or 'image_size=...'}"
+    )
 
 
 def _fill(flow: TarFlow, state: Mapping[str, Tensor]) -> None:
@@ -166,10 +164,8 @@ def _fill(flow: TarFlow, state: Mapping[str, Tensor]) -> None:
     places = [i for i, transform in enumerate(flow.transform) if transform.num_decoded]
     for key, tensor in flow.state_dict().items():
         theirs, block = _published_name(key, places)
-        if theirs not in state:
-            raise CheckpointError(f"the key {theirs!r} is missing")
         used.add(theirs)
-        value = state[theirs]
+        value = _tensor(state, theirs)
         if key.endswith("label_embedding.weight") and value.ndim == 3:
             value = value.squeeze(1)
         if value.shape != tensor.shape:
@@ -183,7 +179,7 @@ def _fill(flow: TarFlow, state: Mapping[str, Tensor]) -> None:
     ignored = {key for key in state if key == "var" or key.endswith("attn_mask")}
     unknown = sorted(state.keys() - used - ignored)
     if unknown:
-        raise CheckpointError(f"the key {unknown[0]!r} belongs to no TarFlow")
+        raise CheckpointError(f"the key {unknown[0]!r} does not belong to a TarFlow")
     checkpoint.load_weights(flow, weights, "published weights")
 
 
@@ -194,7 +190,7 @@ def _published_name(key: str, places: list[int]) -> tuple[str, int]:
     _, _, place, name = key.split(".", maxsplit=3)  # transform.transforms.<place>.<name>
     block = places.index(int(place))
     for ours, theirs in RENAMED:
-        if re.search(ours, name):
-            name = re.sub(ours, theirs, name)
+        name, changed = re.subn(ours, theirs, name)
+        if changed:
             break
     return f"blocks.{block}.{name}", block
