@@ -18,7 +18,7 @@ from tarflow.flows.shapes import PerExample, Sequences
 from tarflow.flows.transforms import Transform
 from tarflow.nn.attention import KVCache, Window
 from tarflow.nn.networks import Network, Networks
-from tarflow.nn.transformer import CausalTransformer
+from tarflow.nn.transformer import CausalTransformer, Condition
 
 
 class AutoregressiveTransform(Transform):
@@ -86,9 +86,7 @@ class AutoregressiveTransform(Transform):
             network, self.scale, condition, context.temperature, cache, example.dtype
         )
 
-    def condition(
-        self, context: Context, example: Tensor
-    ) -> Float[Tensor, "batch model_dim"] | None:
+    def condition(self, context: Context, example: Tensor) -> Condition:
         """What the network adds at every position."""
         vectors = []
         for conditioner in self.conditioners:
@@ -105,7 +103,7 @@ class Prediction:
 
     network: Network
     scale: Scale
-    condition: Float[Tensor, "batch model_dim"] | None
+    condition: Condition
     temperature: PerExample | None
     cache: KVCache | None
     dtype: torch.dtype
@@ -153,7 +151,9 @@ class Inversion:
         Without a tolerance nothing is measured, unless certificates are asked for, and only what
         is not finite is redone.
         """
-        x, report = inverse.x, inverse.report.unchecked()
+        x, report = inverse.x, inverse.report
+        unknown = torch.full_like(report.residual, torch.nan)
+        report = replace(report, residual=unknown, exact=(False,))
         missed = ~x.isfinite().all(dim=2).all(dim=1)
         tolerance = report.decoder[0].tolerance
         if self.options.certify or tolerance < torch.inf:

@@ -15,15 +15,14 @@ from tarflow.errors import CheckpointError
 from tarflow.registry import KNOWN, Part
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+StateDict = Mapping[str, Tensor]
+
 FORMAT = 2
 """Version of the folder's layout; raised when an older reader would misread a newer folder."""
 
 
 def save(
-    directory: Path | str,
-    described: tuple[str, Part],
-    weights: Mapping[str, Tensor],
-    words: str = "",
+    directory: Path | str, described: tuple[str, Part], weights: StateDict, words: str = ""
 ) -> None:
     """Write a pretrained folder of what `Flow.described` tells, and of a state dict.
 
@@ -116,7 +115,7 @@ def description_of(directory: Path | str) -> str | None:
         return (file.metadata() or {}).get("description")
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: Path | str) -> None:
+def load_weights(module: nn.Module, weights: StateDict, origin: Path | str) -> None:
     """Copy a state dict into a module; messages name its origin.
 
     Raises:
@@ -129,9 +128,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: Path 
     module.load_state_dict(weights)
 
 
-def check_weights(
-    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], origin: Path | str
-) -> None:
+def check_weights(expected: StateDict, weights: StateDict, origin: Path | str) -> None:
     """Check that a state dict has every key and shape of the expected one.
 
     Raises:

@@ -1,6 +1,5 @@
 """Flows: densities that are saved and loaded, decoded and sampled from."""
 
-from collections.abc import Iterable
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -10,15 +9,11 @@ import torch
 from tarflow.arguments import check_tensor
 from tarflow.errors import CheckpointError, ContextError, NonFiniteError
 from tarflow.flows import checkpoint
-from tarflow.flows.base import StandardNormal
-from tarflow.flows.codec import Codec
 from tarflow.flows.context import ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.density import Density
-from tarflow.flows.noise import Noise
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.shapes import Examples, PerExample, Sequences
-from tarflow.flows.transforms import Transform
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
 
@@ -30,23 +25,7 @@ class Flow(Density, Part):
 
     A named flow is a subclass whose constructor makes the transforms. If it also passes a
     description, a dataclass with the constructor's arguments, it can be saved and loaded.
-
-    Args:
-        transforms: The transforms from data to noise; these and what follows as in `Density`.
-        description: What the flow was made from.
     """
-
-    def __init__(
-        self,
-        transforms: Iterable[Transform],
-        base: StandardNormal,
-        codec: Codec | None = None,
-        noise: Noise | None = None,
-        description: Part | None = None,
-    ):
-        super().__init__(transforms, base, codec, noise)
-        self.description = description
-        self.kind = type(self)  # which FSDP changes
 
     def save_pretrained(self, directory: Path | str, words: str = "") -> None:
         """Write `config.json` and `model.safetensors`, from which `tarflow.load` reads.

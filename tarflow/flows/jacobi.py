@@ -65,13 +65,10 @@ class Jacobi(Decoder):
 class Draft:
     """The state of the iteration; its tensors change in place.
 
-    Attributes:
-        z: The noise; also the first guess.
-        x: The data: final up to each example's front, guesses behind it.
-        affine: The maps that go with it, of all positions but the first.
-        front: The last final position of each example.
-        iterations: Number of passes that each example took part in unfinished.
-        non_finite: Number of guesses of each example that were thrown away.
+    The data x is final up to each example's front, its last final position; behind it are guesses,
+    the first of which is the noise. The affine maps go with x, without the first position.
+    Iterations are passes that an example took part in unfinished, and what is non-finite are
+    guesses that were thrown away.
     """
 
     z: Sequences

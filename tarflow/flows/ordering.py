@@ -21,12 +21,7 @@ class Ordering(Part, ABC):
 
 @dataclass(frozen=True)
 class Alternating(Ordering):
-    """Forwards, backwards, forwards, ... (TarFlow, arXiv 2412.06329).
-
-    Example:
-        >>> list(Alternating()(1, 4))
-        [3, 2, 1, 0]
-    """
+    """Forwards, backwards, forwards, ... (TarFlow, arXiv 2412.06329)."""
 
     def __call__(self, index: int, length: int) -> Sequence[int]:
         return range(length)[:: -1 if index % 2 else 1]

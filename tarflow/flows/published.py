@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from tarflow.arguments import check_size
-from tarflow.errors import CheckpointError, ConfigurationError
+from tarflow.errors import CheckpointError
 from tarflow.flows import checkpoint
 from tarflow.flows.affine import ExpScale, UnitScale
 from tarflow.flows.codec import Pixels
 from tarflow.flows.noise import GaussianNoise
 from tarflow.flows.tar_flow import TarFlow
+
+ImageSize = int | tuple[int, int] | None
+"""Height and width, or one number for both; None where the weights tell."""
 
 HEAD_DIM = 64
 """Width of a head in every published model."""
@@ -35,9 +38,7 @@ RENAMED = (
 
 
 def read_published(
-    path: Path | str,
-    image_size: int | tuple[int, int] | None = None,
-    noise_std: float | None = None,
+    path: Path | str, image_size: ImageSize = None, noise_std: float | None = None
 ) -> TarFlow:
     """Read a published checkpoint.
 
@@ -50,6 +51,7 @@ def read_published(
     Raises:
         CheckpointError: The file is missing, damaged or foreign (the message names the missing or
             misshapen key), or the weights leave the image size open and it is not given.
+        ConfigurationError: The image size is not made of integers.
     """
     state = _read_state(Path(path))
     try:
@@ -59,9 +61,7 @@ def read_published(
 
 
 def from_published(
-    state: Mapping[str, Tensor],
-    image_size: int | tuple[int, int] | None = None,
-    noise_std: float | None = None,
+    state: Mapping[str, Tensor], image_size: ImageSize = None, noise_std: float | None = None
 ) -> TarFlow:
     """Build the model that a published state dict describes; see `read_published`."""
     length, model_dim = _shape(state, "blocks.0.pos_embed", 2)
@@ -128,14 +128,11 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _geometry(
-    length: int, patch_dim: int, image_size: int | tuple[int, int] | None
+    length: int, patch_dim: int, image_size: ImageSize
 ) -> tuple[tuple[int, int], int, int]:
     """Image size, patch size and channels with this many patches of this many numbers."""
     if image_size is not None:
-        try:
-            image_size = check_size("image_size", image_size, least=None)
-        except ConfigurationError as error:
-            raise CheckpointError(f"{error}: it does not fit the weights") from error
+        image_size = check_size("image_size", image_size, least=None)
         area = math.prod(image_size) / length
         patch_size = math.isqrt(int(area))
         fits = patch_size > 0 and patch_size**2 == area and patch_dim % patch_size**2 == 0

@@ -76,30 +76,32 @@ class Networks:
         with self.lock:
             kept = self.prepared.get(id(network))
             if kept is None or not kept.serves(network, dtype):
-                kept = self.prepared[id(network)] = self._prepare(network, dtype)
+                kept = self.prepared[id(network)] = self._copy(network, dtype)
             return kept.ready
 
-    def _dtype(self, network: CausalTransformer) -> torch.dtype:
-        """The precision to compute in: as asked for, or that of autocast, or of the weights."""
-        if self.dtype is not None:
-            return self.dtype
-        device = network.position_embedding.device.type
-        if torch.is_autocast_enabled(device) and network.dtype != torch.float64:
-            return torch.get_autocast_dtype(device)
-        return network.dtype  # of float64, which autocast leaves alone, too
-
-    def _prepare(self, network: CausalTransformer, dtype: torch.dtype) -> Prepared:
-        """Copy a transformer, cast it, and pack or compile it."""
+    def _copy(self, network: CausalTransformer, dtype: torch.dtype) -> Prepared:
+        """Prepare a copy."""
         # Tensors made in inference mode could not be used outside of it.
         with torch.inference_mode(False), torch.no_grad():
             copied = copy.deepcopy(network).requires_grad_(False)
             snapshot = Snapshot(network, copied)
-            ready: Network = copied.to(dtype)
-            if self.compile:
-                ready = CompiledNetwork(ready)
-            elif can_pack(ready):
-                ready = PackedTransformer(ready, self.memory)
-        return Prepared(network, dtype, snapshot, ready)
+            return Prepared(network, dtype, snapshot, self._prepare(copied))
+
+    def _dtype(self, network: CausalTransformer) -> torch.dtype:
+        """The precision to compute in: as asked for, or that of autocast, or of the weights."""
+        device = network.position_embedding.device.type
+        if self.dtype is not None:
+            return self.dtype
+        if torch.is_autocast_enabled(device) and network.dtype != torch.float64:
+            return torch.get_autocast_dtype(device)
+        return network.dtype  # of float64, which autocast leaves alone, too
+
+    def _prepare(self, network: CausalTransformer) -> Network:
+        """Cast, and pack or compile, a copy that is nobody else's."""
+        ready = network.to(self._dtype(network))
+        if self.compile:
+            return CompiledNetwork(ready)
+        return PackedTransformer(ready, self.memory) if can_pack(ready) else ready
 
 
 class ExactNetworks(Networks):
