@@ -14,28 +14,22 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.shapes import PerExample
 from tarflow.registry import Part
 
+Vectors = Float[Tensor, "batch window patch_dim"]
+"""Numbers at some positions of sequences."""
+
 
 @dataclass(frozen=True)
 class Affine:
-    r"""An elementwise map $x = z \exp(\alpha) + \mu$ and its inverse.
+    r"""An elementwise map $x = z \exp(\alpha) + \mu$, and its inverse, of log-scale and shift."""
 
-    Attributes:
-        log_scale: The logarithm $\alpha$ of the scale.
-        shift: The shift $\mu$.
-    """
+    log_scale: Vectors
+    shift: Vectors
 
-    log_scale: Float[Tensor, "batch window patch_dim"]
-    shift: Float[Tensor, "batch window patch_dim"]
-
-    def to_noise(
-        self, x: Float[Tensor, "batch window patch_dim"]
-    ) -> Float[Tensor, "batch window patch_dim"]:
+    def to_noise(self, x: Vectors) -> Vectors:
         r"""Normalize data: $z = (x - \mu) \exp(-\alpha)$."""
         return (x - self.shift) * torch.exp(-self.log_scale)
 
-    def to_data(
-        self, z: Float[Tensor, "batch window patch_dim"]
-    ) -> Float[Tensor, "batch window patch_dim"]:
+    def to_data(self, z: Vectors) -> Vectors:
         r"""Undo `to_noise`: $x = z \exp(\alpha) + \mu$."""
         return z * torch.exp(self.log_scale) + self.shift
 
@@ -73,11 +67,7 @@ class ExpScale(Scale):
 
 @dataclass(frozen=True)
 class SoftClipScale(Scale):
-    r"""$\sigma = \exp(b \tanh(a / b))$: the log-scale stays within $\pm b$.
-
-    Attributes:
-        bound: The limit $b$ of the log-scale.
-    """
+    r"""$\sigma = \exp(b \tanh(a / b))$: the log-scale stays within the bound, $\pm b$."""
 
     bound: float = 4.0
 

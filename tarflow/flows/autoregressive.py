@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.flows.affine import Affine, Scale
+from tarflow.flows.affine import Affine, Scale, Vectors
 from tarflow.flows.conditioning import Conditioner, TemperatureConditioner, with_null
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions, Predict, residual
@@ -18,7 +18,7 @@ from tarflow.flows.shapes import PerExample, Sequences
 from tarflow.flows.transforms import Transform
 from tarflow.nn.attention import KVCache, Window
 from tarflow.nn.networks import Network, Networks
-from tarflow.nn.transformer import CausalTransformer
+from tarflow.nn.transformer import CausalTransformer, Condition
 
 
 class AutoregressiveTransform(Transform):
@@ -67,7 +67,8 @@ class AutoregressiveTransform(Transform):
             inverse = task.solve(network)
             if lowered:
                 inverse = task.repair(inverse, networks.exact.of(self.network))
-        if not task.has_gradient:
+        inputs = z, *self.parameters(), *context.parts.values()
+        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
             return inverse
         return Inverse(*differentiable(inverse.x, z, task.predict(self.network)), inverse.report)
 
@@ -85,9 +86,7 @@ class AutoregressiveTransform(Transform):
             network, self.scale, condition, context.temperature, cache, example.dtype
         )
 
-    def condition(
-        self, context: Context, example: Tensor
-    ) -> Float[Tensor, "batch model_dim"] | None:
+    def condition(self, context: Context, example: Tensor) -> Condition:
         """What the network adds at every position."""
         vectors = []
         for conditioner in self.conditioners:
@@ -104,12 +103,12 @@ class Prediction:
 
     network: Network
     scale: Scale
-    condition: Float[Tensor, "batch model_dim"] | None
+    condition: Condition
     temperature: PerExample | None
     cache: KVCache | None
     dtype: torch.dtype
 
-    def __call__(self, x: Float[Tensor, "batch window patch_dim"], start: int) -> Affine:
+    def __call__(self, x: Vectors, start: int) -> Affine:
         """Predict the maps of positions `start + 1 ...` from the values before them."""
         window = Window(start, self.cache, self.temperature)
         return self.scale.affine(self.network(x, self.condition, window).to(self.dtype))
@@ -123,7 +122,7 @@ class GuidedPrediction:
     guidance: Guidance
     weights: Float[Tensor, "length 1"]
 
-    def __call__(self, x: Float[Tensor, "batch window patch_dim"], start: int) -> Affine:
+    def __call__(self, x: Vectors, start: int) -> Affine:
         """Predict twice and combine."""
         both = self.prediction(torch.cat([x, x]), start)
         log_scale, null_log_scale = both.log_scale.chunk(2)
@@ -141,12 +140,6 @@ class Inversion:
     context: Context
     options: DecodeOptions
 
-    @property
-    def has_gradient(self) -> bool:
-        """Whether something that the result depends on wants a gradient."""
-        inputs = self.z, *self.transform.parameters(), *self.context.parts.values()
-        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-
     def solve(self, network: Network) -> Inverse:
         """Decode, with the transform's network or one made of that."""
         options = self.options
@@ -158,7 +151,9 @@ class Inversion:
         Without a tolerance nothing is measured, unless certificates are asked for, and only what
         is not finite is redone.
         """
-        x, report = inverse.x, inverse.report.unchecked()
+        x, report = inverse.x, inverse.report
+        unknown = torch.full_like(report.residual, torch.nan)
+        report = replace(report, residual=unknown, exact=(False,))
         missed = ~x.isfinite().all(dim=2).all(dim=1)
         tolerance = report.decoder[0].tolerance
         if self.options.certify or tolerance < torch.inf:
@@ -173,12 +168,11 @@ class Inversion:
 
     def predict(self, network: Network, cached: bool = False) -> Predict:
         """The prediction to solve for, guided or not."""
-        z, rule = self.z, self.options.rule
+        z, context, rule = self.z, self.context, self.options.rule
+        cache = network.new_cache(len(z) * (1 if rule is None else 2)) if cached else None
         if rule is None:
-            cache = network.new_cache(len(z)) if cached else None
-            return self.transform.predict(network, self.context, z, cache)
-        stacked = with_null(self.context, self.transform.conditioners, z, rule.temperature)
-        cache = network.new_cache(2 * len(z)) if cached else None
+            return self.transform.predict(network, context, z, cache)
+        stacked = with_null(context, self.transform.conditioners, z, rule.temperature)
         unguided = self.transform.predict(network, stacked, torch.cat([z, z]), cache)
         position = torch.arange(z.shape[1], dtype=z.dtype, device=z.device)
         return GuidedPrediction(unguided, rule, rule.weights(position)[:, None])

@@ -14,12 +14,7 @@ LOG_2_PI = math.log(2 * math.pi)
 
 
 class StandardNormal(nn.Module):
-    """Independent normal numbers of mean 0 and variance 1.
-
-    Args:
-        length: Number of positions T.
-        patch_dim: Size of the vector at each position D.
-    """
+    """Independent normal numbers of mean 0 and variance 1, for sequences of vectors."""
 
     anchor: Tensor
 
@@ -51,12 +46,8 @@ class DiagonalNormal(StandardNormal):
     """Independent normal numbers of mean 0 and a variance learned for each dimension.
 
     The variance follows the second moment of z over training batches as an exponential moving
-    average: the base of the volume-preserving flow, which cannot scale by itself.
-
-    Args:
-        length: Number of positions T.
-        patch_dim: Size of the vector at each position D.
-        rate: Weight of a new batch in the average.
+    average: the base of the volume-preserving flow, which cannot scale by itself. The `rate` is
+    the weight of a new batch in it.
     """
 
     variance: Float[Tensor, "length patch_dim"]

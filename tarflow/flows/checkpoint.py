@@ -15,24 +15,19 @@ from tarflow.errors import CheckpointError
 from tarflow.registry import KNOWN, Part
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+StateDict = Mapping[str, Tensor]
+
 FORMAT = 2
 """Version of the folder's layout; raised when an older reader would misread a newer folder."""
 
 
 def save(
-    directory: Path | str,
-    described: tuple[str, Part],
-    weights: Mapping[str, Tensor],
-    words: str = "",
+    directory: Path | str, described: tuple[str, Part], weights: StateDict, words: str = ""
 ) -> None:
-    """Write a pretrained folder; a failure leaves what was there before.
+    """Write a pretrained folder of what `Flow.described` tells, and of a state dict.
 
-    Args:
-        directory: The folder; made if need be.
-        described: The flow's class, by its name in the registry, and what it is made from: a
-            dataclass with the arguments of the class.
-        weights: Its state dict.
-        words: Which weights they are, such as an average of those of training.
+    The folder is made if need be; a failure leaves what was there before. Words tell which
+    weights they are, such as an average of those of training.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -85,15 +80,14 @@ def read_config(directory: Path | str) -> tuple[str, dict[str, Any]]:
 
 def _read_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
     """Bring what version 0.1 wrote up to date: its noise was noise and codec in one."""
-    model = dict(content["model"])
+    model = {"type": "TarFlow", **content["model"]}
     noise = model.get("noise")
     if isinstance(noise, dict):
-        noise = dict(noise)
-        levels = {"levels": noise.pop("levels", 256)}
+        levels = noise.pop("levels", 256)
         uniform = noise.get("type") == "UniformDequantization"
-        model["codec"] = {"type": "UniformDequantization" if uniform else "Pixels", **levels}
+        model["codec"] = {"type": noise["type"] if uniform else "Pixels", "levels": levels}
         model["noise"] = {"type": "NoNoise"} if uniform else noise
-    return {"type": "TarFlow", **model}
+    return model
 
 
 READERS = {1: _read_format_1, 2: lambda content: dict(content["flow"])}
@@ -121,13 +115,8 @@ def description_of(directory: Path | str) -> str | None:
         return (file.metadata() or {}).get("description")
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: Path | str) -> None:
-    """Copy a state dict into a module, after checking that every key and shape is right.
-
-    Args:
-        module: The module to fill.
-        weights: A state dict.
-        origin: Where it came from, for messages.
+def load_weights(module: nn.Module, weights: StateDict, origin: Path | str) -> None:
+    """Copy a state dict into a module; messages name its origin.
 
     Raises:
         CheckpointError: A key is missing, unknown, of the wrong shape or kind, or not finite.
@@ -139,48 +128,33 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: Path 
     module.load_state_dict(weights)
 
 
-def check_weights(
-    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], origin: Path | str
-) -> None:
-    """Check that a state dict has every key and shape of another.
-
-    Args:
-        expected: A state dict of the model.
-        weights: What is to be loaded into the model.
-        origin: Where it came from, for messages.
+def check_weights(expected: StateDict, weights: StateDict, origin: Path | str) -> None:
+    """Check that a state dict has every key and shape of the expected one.
 
     Raises:
-        CheckpointError: A key is missing, unknown or of the wrong shape; names it.
+        CheckpointError: A key is missing, unknown or of the wrong shape or kind; names it.
     """
     for key, tensor in expected.items():
         if key not in weights:
             raise CheckpointError(f"{origin}: the key {key!r} is missing")
-        if weights[key].shape != tensor.shape:
-            raise CheckpointError(
-                f"{origin}: {key!r} has shape {tuple(weights[key].shape)}, but the model needs"
-                f" {tuple(tensor.shape)}"
-            )
-        if weights[key].is_floating_point() != tensor.is_floating_point():
-            raise CheckpointError(
-                f"{origin}: {key!r} holds {weights[key].dtype}, but the model needs {tensor.dtype}"
-            )
+        found, problem = weights[key], ""
+        if found.shape != tensor.shape:
+            problem = f"has shape {tuple(found.shape)}, but the model needs {tuple(tensor.shape)}"
+        elif found.is_floating_point() != tensor.is_floating_point():
+            problem = f"holds {found.dtype}, but the model needs {tensor.dtype}"
+        if problem:
+            raise CheckpointError(f"{origin}: {key!r} {problem}")
     unknown = sorted(weights.keys() - expected.keys())
     if unknown:
         raise CheckpointError(f"{origin}: the model has no {unknown[0]!r}")
 
 
 def check_extent(arguments: Mapping[str, Any], num_weights: int, origin: Path | str) -> None:
-    """Refuse a damaged number of layers, which would take forever to make.
-
-    Raises:
-        CheckpointError: There are more of them than tensors of weights.
-    """
-    extent = 1
+    """Refuse a damaged number of layers, which would take forever to make."""
     for name in ("num_transforms", "num_layers"):
         value = arguments.get(name)
         largest = max(value, default=1) if isinstance(value, tuple) else value
-        extent *= largest if isinstance(largest, int) and name == "num_transforms" else 1
-        if isinstance(largest, int) and max(extent, largest) > num_weights:
+        if isinstance(largest, int) and largest > num_weights:
             raise CheckpointError(
                 f"{origin}: {name} {value} does not fit {num_weights} tensors of weights"
             )

@@ -89,14 +89,11 @@ class UniformDequantization(Pixels):
     def bits_per_dim(self, log_prob: PerExample, num_dims: int) -> PerExample:
         r"""Bits per dimension: $-\log p(x) / (D \ln 2) + \log_2(L / 2)$.
 
-        The uniform density on $[-1, 1]^D$ scores exactly $\log_2 L$.
+        Log-densities are in nats, D is the number of dimensions of an example. The uniform density
+        on $[-1, 1]^D$ scores exactly $\log_2 L$.
 
         Example:
             >>> UniformDequantization(256).bits_per_dim(torch.tensor([-3 * math.log(2)]), 3)
             tensor([8.])
-
-        Args:
-            log_prob: Log-density of x, in nats.
-            num_dims: Number of dimensions D of an example.
         """
         return -log_prob / (num_dims * math.log(2)) + math.log2(self.levels / 2)

@@ -18,24 +18,17 @@ from tarflow.registry import Part
 
 @dataclass(frozen=True)
 class Conditioner(Part, ABC):
-    """Tells what a part of a context may hold, what its null is, and what networks make of it.
-
-    Attributes:
-        part: Name of the part.
-    """
+    """Tells what a part of a context may hold, what its null is, and what networks make of it."""
 
     part: ClassVar[str]
+    """Name of the part."""
 
     @abstractmethod
     def null(self, examples: Tensor) -> Rows:
         """The rows that stand for no condition, for some examples, on their device."""
 
     def read(self, rows: Rows) -> Rows:
-        """The rows as `module` takes them, without a look at their values.
-
-        Raises:
-            ContextError: They are of another kind or shape.
-        """
+        """The rows as `module` takes them, or a `ContextError`, without a look at their values."""
         return rows
 
     def check(self, rows: Rows) -> None:
@@ -44,7 +37,6 @@ class Conditioner(Part, ABC):
         Raises:
             ContextError: A value is out of range.
         """
-        return
 
     def module(self, model_dim: int) -> nn.Module | None:
         """What each transform learns: rows to vectors, which its network adds at all positions."""
@@ -53,11 +45,7 @@ class Conditioner(Part, ABC):
 
 @dataclass(frozen=True)
 class LabelConditioner(Conditioner):
-    """Class indices; the null is `NULL_CLASS`, embedded as the mean of all classes.
-
-    Attributes:
-        num_classes: Number of classes.
-    """
+    """Class indices; the null is `NULL_CLASS`, embedded as the mean of all classes."""
 
     num_classes: int
     part: ClassVar[str] = "label"
@@ -128,11 +116,7 @@ def with_null(
 ) -> Context:
     """Stack the context of the null prediction under another: twice the rows, for guidance.
 
-    Args:
-        context: The context of the conditional prediction.
-        conditioners: What the flow knows.
-        examples: The examples; they tell number, device and dtype.
-        temperature: Divisor of the attention logits of the null prediction, and of it alone.
+    Attention logits of the null prediction, and of it alone, are divided by the temperature.
     """
     null = null_context(conditioners, examples)
     if temperature == 1 and context.temperature is None:

@@ -45,21 +45,14 @@ class Context:
 
     @classmethod
     def of(cls, value: "ContextLike", batch: int, device: torch.device | str) -> "Context":
-        """Read what a caller passed where a context is expected.
-
-        Args:
-            value: A context, a mapping of parts, a tensor of labels, one label for the whole
-                batch, or None.
-            batch: Number of examples.
-            device: Where the examples are.
+        """Read what a caller passed where the context of a batch on a device is expected.
 
         Raises:
-            ContextError: The value is none of these, or has another number of rows.
+            ContextError: The value is not `ContextLike`, or has another number of rows.
         """
-        if isinstance(value, Context):
-            given: Mapping[str, Any] = value.parts
-        else:
-            given = value if isinstance(value, Mapping) else {"label": value}
+        given = value.parts if isinstance(value, Context) else value
+        if not isinstance(given, Mapping):
+            given = {"label": given}
         read = {name: _read(name, part, batch) for name, part in given.items()}
         return cls(**read).to(device)
 
@@ -102,9 +95,8 @@ class Context:
 
     def cat(self, other: "Context") -> "Context":
         """Put the rows of another context with the same parts under these."""
-        return Context(
-            **{name: torch.cat([part, other[name]]) for name, part in self.parts.items()}
-        )
+        joined = {name: torch.cat([part, other[name]]) for name, part in self.parts.items()}
+        return Context(**joined)
 
 
 ContextLike = Context | Mapping[str, Any] | Tensor | int | None

@@ -6,19 +6,19 @@ from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from tarflow.arguments import check_instance
 from tarflow.errors import ConfigurationError
-from tarflow.flows.affine import Affine
+from tarflow.flows.affine import Affine, Vectors
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.shapes import PerExample, Sequences
 from tarflow.nn.networks import Networks
 from tarflow.registry import Part
 
-Predict = Callable[[Float[Tensor, "batch window patch_dim"], int], Affine]
+Predict = Callable[[Vectors, int], Affine]
 """Given values at positions `start ...`, predicts the maps one position further on."""
 
 
@@ -98,11 +98,7 @@ class Sequential(Decoder):
 
 @dataclass(frozen=True)
 class PerTransform(Decoder):
-    """A decoder of its own for each autoregressive transform.
-
-    Attributes:
-        decoders: The decoders, that of the transform nearest the noise first.
-    """
+    """A decoder of its own for each autoregressive transform, that nearest the noise first."""
 
     decoders: tuple[Decoder, ...]
 

@@ -1,5 +1,6 @@
 """Densities: a transform and a base distribution, from data to its log-density."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,13 +12,14 @@ from tarflow.arguments import check_instance, check_tensor
 from tarflow.errors import ConfigurationError, ContextError, NonFiniteError
 from tarflow.flows.base import StandardNormal
 from tarflow.flows.codec import Codec
-from tarflow.flows.conditioning import Conditioner, LabelConditioner
+from tarflow.flows.conditioning import LabelConditioner
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.noise import GaussianNoise, Noise
 from tarflow.flows.shapes import Examples, PerExample, Sequences
 from tarflow.flows.transforms import Composition, Transform
 from tarflow.nn.kernels import transformed
 from tarflow.randomness import RandomSource
+from tarflow.registry import Part
 
 
 class Density(nn.Module):
@@ -28,6 +30,7 @@ class Density(nn.Module):
         base: The distribution of the noise.
         codec: How stored values became the data whose density this is, if that is known.
         noise: The noise that was added to the data, if that is known.
+        description: What the flow was made from.
     """
 
     image_shape: tuple[int, int, int] | None = None
@@ -39,6 +42,7 @@ class Density(nn.Module):
         base: StandardNormal,
         codec: Codec | None = None,
         noise: Noise | None = None,
+        description: Part | None = None,
     ):
         super().__init__()
         check_instance("base", base, StandardNormal, "pass one, such as StandardNormal(4, 12)")
@@ -46,26 +50,19 @@ class Density(nn.Module):
             if value is not None:
                 check_instance(name, value, kind, f"pass a {kind.__name__}")
         self.transform = Composition(transforms)
+        self.conditioners = self.transform.conditioners  # what reads the parts of a context
         self.base = base
+        self.num_dims = math.prod(base.shape)  # of an example
         self.codec = codec
         self.noise = noise
-
-    @property
-    def conditioners(self) -> tuple[Conditioner, ...]:
-        """What reads the parts of a context."""
-        return self.transform.conditioners
+        self.description = description
+        self.kind = type(self)  # which FSDP changes
 
     @property
     def num_classes(self) -> int:
         """Number of classes that a label may name; 0 for a flow without labels."""
         counts = [c.num_classes for c in self.conditioners if isinstance(c, LabelConditioner)]
         return max(counts, default=0)
-
-    @property
-    def num_dims(self) -> int:
-        """Number of dimensions of an example."""
-        length, patch_dim = self.base.shape
-        return length * patch_dim
 
     def noisy(
         self,
@@ -141,16 +138,11 @@ class Density(nn.Module):
         check_tensor(name, x, self.image_shape, self.base.anchor.device)
 
     def check_finite(self, value: Tensor, x: Tensor, context: ContextLike = None) -> None:
-        """Raise an error that names the first transform whose output for x is not finite.
-
-        Args:
-            value: What was computed from x; nothing is raised while it is finite.
-            x: The data.
-            context: What the density was conditioned on.
+        """Unless a value that was computed from x is finite, tell which transform is to blame.
 
         Raises:
             ContextError: The context is not one of this flow.
-            NonFiniteError: A transform, or the data, is to blame.
+            NonFiniteError: The output of that transform, or the data, is not finite.
         """
         if value.isfinite().all():
             return

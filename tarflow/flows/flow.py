@@ -1,6 +1,5 @@
 """Flows: densities that are saved and loaded, decoded and sampled from."""
 
-from collections.abc import Iterable
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -10,15 +9,11 @@ import torch
 from tarflow.arguments import check_tensor
 from tarflow.errors import CheckpointError, ContextError, NonFiniteError
 from tarflow.flows import checkpoint
-from tarflow.flows.base import StandardNormal
-from tarflow.flows.codec import Codec
 from tarflow.flows.context import ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.density import Density
-from tarflow.flows.noise import Noise
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.shapes import Examples, PerExample, Sequences
-from tarflow.flows.transforms import Transform
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
 
@@ -30,30 +25,13 @@ class Flow(Density, Part):
 
     A named flow is a subclass whose constructor makes the transforms. If it also passes a
     description, a dataclass with the constructor's arguments, it can be saved and loaded.
-
-    Args:
-        transforms: The transforms from data to noise; these and what follows as in `Density`.
-        description: What the flow was made from.
     """
-
-    def __init__(
-        self,
-        transforms: Iterable[Transform],
-        base: StandardNormal,
-        codec: Codec | None = None,
-        noise: Noise | None = None,
-        description: Part | None = None,
-    ):
-        super().__init__(transforms, base, codec, noise)
-        self.description = description
-        self.kind = type(self)  # which FSDP changes
 
     def save_pretrained(self, directory: Path | str, words: str = "") -> None:
         """Write `config.json` and `model.safetensors`, from which `tarflow.load` reads.
 
-        Args:
-            directory: The folder; made if need be. A failure leaves what was there before.
-            words: Which weights they are.
+        The folder is made if need be; a failure leaves what was there before. Words tell which
+        weights they are.
 
         Raises:
             CheckpointError: The flow has no description.
@@ -168,7 +146,8 @@ class Flow(Density, Part):
 
         $\tilde x_i = z_i \exp(\alpha(\mathrm{sg} \, x_{<i})) + \mu(\mathrm{sg} \, x_{<i})$ in
         every transform: x in value, in one parallel pass for each, with gradients to z, $\alpha$
-        and $\mu$ that do not go through one position after the other.
+        and $\mu$ that do not go through one position after the other. The noise of x is passed
+        where it has gradients.
 
         Example:
             >>> from tarflow import TarFlow
@@ -176,11 +155,6 @@ class Flow(Density, Part):
             >>> x = flow.sample(2)
             >>> torch.allclose(flow.stop_gradient_inverse(x), x, atol=1e-5)
             True
-
-        Args:
-            x: The data.
-            context: What the density is conditioned on.
-            z: The noise of x, where it has gradients.
         """
         self.check_data(x)
         noise, inverse = self.transform.hold(x, self._read(context, x))

@@ -13,6 +13,9 @@ from tarflow.flows.affine import Affine
 from tarflow.flows.shapes import PerPosition
 from tarflow.registry import Part
 
+Weight = Float[Tensor, "window 1"]
+"""The weight of guidance at some positions."""
+
 
 class Schedule(Part, ABC):
     """How a guidance weight depends on the position that is predicted."""
@@ -77,22 +80,13 @@ class Guidance(Part, ABC):
         return torch.full_like(position, self.weight)
 
     @abstractmethod
-    def __call__(
-        self, conditional: Affine, null: Affine, weight: Float[Tensor, "window 1"]
-    ) -> Affine:
+    def __call__(self, conditional: Affine, null: Affine, weight: Weight) -> Affine:
         """Combine the predictions for some positions, given the weights there."""
 
 
 @dataclass(frozen=True)
 class LinearGuidance(Guidance):
     r"""Extrapolates linearly: $a_c + w_i (a_c - a_n)$ (TarFlow, arXiv 2412.06329).
-
-    Example:
-        >>> one, two = torch.ones(1, 1, 1), 2 * torch.ones(1, 1, 1)
-        >>> rule = LinearGuidance(weight=0.5)
-        >>> weight = rule.weights(torch.arange(4.0))[:1, None]
-        >>> rule(Affine(two, two), Affine(one, one), weight).shift
-        tensor([[[2.5000]]])
 
     Attributes:
         schedule: How the weight grows over the positions.
@@ -111,9 +105,7 @@ class LinearGuidance(Guidance):
     def weights(self, position: PerPosition) -> PerPosition:
         return self.schedule(self.weight, position)
 
-    def __call__(
-        self, conditional: Affine, null: Affine, weight: Float[Tensor, "window 1"]
-    ) -> Affine:
+    def __call__(self, conditional: Affine, null: Affine, weight: Weight) -> Affine:
         log_scale, shift = conditional.log_scale, conditional.shift
         if self.on_log_scale:
             log_scale = log_scale + weight * (log_scale - null.log_scale)
@@ -134,9 +126,7 @@ class GaussianGuidance(Guidance):
     def acts_at(self, depth: int) -> bool:
         return super().acts_at(depth) and depth == 0
 
-    def __call__(
-        self, conditional: Affine, null: Affine, weight: Float[Tensor, "window 1"]
-    ) -> Affine:
+    def __call__(self, conditional: Affine, null: Affine, weight: Weight) -> Affine:
         ratio = torch.exp(2 * (conditional.log_scale - null.log_scale)).clamp(max=1)
         precision = 1 + weight - weight * ratio
         shift = (1 + weight) * conditional.shift - weight * ratio * null.shift

@@ -16,26 +16,12 @@ NEGLIGIBLE = 8
 
 @dataclass(frozen=True)
 class ParallelPass:
-    """A transform evaluated at all positions of x at once, with the graph that leads to x.
-
-    Attributes:
-        x: The data; a leaf.
-        z: Its noise.
-        log_det: Its log-determinant.
-        scale: The scales in between, of all positions, without a graph.
-    """
+    """A transform evaluated at all positions of x, a leaf, at once; the scale has no graph."""
 
     x: Sequences
     z: Sequences
     log_det: PerExample
     scale: Sequences
-
-    @classmethod
-    def at(cls, x: Sequences, predict: Predict) -> "ParallelPass":
-        """Evaluate the maps that a prediction, without a cache, gives at x."""
-        x = x.detach().requires_grad_()
-        affine = predict(x[:, :-1], 0).after_first()
-        return cls(x, affine.to_noise(x), affine.log_det, affine.log_scale.detach().exp())
 
     def pull_back(self, output: Tensor, cotangent: Tensor) -> Tensor:
         """The cotangent of x that belongs to one of an output."""
@@ -59,14 +45,10 @@ class ParallelPass:
         for _ in range(v.shape[1] - 1):
             change = self.scale * (cotangent - self.pull_back(self.z, v))
             v = v + change
-            if bool((_largest(change) <= small * _largest(v)).all()):
+            corrected, largest = (each.abs().amax(dim=(1, 2)) for each in (change, v))
+            if bool((corrected <= small * largest).all()):
                 break
         return v
-
-
-def _largest(v: Sequences) -> PerExample:
-    """The largest number of each example."""
-    return v.abs().flatten(1).amax(dim=1)
 
 
 class ImplicitInverse(torch.autograd.Function):
@@ -96,12 +78,10 @@ def differentiable(x: Sequences, z: Sequences, predict: Predict) -> tuple[Sequen
     r"""The same x, and its log-determinant, with the gradients of the inverse.
 
     Where a decoder has a tolerance, they are those of the exact inverse at the noise that x is
-    exactly the sample of.
-
-    Args:
-        x: What z was decoded to.
-        z: The noise.
-        predict: The prediction that was solved for, without a cache.
+    exactly the sample of. The prediction is that which was solved for, without a cache.
     """
-    found = ParallelPass.at(x, predict)
+    x = x.detach().requires_grad_()
+    affine = predict(x[:, :-1], 0).after_first()
+    scale = affine.log_scale.detach().exp()
+    found = ParallelPass(x, affine.to_noise(x), affine.log_det, scale)
     return ImplicitInverse.apply(z - found.z, found.log_det, found)  # pyright: ignore

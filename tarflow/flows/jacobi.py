@@ -49,7 +49,9 @@ class Jacobi(Decoder):
             )
 
     def __call__(self, predict: Predict, z: Sequences) -> Inverse:
-        draft = Draft.start(z)
+        affine = Affine(torch.zeros_like(z[:, 1:]), torch.zeros_like(z[:, 1:]))
+        counts = torch.zeros(3, len(z), dtype=torch.long, device=z.device)
+        draft = Draft(z, z.clone(), affine, *counts.unbind())
         passes, start, last = 0, 0, z.shape[1] - 1
         while start < last and len(z):
             end = min(start + self.window, last)
@@ -63,13 +65,10 @@ class Jacobi(Decoder):
 class Draft:
     """The state of the iteration; its tensors change in place.
 
-    Attributes:
-        z: The noise; also the first guess.
-        x: The data: final up to each example's front, guesses behind it.
-        affine: The maps that go with it, of all positions but the first.
-        front: The last final position of each example.
-        iterations: Number of passes that each example took part in unfinished.
-        non_finite: Number of guesses of each example that were thrown away.
+    The data x is final up to each example's front, its last final position; behind it are guesses,
+    the first of which is the noise. The affine maps go with x, without the first position.
+    Iterations are passes that an example took part in unfinished, and what is non-finite are
+    guesses that were thrown away.
     """
 
     z: Sequences
@@ -78,13 +77,6 @@ class Draft:
     front: Int[Tensor, " batch"]
     iterations: Int[Tensor, " batch"]
     non_finite: Int[Tensor, " batch"]
-
-    @classmethod
-    def start(cls, z: Sequences) -> "Draft":
-        """The noise itself as first guess; its first position is final."""
-        affine = Affine(torch.zeros_like(z[:, 1:]), torch.zeros_like(z[:, 1:]))
-        counts = torch.zeros(3, len(z), dtype=torch.long, device=z.device)
-        return cls(z, z.clone(), affine, *counts.unbind())
 
     def improve(self, predicted: Affine, start: int, end: int, tolerance: float) -> None:
         """Accept what a prediction from positions `start ... end - 1` proves; redo the rest."""

@@ -13,22 +13,15 @@ class Ordering(Part, ABC):
 
     @abstractmethod
     def __call__(self, index: int, length: int) -> Sequence[int]:
-        """The positions, in raster order 0 ... length - 1, in the order that one transform reads.
+        """The positions 0 ... length - 1, in raster order, in the order that a transform reads.
 
-        Args:
-            index: Number of the transform; 0 is nearest the data.
-            length: Number of positions.
+        Transform 0 is nearest the data.
         """
 
 
 @dataclass(frozen=True)
 class Alternating(Ordering):
-    """Forwards, backwards, forwards, ... (TarFlow, arXiv 2412.06329).
-
-    Example:
-        >>> list(Alternating()(1, 4))
-        [3, 2, 1, 0]
-    """
+    """Forwards, backwards, forwards, ... (TarFlow, arXiv 2412.06329)."""
 
     def __call__(self, index: int, length: int) -> Sequence[int]:
         return range(length)[:: -1 if index % 2 else 1]

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from tarflow.arguments import check_size
-from tarflow.errors import CheckpointError, ConfigurationError
+from tarflow.errors import CheckpointError
 from tarflow.flows import checkpoint
 from tarflow.flows.affine import ExpScale, UnitScale
 from tarflow.flows.codec import Pixels
 from tarflow.flows.noise import GaussianNoise
 from tarflow.flows.tar_flow import TarFlow
+
+ImageSize = int | tuple[int, int] | None
+"""Height and width, or one number for both; None where the weights tell."""
 
 HEAD_DIM = 64
 """Width of a head in every published model."""
@@ -35,9 +38,7 @@ RENAMED = (
 
 
 def read_published(
-    path: Path | str,
-    image_size: int | tuple[int, int] | None = None,
-    noise_std: float | None = None,
+    path: Path | str, image_size: ImageSize = None, noise_std: float | None = None
 ) -> TarFlow:
     """Read a published checkpoint.
 
@@ -50,6 +51,7 @@ def read_published(
     Raises:
         CheckpointError: The file is missing, damaged or foreign (the message names the missing or
             misshapen key), or the weights leave the image size open and it is not given.
+        ConfigurationError: The image size is not made of integers.
     """
     state = _read_state(Path(path))
     try:
@@ -59,9 +61,7 @@ def read_published(
 
 
 def from_published(
-    state: Mapping[str, Tensor],
-    image_size: int | tuple[int, int] | None = None,
-    noise_std: float | None = None,
+    state: Mapping[str, Tensor], image_size: ImageSize = None, noise_std: float | None = None
 ) -> TarFlow:
     """Build the model that a published state dict describes; see `read_published`."""
     length, model_dim = _shape(state, "blocks.0.pos_embed", 2)
@@ -69,9 +69,7 @@ def from_published(
     outputs = _shape(state, "blocks.0.proj_out.weight", 2)[0]
     hidden_dim = _shape(state, "blocks.0.attn_blocks.0.mlp.main.0.weight", 2)[0]
     if model_dim % HEAD_DIM:
-        raise CheckpointError(
-            f"the width {model_dim} is no multiple of {HEAD_DIM}, a head's width"
-        )
+        raise CheckpointError(f"the width {model_dim} is not a multiple of a head's, {HEAD_DIM}")
     size, patch_size, num_channels = _geometry(length, patch_dim, image_size)
     flow = TarFlow(
         image_size=size,
@@ -104,19 +102,23 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
-        raise CheckpointError(f"{path} holds no plain state dict (names mapped to tensors)")
+        raise CheckpointError(f"{path} is not a plain state dict (names mapped to tensors)")
     return state
 
 
 def _shape(state: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
     """Shape of a tensor that must be there."""
+    shape = tuple(_tensor(state, key).shape)
+    if len(shape) != ndim or 0 in shape:
+        raise CheckpointError(f"{key!r} has shape {shape}, not {ndim} dimensions above 0")
+    return shape
+
+
+def _tensor(state: Mapping[str, Tensor], key: str) -> Tensor:
+    """A tensor that must be there."""
     if key not in state:
         raise CheckpointError(f"the key {key!r} is missing")
-    if state[key].ndim != ndim or not state[key].numel():
-        raise CheckpointError(
-            f"{key!r} has shape {tuple(state[key].shape)}, not {ndim} dimensions above 0"
-        )
-    return tuple(state[key].shape)
+    return state[key]
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
@@ -126,14 +128,11 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _geometry(
-    length: int, patch_dim: int, image_size: int | tuple[int, int] | None
+    length: int, patch_dim: int, image_size: ImageSize
 ) -> tuple[tuple[int, int], int, int]:
     """Image size, patch size and channels with this many patches of this many numbers."""
     if image_size is not None:
-        try:
-            image_size = check_size("image_size", image_size, least=None)
-        except ConfigurationError as error:
-            raise CheckpointError(f"{error}: it does not fit the weights") from error
+        image_size = check_size("image_size", image_size, least=None)
         area = math.prod(image_size) / length
         patch_size = math.isqrt(int(area))
         fits = patch_size > 0 and patch_size**2 == area and patch_dim % patch_size**2 == 0
@@ -144,20 +143,16 @@ def _geometry(
             )
         return image_size, patch_size, patch_dim // patch_size**2
     side = math.isqrt(length)
-    choices = [
-        (channels, math.isqrt(patch_dim // channels))
-        for channels in NATURAL_CHANNELS
-        if patch_dim == channels * math.isqrt(patch_dim // channels) ** 2
-    ]
-    square = side**2 == length
-    if not square or len(choices) != 1:
-        guesses = [f"image_size={side * patch_size}" for _, patch_size in choices if square]
-        raise CheckpointError(
-            f"the weights ({length} patches of {patch_dim} numbers) leave the image size open:"
-            f" give {' or '.join(guesses) or 'image_size=...'}"
-        )
-    [(channels, patch_size)] = choices
-    return (side * patch_size, side * patch_size), patch_size, channels
+    sizes = ((channels, math.isqrt(patch_dim // channels)) for channels in NATURAL_CHANNELS)
+    choices = [(channels, size) for channels, size in sizes if channels * size**2 == patch_dim]
+    if side**2 == length and len(choices) == 1:
+        [(channels, patch_size)] = choices
+        return (side * patch_size, side * patch_size), patch_size, channels
+    guesses = [f"image_size={side * size}" for _, size in choices if side**2 == length]
+    raise CheckpointError(
+        f"the weights ({length} patches of {patch_dim} numbers) leave the image size open:"
+        f" give {' or '.join(guesses) or 'image_size=...'}"
+    )
 
 
 def _fill(flow: TarFlow, state: Mapping[str, Tensor]) -> None:
@@ -166,10 +161,8 @@ def _fill(flow: TarFlow, state: Mapping[str, Tensor]) -> None:
     places = [i for i, transform in enumerate(flow.transform) if transform.num_decoded]
     for key, tensor in flow.state_dict().items():
         theirs, block = _published_name(key, places)
-        if theirs not in state:
-            raise CheckpointError(f"the key {theirs!r} is missing")
         used.add(theirs)
-        value = state[theirs]
+        value = _tensor(state, theirs)
         if key.endswith("label_embedding.weight") and value.ndim == 3:
             value = value.squeeze(1)
         if value.shape != tensor.shape:
@@ -183,7 +176,7 @@ def _fill(flow: TarFlow, state: Mapping[str, Tensor]) -> None:
     ignored = {key for key in state if key == "var" or key.endswith("attn_mask")}
     unknown = sorted(state.keys() - used - ignored)
     if unknown:
-        raise CheckpointError(f"the key {unknown[0]!r} belongs to no TarFlow")
+        raise CheckpointError(f"the key {unknown[0]!r} does not belong to a TarFlow")
     checkpoint.load_weights(flow, weights, "published weights")
 
 
@@ -194,7 +187,7 @@ def _published_name(key: str, places: list[int]) -> tuple[str, int]:
     _, _, place, name = key.split(".", maxsplit=3)  # transform.transforms.<place>.<name>
     block = places.index(int(place))
     for ours, theirs in RENAMED:
-        if re.search(ours, name):
-            name = re.sub(ours, theirs, name)
+        name, changed = re.subn(ours, theirs, name)
+        if changed:
             break
     return f"blocks.{block}.{name}", block

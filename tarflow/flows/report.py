@@ -80,11 +80,6 @@ class SamplingReport:
         exact = tuple(map(all, zip(*columns["exact"], strict=True)))
         return replace(reports[0], passes=passes, exact=exact, **joined)
 
-    def unchecked(self) -> "SamplingReport":
-        """The same, of a lower precision that nothing has measured."""
-        unknown = torch.full_like(self.residual, torch.nan)
-        return replace(self, residual=unknown, exact=(False,) * len(self))
-
     def put(self, rows: Int[Tensor, " some"], again: "SamplingReport") -> "SamplingReport":
         """The same after some examples were redone."""
         return replace(

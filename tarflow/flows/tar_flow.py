@@ -113,14 +113,13 @@ class TarFlowDescription(Part):
         """Check one value, or one for each transform."""
         value = getattr(self, name)
         if not isinstance(value, tuple | list):
-            self._keep(name, check(name, value))
-            return
+            return self._keep(name, check(name, value))
         if len(value) != self.num_transforms:
             raise ConfigurationError(
                 f"{name} {shown(value)}: give one value, or one for each of the"
                 f" {self.num_transforms} transforms"
             )
-        self._keep(name, tuple(check(f"one of {name},", each) for each in value))
+        return self._keep(name, tuple(check(f"one of {name},", each) for each in value))
 
 
 class TarFlow(Flow):

@@ -63,17 +63,14 @@ class Rearrangement(Transform):
         """Move them back."""
 
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, PerExample]:
-        return self.arrange(x), _zeros(x)
+        moved = self.arrange(x)
+        return moved, x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
 
     def inverse(
         self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
     ) -> Inverse:
-        return Inverse(self.restore(z), _zeros(z))
-
-
-def _zeros(x: Tensor) -> PerExample:
-    """The log-determinants of nothing but moves."""
-    return x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+        log_det = z.new_zeros(z.shape[0], dtype=torch.promote_types(z.dtype, torch.float32))
+        return Inverse(self.restore(z), log_det)
 
 
 class Reverse(Rearrangement):
@@ -91,10 +88,7 @@ class Reverse(Rearrangement):
 
 
 class Permute(Rearrangement):
-    """Puts a sequence in another order.
-
-    Args:
-        order: Position i of the result is position `order[i]` of the input.
+    """Puts a sequence in another order: position i of the result is `order[i]` of the input.
 
     Raises:
         ConfigurationError: The order is not a permutation.
@@ -105,16 +99,13 @@ class Permute(Rearrangement):
 
     def __init__(self, order: Sequence[int]):
         super().__init__()
-        if not isinstance(order, Iterable):
+        given = order if isinstance(order, Iterable) else ()
+        listed = [check_integer(f"a position of order {shown(order)}", index) for index in given]
+        if not listed or sorted(listed) != list(range(len(listed))):
             raise ConfigurationError(f"order {shown(order)} is not a permutation of 0 ... T - 1")
-        order = [check_integer(f"a position of order {shown(order)}", index) for index in order]
-        if not order or sorted(order) != list(range(len(order))):
-            raise ConfigurationError(
-                f"order {order} is not a permutation of 0 ... {len(order) - 1}"
-            )
-        self.listed = order
-        self.register_buffer("order", torch.tensor(order))
-        self.register_buffer("inverse_order", torch.tensor(order).argsort())
+        self.listed = listed
+        self.register_buffer("order", torch.tensor(listed))
+        self.register_buffer("inverse_order", torch.tensor(listed).argsort())
 
     def arrange(self, x: Sequences) -> Tensor:
         return x[:, self.order]
@@ -143,10 +134,6 @@ PATCHES = "batch (rows columns) (channels p q)"
 
 class Patchify(Rearrangement):
     """Cuts images into square patches in raster order, channel-major within a patch.
-
-    Args:
-        image_size: Height and width of the images.
-        patch_size: Side of a patch.
 
     Raises:
         ConfigurationError: The patches do not tile the image.
@@ -201,9 +188,7 @@ class Composition(Transform):
     def __init__(self, transforms: Iterable[Transform]):
         super().__init__()
         if not isinstance(transforms, Iterable):
-            raise ConfigurationError(
-                f"transforms {shown(transforms)} are not a list of transforms"
-            )
+            raise ConfigurationError(f"transforms {shown(transforms)} are not a list of them")
         listed = list(transforms)
         for index, transform in enumerate(listed):
             check_instance(f"transforms[{index}]", transform, Transform, "pass a list of them")

@@ -12,13 +12,9 @@ from tarflow.flows.noise import GaussianNoise, NoNoise
 
 @dataclass(frozen=True)
 class Unit:
-    """What the likelihoods of a flow are told in, per dimension.
+    """What the likelihoods of a flow are told in, per dimension: by name in files, else in words.
 
-    Attributes:
-        name: In files.
-        words: In tables.
-        codec: Turns log-densities into bits; None for nats.
-        num_dims: Number of dimensions of an example.
+    The codec turns log-densities into bits; None means nats.
     """
 
     name: str
@@ -28,12 +24,7 @@ class Unit:
 
     @classmethod
     def of(cls, flow: Flow, in_nats: bool = False) -> "Unit":
-        """The unit for a flow: bits with uniform dequantization and no noise besides.
-
-        Args:
-            flow: The flow.
-            in_nats: Whether to take nats in any case.
-        """
+        """The unit for a flow: bits with uniform dequantization alone, if nats are not wanted."""
         codec, noise = flow.codec, flow.noise
         if not isinstance(noise, NoNoise):
             among = f"sigma {noise.std}" if isinstance(noise, GaussianNoise) else repr(noise)

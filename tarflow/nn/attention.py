@@ -27,10 +27,6 @@ class KVCache:
     Storage takes its batch size, dtype and device from the first keys that each layer writes, so a
     cache follows autocast and the model's device by itself. Writes are in place, hence not
     differentiable.
-
-    Args:
-        num_layers: Number of attention layers that share the cache.
-        length: Number of positions to hold.
     """
 
     def __init__(self, num_layers: int, length: int):
@@ -40,10 +36,8 @@ class KVCache:
 
     def update(self, layer: int, start: int, keys: New, values: New) -> tuple[Known, Known]:
         """Write a window at positions `start ...` and return everything up to its end."""
-        return (
-            self._write(self.keys, layer, start, keys),
-            self._write(self.values, layer, start, values),
-        )
+        keys = self._write(self.keys, layer, start, keys)
+        return keys, self._write(self.values, layer, start, values)
 
     def clear(self) -> None:
         """Fill all storage with zeros."""
@@ -106,7 +100,7 @@ class Step:
         position: Position of the input.
         num_keys: Number of cached positions to read; more than `position`.
         cache: Keys and values; storage of every layer is there.
-        temperature: Divisor of the attention logits, one per example.
+        temperature: As in a `Window`.
     """
 
     position: Int[Tensor, " 1"]
@@ -143,14 +137,7 @@ WHOLE = Window()
 class CausalSelfAttention(nn.Module):
     """Multi-head self-attention in which every position sees itself and what came before.
 
-    Args:
-        model_dim: Width of the model; a multiple of `head_dim`.
-        head_dim: Width of one head.
-        dropout: Probability of dropping an attention weight in training.
-        layer: Index of this layer in a cache.
-
-    Attributes:
-        kernel: Computes attention over whole sequences.
+    Its `kernel` computes attention over whole sequences; a cache has keys and values by `layer`.
     """
 
     def __init__(self, model_dim: int, head_dim: int, dropout: float = 0.0, layer: int = 0):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tarflow.nn.attention import KVCache, Step, Window
 from tarflow.nn.snapshot import Outline
-from tarflow.nn.transformer import CausalTransformer
+from tarflow.nn.transformer import CausalTransformer, Condition
 
 KINDS: dict[Hashable, int] = {}
 NUMBERS = itertools.count()
@@ -72,10 +72,7 @@ class CompiledNetwork:
         return cache
 
     def __call__(
-        self,
-        x: Float[Tensor, "batch window in_features"],
-        condition: Float[Tensor, "batch model_dim"] | None,
-        window: Window,
+        self, x: Float[Tensor, "batch window in_features"], condition: Condition, window: Window
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
         too_many = x.is_cuda and len(x) > self.max_graphed_rows
@@ -98,7 +95,7 @@ class CompiledNetwork:
 def take_step(
     network: CausalTransformer,
     x: Float[Tensor, "batch 1 in_features"],
-    condition: Float[Tensor, "batch model_dim"] | None,
+    condition: Condition,
     step: Step,
 ) -> Float[Tensor, "batch 1 out_features"]:
     """What is compiled; the network is an argument, so that transforms share the code."""
@@ -125,7 +122,7 @@ class GraphedStep:
         self,
         network: CausalTransformer,
         x: Float[Tensor, "batch 1 in_features"],
-        condition: Float[Tensor, "batch model_dim"] | None,
+        condition: Condition,
         step: Step,
     ):
         self.x = x.clone()
@@ -144,10 +141,7 @@ class GraphedStep:
             self.output = network(self.x, self.condition, self.step)
 
     def __call__(
-        self,
-        x: Float[Tensor, "batch 1 in_features"],
-        condition: Float[Tensor, "batch model_dim"] | None,
-        step: Step,
+        self, x: Float[Tensor, "batch 1 in_features"], condition: Condition, step: Step
     ) -> Float[Tensor, "batch 1 out_features"]:
         """Run the step on other inputs."""
         own = (self.x, self.step.position, self.condition, self.step.temperature)

@@ -9,10 +9,6 @@ class LabelEmbedding(nn.Module):
     """One learned vector per class; the label -1 stands for no class: the mean of all vectors.
 
     Other labels are NaN, which shows in every result: an error would have to wait for the device.
-
-    Args:
-        num_classes: Number of classes.
-        model_dim: Size of a vector.
     """
 
     def __init__(self, num_classes: int, model_dim: int):

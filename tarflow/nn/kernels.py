@@ -69,12 +69,10 @@ class ProductAttention(AttentionKernel):
 
     Logits of all pairs are held in memory, with minus infinity as the start of the sum that makes
     those of later positions.
-
-    Attributes:
-        dtype: Precision of the products; by default that of the inputs.
     """
 
     dtype: torch.dtype | None = None
+    """Precision of the products; by default that of the inputs."""
 
     def __call__(self, q: Heads, k: Heads, v: Heads, dropout: float = 0.0) -> Heads:
         batch, heads, length, head_dim = q.shape

@@ -21,9 +21,7 @@ class Snapshot:
     Numbers are compared, not versions or addresses: what is written to `weight.data`, and what
     fused optimizers write, leaves no other trace (docs/experiments.md has the time it takes).
 
-    Args:
-        network: The network.
-        copied: A copy of it, whose tensors are kept as they are now: nothing may write to them.
+    The tensors of the copy are kept as they are: nothing may write to them.
     """
 
     def __init__(self, network: nn.Module, copied: nn.Module):

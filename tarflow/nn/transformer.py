@@ -12,6 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from tarflow.nn.attention import WHOLE, CausalSelfAttention, KVCache, Step, Window
 from tarflow.registry import Part
 
+Condition = Float[Tensor, "batch model_dim"] | None
+"""What a network adds at every position, if anything."""
+
 
 class Layer(Part, ABC):
     """Describes a kind of layer: a frozen dataclass that makes one.
@@ -133,7 +136,7 @@ class CausalTransformer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch window in_features"],
-        condition: Float[Tensor, "batch model_dim"] | None = None,
+        condition: Condition = None,
         window: Window | Step = WHOLE,
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform vectors at the positions of a window, in the dtype of the weights.
