@@ -1,6 +1,6 @@
 """TarFlow: a Transformer autoregressive flow over images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, cast
@@ -19,7 +19,7 @@ from tarflow.flows.transforms import Patchify, Repatch, Transform, rearrangement
 from tarflow.nn.transformer import CausalTransformer, Layer, PreNorm
 from tarflow.registry import Part
 
-Each = int | tuple[int, ...]
+Each = int | Sequence[int]
 """One number for all transforms, or one for each, that nearest the data first."""
 
 SIZES = ("num_layers", "model_dim", "head_dim", "expansion")
@@ -37,12 +37,12 @@ class TarFlowDescription(Part):
     model_dim: Each
     head_dim: Each
     expansion: Each
-    dropout: float | tuple[float, ...]
+    dropout: float | Sequence[float]
     num_classes: int
     scale: Scale
     ordering: Ordering
     layer: Layer
-    conditioners: tuple[Conditioner, ...]
+    conditioners: Sequence[Conditioner]
     codec: Codec | None
     noise: Noise | None
 
@@ -125,7 +125,7 @@ class TarFlowDescription(Part):
 class TarFlow(Flow):
     """A Transformer autoregressive flow over images (arXiv 2412.06329).
 
-    Numbers that say so may be a tuple with one for each transform, that nearest the data first:
+    Numbers that say so may be a sequence of one for each transform, that nearest the data first:
     patches may differ in size, networks in width and depth.
 
     Args:
@@ -167,12 +167,12 @@ class TarFlow(Flow):
         model_dim: Each = 768,
         head_dim: Each = 64,
         expansion: Each = 4,
-        dropout: float | tuple[float, ...] = 0.0,
+        dropout: float | Sequence[float] = 0.0,
         num_classes: int = 0,
         scale: Scale = ExpScale(),
         ordering: Ordering = Alternating(),
         layer: Layer = PreNorm(),
-        conditioners: tuple[Conditioner, ...] = (),
+        conditioners: Sequence[Conditioner] = (),
         codec: Codec | None = None,
         noise: Noise | None = None,
     ):
