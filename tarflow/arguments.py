@@ -13,7 +13,7 @@ from tarflow.errors import ConfigurationError
 def check_integer(
     name: str, value: Any, least: int | None = None, kind: type[ValueError] = ConfigurationError
 ) -> int:
-    """Read an integer; a truth value is none.
+    """Read an integer; a truth value does not count as one.
 
     Example:
         >>> check_integer("window", 0, least=1)
@@ -21,8 +21,7 @@ def check_integer(
         tarflow.errors.ConfigurationError: window 0 must be at least 1
 
     Raises:
-        ConfigurationError: It is something else, or smaller than allowed; or an error of the
-            `kind` that is given.
+        ConfigurationError: It is something else, or too small; another `kind` where one is given.
     """
     try:
         if isinstance(value, bool):
@@ -36,21 +35,13 @@ def check_integer(
 
 
 def check_real(name: str, value: Any, kind: type[ValueError] = ConfigurationError) -> None:
-    """Refuse what is no real number; its range is for the caller to check.
-
-    Raises:
-        ConfigurationError: It is something else; or an error of the `kind` that is given.
-    """
+    """Refuse what is not a real number, as `check_integer` does; the caller checks its range."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise kind(f"{name} {shown(value)} must be a number")
 
 
 def check_size(name: str, value: Any, least: int | None = 1) -> tuple[int, int]:
-    """Read a height and a width, or one number for both.
-
-    Raises:
-        ConfigurationError: It is something else.
-    """
+    """Read a height and a width, or one number for both, or raise a `ConfigurationError`."""
     sides = list(value) if isinstance(value, tuple | list) else [value, value]
     if len(sides) != 2:
         raise ConfigurationError(
@@ -61,35 +52,27 @@ def check_size(name: str, value: Any, least: int | None = 1) -> tuple[int, int]:
 
 
 def check_instance(name: str, value: Any, wanted: type, hint: str) -> None:
-    """Refuse what is no object of a class.
-
-    Raises:
-        ConfigurationError: It is something else; the message ends with the hint.
-    """
+    """Refuse what is not of a class, in a message that ends with the hint."""
     if not isinstance(value, wanted):
-        raise ConfigurationError(f"{name} {shown(value)} is no {wanted.__name__}: {hint}")
+        raise ConfigurationError(f"{name} {shown(value)} is not a {wanted.__name__}: {hint}")
 
 
 def check_tensor(
     name: str, value: Any, shape: tuple[int, ...] | None, device: torch.device
 ) -> None:
-    """Refuse what is no batch of floating-point examples on a device.
-
-    Args:
-        name: What messages call it.
-        value: What was passed.
-        shape: Shape of an example; None where any will do.
-        device: Where it has to be.
+    """Refuse what is not a batch of floating-point examples of a shape (None: any) on a device.
 
     Raises:
         ConfigurationError: It is something else, or of another dtype, shape or device.
     """
     if not isinstance(value, Tensor):
-        raise ConfigurationError(f"{name} {shown(value)} is a {type(value).__name__}, no tensor")
+        raise ConfigurationError(
+            f"{name} {shown(value)} is a {type(value).__name__}, not a tensor"
+        )
     if not value.is_floating_point():
         raise ConfigurationError(
             f"{name} holds {value.dtype}, but a flow's numbers are floating-point: pixels become"
-            " such by flow.noise(pixels)"
+            " such by flow.noisy(pixels)"
         )
     if value.ndim == 0 or (shape is not None and tuple(value.shape[1:]) != shape):
         wanted = "..." if shape is None else ", ".join(map(str, shape))

@@ -27,7 +27,6 @@ class ExampleSeeds:
     Draws are made on the CPU, so that they are the same on every device.
 
     Attributes:
-        seed: The run's seed.
         indices: Index of each example in the run.
     """
 
@@ -37,7 +36,7 @@ class ExampleSeeds:
     def __post_init__(self):
         check_integer("seed", self.seed)
         if not isinstance(self.indices, Sequence | torch.Tensor | np.ndarray):
-            raise ConfigurationError(f"indices {shown(self.indices)} are no sequence of integers")
+            raise ConfigurationError(f"indices {shown(self.indices)} must be a list of integers")
         if not isinstance(self.indices, range):
             for index in self.indices:
                 check_integer("one of indices,", index)
@@ -54,9 +53,6 @@ class ExampleSeeds:
 @dataclass(frozen=True)
 class ExampleStreams(ExampleSeeds):
     """Example seeds whose streams go on from draw to draw, where seeds alone start anew.
-
-    Attributes:
-        started: The generators of each purpose that was drawn for.
 
     Example:
         >>> streams = ExampleStreams.of(ExampleSeeds(0, [3]))
@@ -85,7 +81,7 @@ class Share:
     batches that takes less time than to start a stream for every row.
 
     Attributes:
-        seed: The seed of the batch; draws for different purposes are independent.
+        seed: The seed of the batch.
         start: The first of the rows.
         total: Number of rows of the whole batch.
 
@@ -98,15 +94,6 @@ class Share:
     seed: int
     start: int
     total: int
-
-    def draw(
-        self, function, purpose: str, shape: Sequence[int], device: torch.device | str
-    ) -> Tensor:
-        """The rows of this share."""
-        seed = stream_seed(self.seed, f"{function.__name__}/{purpose}", 0)
-        generator = torch.Generator(device).manual_seed(seed)
-        whole = function((self.total, *shape[1:]), generator=generator, device=device)
-        return whole[self.start : self.start + shape[0]]
 
 
 RandomSource = torch.Generator | ExampleSeeds | Share | None
@@ -123,7 +110,7 @@ def normal(
 ) -> Tensor:
     """Draw a batch of standard normal numbers; the first dimension is the batch.
 
-    With example seeds, draws for different purposes are independent.
+    Draws for different purposes are independent, where the source has seeds.
     """
     return _draw(torch.randn, purpose, shape, source, dtype, device)
 
@@ -135,30 +122,29 @@ def uniform(
     device: torch.device | str,
     purpose: str = "draw",
 ) -> Tensor:
-    """Draw a batch of numbers from [0, 1); the first dimension is the batch."""
+    """Draw a batch of numbers from [0, 1), as `normal` does."""
     return _draw(torch.rand, purpose, shape, source, dtype, device)
 
 
 def _draw(function, purpose, shape, source, dtype, device) -> Tensor:
-    """Draw with torch's `rand` or `randn`; example seeds draw float32, so that dtypes agree."""
-    drawn_dtype = torch.promote_types(dtype, torch.float32)
+    """Draw with torch's `rand` or `randn`; seeds draw float32, so that dtypes agree."""
+    purpose = f"{function.__name__}/{purpose}"
     if isinstance(source, ExampleSeeds):
         if len(source) != shape[0]:
             raise ConfigurationError(f"{len(source)} example seeds for a batch of {shape[0]}")
-        rows = [
-            function(tuple(shape[1:]), generator=generator)
-            for generator in source.generators(f"{function.__name__}/{purpose}")
-        ]
+        rows = [function(tuple(shape[1:]), generator=g) for g in source.generators(purpose)]
         drawn = torch.stack(rows) if rows else torch.empty(tuple(shape))
-        return drawn.to(device, dtype)
-    if isinstance(source, Share):
-        return source.draw(function, purpose, shape, device).to(dtype)
-    if not isinstance(source, torch.Generator | None):
+    elif isinstance(source, Share):
+        generator = torch.Generator(device).manual_seed(stream_seed(source.seed, purpose, 0))
+        whole = function((source.total, *shape[1:]), generator=generator, device=device)
+        drawn = whole[source.start : source.start + shape[0]]
+    elif isinstance(source, torch.Generator | None):
+        where = device if source is None else source.device
+        wide = torch.promote_types(dtype, torch.float32)
+        drawn = function(tuple(shape), generator=source, dtype=wide, device=where)
+    else:
         raise ConfigurationError(
-            f"source {shown(source)} is no source of random numbers: pass a torch.Generator,"
+            f"source {shown(source)} is not a source of random numbers: pass a torch.Generator,"
             " ExampleSeeds(seed, indices) or None"
         )
-    where = device if source is None else source.device
-    return function(tuple(shape), generator=source, dtype=drawn_dtype, device=where).to(
-        device, dtype
-    )
+    return drawn.to(device, dtype)

@@ -22,7 +22,8 @@ def register(thing: Thing) -> Thing:
     """
     name = thing.__name__
     held = _known.get(name, thing)
-    if held is not thing and held.__module__ != thing.__module__ and _is_ours(held):
+    ours = held.__module__.startswith("tarflow.")
+    if held is not thing and held.__module__ != thing.__module__ and ours:
         raise ConfigurationError(f"{name} is a name of tarflow: choose another")
     _known[name] = thing
     return thing
@@ -37,8 +38,3 @@ class Part:
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
         register(cls)
-
-
-def _is_ours(thing: Any) -> bool:
-    """Whether something belongs to this package."""
-    return thing.__module__.split(".")[0] == "tarflow"

@@ -10,7 +10,7 @@ from tarflow import TarFlow
 from .models import tiny_flow
 
 # Programs of their own: run without the hook that checks types, as users run the package.
-collect_ignore_glob = ["fuzzing/*"]
+collect_ignore_glob = ["fuzzing/*", "extensions/*"]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread for each
     os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start

@@ -206,8 +206,8 @@ def test_crops_are_no_part_of_the_held_out_columns():
 
 def test_a_trained_flow_is_kept(tmp_path, monkeypatch):
     def make(patch_size):
-        noise = photographs.NOISE
-        return tiny_flow(32, patch_size, 3, num_transforms=1, num_classes=2, noise=noise)
+        known = {"codec": photographs.CODEC, "noise": photographs.NOISE}
+        return tiny_flow(32, patch_size, 3, num_transforms=1, num_classes=2, **known)
 
     monkeypatch.setattr(photographs, "CACHE", tmp_path)
     monkeypatch.setattr(photographs, "make_flow", make)

@@ -21,7 +21,7 @@ from tarflow import (
     TarFlow,
 )
 from tarflow.sampling.calibration import Limited, TooSlow, calibrate, fastest
-from tarflow.sampling.plan import Conditions, Measurement, Plan, Planned, find_plan, read_plans
+from tarflow.sampling.plan import Conditions, Measurement, Plan, Planned, read_plans
 
 from .models import randomized
 
@@ -135,7 +135,7 @@ def test_plans_of_other_conditions_are_kept(flow, tmp_path):
     newer.save(tmp_path)
     plans = read_plans(tmp_path)
     assert [plan.conditions.batch_size for plan in plans] == [3, 2]
-    assert find_plan(plans, conditions(flow))[0] == newer
+    assert Planned().choose(tmp_path, conditions(flow))[0] == newer.decoder
 
 
 CHANGES = {

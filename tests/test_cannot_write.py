@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tarflow import Flow, GaussianNoise
+from tarflow import Flow, GaussianNoise, Pixels
 
 from .models import tiny_flow
 from .test_cli import error_of, tarflow
@@ -21,7 +21,9 @@ from .test_cli import error_of, tarflow
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     """A pretrained folder of a tiny flow of digits."""
-    flow = tiny_flow(8, 2, 1, num_classes=3, num_layers=1, noise=GaussianNoise(17, 0.3))
+    flow = tiny_flow(
+        8, 2, 1, num_classes=3, num_layers=1, codec=Pixels(17), noise=GaussianNoise(0.3)
+    )
     flow.save_pretrained(tmp_path / "run" / "pretrained")
     return tmp_path / "run" / "pretrained"
 

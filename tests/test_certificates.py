@@ -35,8 +35,8 @@ def test_they_are_those_of_the_report():
 
 def test_batches_are_joined_in_order():
     found = certificates()
-    rows = {name: array[:1] for name, array in found.arrays.items()} | {"samples": np.zeros(1)}
-    joined = Certificates.join([found.arrays, rows])
+    rows = {name: array[:1] for name, array in vars(found).items()} | {"samples": np.zeros(1)}
+    joined = Certificates.join([vars(found), rows])
     assert joined.certified.tolist() == [True, False, True, True]
     assert np.array_equal(joined.residual, found.residual[[0, 1, 2, 0]])
 

@@ -249,7 +249,7 @@ def test_unknown_format(folder, number):
 )
 def test_unknown_kind(folder, argument, named):
     edit_config(folder, **{argument: {"type": named}})
-    with pytest.raises(CheckpointError, match=r"which is not known here|is not a"):
+    with pytest.raises(CheckpointError, match=r"which is not known here|is not a|cannot make a"):
         TarFlow.from_pretrained(folder)
 
 

@@ -200,7 +200,7 @@ def test_errors_say_what_to_do(sample, checkpoint, tmp_path):
     assert "cannot be written" in error_of(*command, "output=file")
     assert "cannot be written" in error_of(*command, "output=/proc/here")
     assert "give float32, bfloat16, float16" in error_of(*command, "dtype=int8", "output=a")
-    assert "give both, or none" in error_of(*command, "rank=1", "output=a")
+    assert "give both, or neither" in error_of(*command, "rank=1", "output=a")
     assert "ranks go from 0" in error_of(*command, "rank=2", "world_size=2", "output=a")
     assert "must be at least 1" in error_of(*command, "batch_size=0", "output=a")
     assert "must be at least 1" in error_of(*command, "grid_samples=0", "output=a")
@@ -247,7 +247,7 @@ def test_a_killed_process_goes_on_and_several_leave_what_one_leaves(sample, chec
     }
     assert ".000016-000019.npz.new" in before
     sample(*what, "output=two", "rank=0", "world_size=2")
-    assert "going on from 18 samples" in capsys.readouterr().out
+    assert "going on from 18 of" in capsys.readouterr().out
     after = times(Path("two"))
     assert {name: after[name] for name in before if name[0].isdecimal()}.items() <= before.items()
     sample(*what, "output=one")

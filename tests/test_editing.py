@@ -334,7 +334,7 @@ def test_inpainting_needs_a_standard_deviation(x, noise):
 
 @pytest.mark.parametrize("noise_std", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_standard_deviation_is_positive(noisy, x, noise_std):
-    with pytest.raises(ValueError, match=r"noise_std .* must be (positive|finite)"):
+    with pytest.raises(ValueError, match=r"noise.std .* must be (positive|finite)"):
         inpaint(noisy, x, LEFT, noise_std=noise_std)
 
 

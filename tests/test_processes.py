@@ -31,7 +31,7 @@ def test_who_this_is(rank, world_size, environment, expected):
 
 @pytest.mark.parametrize(("rank", "world_size"), [(1, None), (None, 2)])
 def test_half_an_answer_is_refused(rank, world_size):
-    with pytest.raises(ConfigurationError, match="give both, or none"):
+    with pytest.raises(ConfigurationError, match="give both, or neither"):
         Process.find(rank, world_size, {})
 
 

@@ -12,6 +12,7 @@ import torch
 from tarflow import ConfigurationError, DataError, GaussianNoise, Pixels
 from tarflow.machine.processes import Process
 from tarflow.sampling.gallery import Gallery
+from tarflow.sampling.sample_folder import SampleFolder
 from tarflow.sampling.sample_run import SampleRun
 from tarflow.sampling.sampler import Sampler
 
@@ -38,12 +39,13 @@ class Recorder(Sampler):
 def run(tmp_path):
     """A run of ten samples in batches of three."""
     sampler = Recorder(FLOW, classes=torch.arange(3))
-    return SampleRun(tmp_path / "samples", {"weights": "a"}, sampler, 10, 3)
+    settings = {"weights": "a", **sampler.settings}
+    return SampleRun(SampleFolder(tmp_path / "samples"), settings, 10, 3, sampler=sampler)
 
 
 def draw(run, overwrite=False):
-    with run.opened(overwrite):
-        run.draw()
+    with run.opened(overwrite, run.sampler.bytes_per_sample):
+        run.fill("sampling", run.sampler)
 
 
 def drawn(run):
@@ -55,11 +57,12 @@ def drawn(run):
 
 def content(run):
     """The bytes of every shard."""
-    return {path.name: path.read_bytes() for path in run.shards.directory.glob("0*.npz")}
+    return {path.name: path.read_bytes() for path in run.folder.shards.directory.glob("0*.npz")}
 
 
 def with_sampler(run, **changes):
-    return replace(run, sampler=replace(run.sampler, **changes))
+    sampler = replace(run.sampler, **changes)
+    return replace(run, sampler=sampler, settings={**run.settings, **sampler.settings})
 
 
 def of(run, rank, world_size=2):
@@ -70,8 +73,8 @@ def of(run, rank, world_size=2):
 def test_every_batch_becomes_a_shard(run):
     draw(run)
     assert drawn(run) == [range(3), range(3, 6), range(6, 9), range(9, 10)]
-    assert run.shards.found() == [range(3), range(3, 6), range(6, 9), range(9, 10)]
-    settings = json.loads((run.shards.directory / "settings.json").read_text())
+    assert run.folder.shards.found() == [range(3), range(3, 6), range(6, 9), range(9, 10)]
+    settings = json.loads((run.folder.shards.directory / "settings.json").read_text())
     assert settings == {"weights": "a", **run.sampler.settings}
     assert settings["label"] == "[0, 1, 2]"
 
@@ -97,7 +100,7 @@ def test_an_interrupted_run_goes_on(run, capsys):
     before = content(run)
     draw(run)
     assert drawn(run) == [range(6, 9), range(9, 10)]
-    assert "going on from 6 samples" in capsys.readouterr().out
+    assert "going on from 6 of 10" in capsys.readouterr().out
     assert before.items() < content(run).items()
 
 
@@ -105,17 +108,17 @@ def test_more_samples_are_added(run):
     draw(run)
     before = content(run)
     drawn(run)
-    draw(replace(run, num_samples=17))
+    draw(replace(run, count=17))
     assert drawn(run) == [range(10, 12), range(12, 15), range(15, 17)]
     assert before.items() < content(run).items()
-    assert run.shards.missing(range(17)) == []
-    draw(replace(run, num_samples=5))
+    assert run.folder.shards.missing(range(17)) == []
+    draw(replace(run, count=5))
     assert drawn(run) == []
 
 
 def test_another_batch_size_fills_the_gaps(run):
     draw(run)
-    run.shards.path(range(3, 6)).unlink()
+    run.folder.shards.path(range(3, 6)).unlink()
     drawn(run)
     draw(replace(run, batch_size=5))
     assert drawn(run) == [range(3, 5), range(5, 6)]
@@ -123,7 +126,7 @@ def test_another_batch_size_fills_the_gaps(run):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_processes_share_the_batches(run, monkeypatch, order, capsys):
-    alone = replace(run, directory=run.directory.with_name("alone"))
+    alone = replace(run, folder=SampleFolder(run.folder.directory.with_name("alone")))
     draw(alone)
     drawn(run)
     runs = {rank: of(run, rank) for rank in order}
@@ -137,8 +140,7 @@ def test_processes_share_the_batches(run, monkeypatch, order, capsys):
     assert drawn(runs[1]) == [range(3, 6), range(9, 10)]
     assert content(run) == content(alone)
     out = capsys.readouterr().out
-    assert "process 1 has drawn its share" in out
-    assert ("waiting for the samples of the other processes" in out) == (order == (0, 1))
+    assert ("waiting for the other processes" in out) == (order == (0, 1))
 
 
 def test_the_number_of_processes_may_change(run):
@@ -153,7 +155,7 @@ def test_a_damaged_shard_is_drawn_again(run, capsys):
     draw(run)
     before = content(run)
     drawn(run)
-    path = run.shards.path(range(3, 6))
+    path = run.folder.shards.path(range(3, 6))
     path.write_bytes(path.read_bytes()[:-30])
     draw(of(run, 2, 3))  # whose it is not
     assert len(path.read_bytes()) < len(before[path.name])
@@ -166,7 +168,7 @@ def test_a_damaged_shard_is_drawn_again(run, capsys):
 def test_a_shard_over_several_shares_is_checked_by_each(run):
     wide = replace(run, batch_size=6)
     draw(wide)
-    path = run.shards.path(range(6))
+    path = run.folder.shards.path(range(6))
     path.write_bytes(b"")
     one, other = of(run, 1), of(run, 0)
     draw(one)
@@ -182,7 +184,7 @@ def test_other_settings_are_refused_by_name(run):
         (with_sampler(run, seed=7), r"\(seed: 0 -> 7\).*another output.*overwrite=true"),
         (with_sampler(run, classes=None), r"\(label: \[0, 1, 2\] -> None\)"),
         (with_sampler(run, denoise=False), r"\(denoise: True -> False\)"),
-        (replace(run, origin={"weights": "b"}), r"\(weights: a -> b\)"),
+        (replace(run, settings={**run.settings, "weights": "b"}), r"\(weights: a -> b\)"),
     ]:
         with pytest.raises(ConfigurationError, match=message):
             draw(other)
@@ -196,7 +198,7 @@ def test_other_settings_are_refused_by_name(run):
 @pytest.mark.parametrize("damage", ["remove", "damage"])
 def test_samples_of_unknown_settings_are_refused(run, damage):
     draw(run)
-    path = run.shards.directory / "settings.json"
+    path = run.folder.shards.directory / "settings.json"
     path.unlink() if damage == "remove" else path.write_text("[1")
     with pytest.raises(ConfigurationError, match=r"settings.json is (missing|damaged)"):
         draw(run)
@@ -207,15 +209,15 @@ def test_samples_of_unknown_settings_are_refused(run, damage):
 
 def test_overwriting_replaces_what_other_settings_left_and_nothing_else(run):
     draw(run)
-    gallery = Gallery(run.directory, Pixels(17))
+    gallery = Gallery(run.folder.directory, Pixels(17))
     gallery.write_grid(run.panels(10))
     gallery.write_images(run.pixels("writing images"))
     other = with_sampler(run, seed=7)
     drawn(run)
-    draw(replace(other, num_samples=3), overwrite=True)
+    draw(replace(other, count=3), overwrite=True)
     assert drawn(run) == [range(3)]
-    assert [path.name for path in run.directory.iterdir()] == ["shards"]
-    draw(replace(other, num_samples=6), overwrite=True)
+    assert [path.name for path in run.folder.directory.iterdir()] == ["shards"]
+    draw(replace(other, count=6), overwrite=True)
     assert drawn(run) == [range(3, 6)]
 
 
@@ -231,17 +233,17 @@ def test_one_process_overwrites_and_the_others_wait(run, monkeypatch, capsys):
     monkeypatch.setattr(time, "sleep", sleep)
     draw(other, overwrite=True)
     assert drawn(other) == [range(3, 6), range(9, 10)]
-    assert run.shards.found() == [range(3, 6), range(9, 10)]
+    assert run.folder.shards.found() == [range(3, 6), range(9, 10)]
     assert "waiting for process 0 to replace" in capsys.readouterr().out
 
 
 def test_a_run_that_was_replaced_meanwhile_stops(run):
     with run.opened():
         draw(with_sampler(run, seed=7), overwrite=True)
-        run.shards.path(range(3)).unlink()
+        run.folder.shards.path(range(3)).unlink()
         with pytest.raises(ConfigurationError, match="seed: 7 -> 0"):
-            run.draw()
-    assert range(3) not in run.shards.found()
+            run.fill("sampling", run.sampler)
+    assert range(3) not in run.folder.shards.found()
 
 
 def test_files_are_made_once_for_a_request(run):
@@ -249,7 +251,7 @@ def test_files_are_made_once_for_a_request(run):
     assert run.files(request) == []
     draw(run)
     assert run.files(request) == []
-    grid = run.directory / "grid.png"
+    grid = run.folder.directory / "grid.png"
     grid.write_bytes(b"")
     run.folder.finish(request, [grid])
     assert run.files(request) == [grid]
@@ -258,13 +260,13 @@ def test_files_are_made_once_for_a_request(run):
     grid.unlink()
     assert run.files(request) == []
     grid.write_bytes(b"")
-    (run.shards.directory / "finished.json").write_text("{")
+    (run.folder.shards.directory / "finished.json").write_text("{")
     assert run.files(request) == []
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(run, tmp_path):
     (tmp_path / "samples").write_text("a file")
-    with pytest.raises(DataError, match=r"samples cannot be written \(.*\): free some space"):
+    with pytest.raises(DataError, match=r"samples cannot be written \(.*\): make room"):
         draw(run)
     assert drawn(run) == []
 
@@ -291,7 +293,7 @@ def test_a_disk_that_fills_up_loses_nothing(run, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("tarflow.sampling.sample_shards.write_atomically", write)
-        with pytest.raises(DataError, match=r"No space left on device.*run the same command"):
+        with pytest.raises(DataError, match=r"No space left on device.*give the same command"):
             draw(run)
     drawn(run)
     draw(run)
@@ -301,5 +303,5 @@ def test_a_disk_that_fills_up_loses_nothing(run, monkeypatch):
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(0, 3), (3, 0)])
 def test_nothing_to_draw_is_refused(run, num_samples, batch_size):
     with pytest.raises(ConfigurationError, match="must be at least 1"):
-        draw(replace(run, num_samples=num_samples, batch_size=batch_size))
-    assert not run.directory.exists()
+        draw(replace(run, count=num_samples, batch_size=batch_size))
+    assert not run.folder.directory.exists()

@@ -27,14 +27,8 @@ class AblateSettings(Settings):
 def ablate(config: AblateSettings) -> None:
     """Do the runs that are missing, then write tables and pictures."""
     variants = list(VARIANTS) if config.variants is None else config.variants
-    study = Study.of(
-        Path(config.output),
-        config.datasets,
-        variants,
-        config.seeds,
-        config.seconds,
-        config.num_samples,
-    )
+    what = (config.datasets, variants, config.seeds, config.seconds, config.num_samples)
+    study = Study.of(Path(config.output), *what)
     study.do(os.cpu_count() or 1 if config.workers is None else config.workers)
     for path in fill(Path(config.page or study.directory / "ablations.md"), study.results()):
         print(path)

@@ -36,10 +36,11 @@ def calibrate(config: CalibrateSettings) -> None:
     """Measure decoders and leave a plan in the pretrained folder."""
     check_integer("batch_size", config.batch_size, least=1)
     directory = find_pretrained(config.checkpoint)
-    check_writable(directory)
+    with writing(directory):
+        check_writable(directory)
     flow = load(directory).to(device_of(config.device))
     table = PlanTable()
-    with table.measuring():
+    with table.measuring() as tell:
         plan = calibration.calibrate(
             flow,
             config.batch_size,
@@ -50,7 +51,7 @@ def calibrate(config: CalibrateSettings) -> None:
             windows=config.windows,
             repetitions=config.repetitions,
             show=table.show,
-            tell=table.tell,
+            tell=tell,
         )
     table.print(plan)
     weights = fingerprints(directory)[WEIGHTS]

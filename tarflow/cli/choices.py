@@ -7,6 +7,7 @@ import torch
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section
 from tarflow.errors import CheckpointError, ConfigurationError
+from tarflow.flows.checkpoint import CONFIG, WEIGHTS
 from tarflow.flows.guidance import Guidance
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -20,11 +21,11 @@ def find_pretrained(checkpoint: str) -> Path:
     """
     path = Path(checkpoint)
     for candidate in (path, path / "pretrained"):
-        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+        if (candidate / CONFIG).is_file() and (candidate / WEIGHTS).is_file():
             return candidate
     raise CheckpointError(
-        f"{path} is neither a pretrained folder (config.json and model.safetensors) nor a run"
-        " folder with one in `pretrained`: train first, or convert a published checkpoint"
+        f"{path} is neither a pretrained folder ({CONFIG} and {WEIGHTS}) nor a run folder with one"
+        " in `pretrained`: train first, or convert a published checkpoint"
     )
 
 
@@ -32,14 +33,13 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
     """The device to compute on; `auto` is the accelerator if there is one, this process's own."""
     if name != "auto":
         try:
-            device = torch.device(name)
-            torch.zeros(1, device=device).item()
+            torch.zeros(1, device=name).item()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             problem = str(error).splitlines()[0]
             raise ConfigurationError(
                 f"device={name} cannot be used ({problem}): give auto, cpu, cuda, cuda:1 or mps"
             ) from error
-        return device
+        return torch.device(name)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     count = torch.accelerator.device_count()
     if count > 1:
@@ -51,11 +51,9 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
 
 def read_dtype(name: str | None) -> torch.dtype | None:
     """Read the name of a precision; None is that of the weights."""
-    if name is None:
-        return None
-    if name not in DTYPES:
+    if name not in (None, *DTYPES):
         raise ConfigurationError(f"dtype={name} is unknown: give {', '.join(DTYPES)}")
-    return getattr(torch, name)
+    return getattr(torch, name) if name else None
 
 
 def guidance_of(section: Section, weight: float) -> Guidance | None:

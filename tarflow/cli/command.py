@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, get_type_hints
+from unittest.mock import patch
 
 import hydra
 import hydra.utils
@@ -17,9 +18,6 @@ from tarflow.cli.hydra_section import checked_section
 from tarflow.cli.settings import CONF, Settings
 from tarflow.cli.targets import import_own_packages
 from tarflow.errors import TarflowError
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a disk, a user's share or a file that is full."""
 
 
 def instantiate(section: Any, **arguments: Any) -> Any:
@@ -49,15 +47,12 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
         with told_plainly():
             task(kind.of(config))
 
-    try:
-        sys.argv = [f"tarflow {task.__name__}", *arguments]  # what Hydra reads
-        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=task.__name__)
-        with told_plainly():
-            import_own_packages()
-        with checked_section(arguments, told_plainly):
-            main(task_told_plainly)()
-    finally:
-        sys.argv = given
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=task.__name__)
+    with told_plainly():
+        import_own_packages()
+    read = [f"tarflow {task.__name__}", *arguments]  # what Hydra does
+    with patch.object(sys, "argv", read), checked_section(arguments, told_plainly):
+        main(task_told_plainly)()
 
 
 @contextmanager
@@ -68,7 +63,7 @@ def told_plainly() -> Iterator[None]:
     except TarflowError as error:
         sys.exit(f"tarflow: {error}")
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a full disk, or share
             raise
         sys.exit(f"tarflow: {error}: make room, and give the same command again")
     except MissingMandatoryValue as error:
@@ -76,13 +71,9 @@ def told_plainly() -> Iterator[None]:
     except InterpolationResolutionError as error:
         sys.exit(f"tarflow: {str(error).splitlines()[0]} (in {error.full_key})")
     except InstantiationException as error:
-        if not _is_about_arguments(error.__cause__):
+        cause = error.__cause__  # of arguments, or else a bug
+        lightnings = type(cause).__name__ == "MisconfigurationException"
+        if not lightnings and not isinstance(cause, ValueError | TypeError | LookupError):
             raise
         place = str(error).splitlines()[-1].removeprefix("full_key: ")
-        sys.exit(f"tarflow: {error.__cause__} (in {place})")
-
-
-def _is_about_arguments(error: BaseException | None) -> bool:
-    """Whether something that could not be made tells why, as Lightning's classes do."""
-    told = isinstance(error, ValueError | TypeError | LookupError)
-    return told or type(error).__name__ == "MisconfigurationException"
+        sys.exit(f"tarflow: {cause} (in {place})")

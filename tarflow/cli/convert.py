@@ -1,7 +1,7 @@
 """`tarflow convert`: reads a published checkpoint."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +29,19 @@ def convert(arguments: Sequence[str]) -> None:
 
 
 def _read_options(options: list[str]) -> dict[str, Any]:
-    """Read `image_size=32`, `image_size=32x64` and `noise_std=0.05`."""
-    readers: dict[str, Callable[[str], Any]] = {"image_size": _read_size, "noise_std": float}
+    """Read `image_size=32`, `image_size=32x64` (height and width) and `noise_std=0.05`."""
     values = {}
     for option in options:
         key, _, text = option.partition("=")
-        if key not in readers:
-            raise CheckpointError(f"{option}: allowed are image_size=... and noise_std=...")
+        height, _, width = text.partition("x")
         try:
-            values[key] = readers[key](text)
+            if key == "image_size":
+                values[key] = int(height), int(width or height)
+            elif key == "noise_std":
+                values[key] = float(text)
         except ValueError as error:
             message = f"{option} cannot be read: write image_size=32 or 32x64, noise_std=0.05"
             raise CheckpointError(message) from error
+        if key not in values:
+            raise CheckpointError(f"{option}: allowed are image_size=... and noise_std=...")
     return values
-
-
-def _read_size(text: str) -> tuple[int, int]:
-    """Read `32` or `32x64`: height and width."""
-    height, _, width = text.partition("x")
-    return int(height), int(width or height)

@@ -12,8 +12,6 @@ usage: tarflow doctor [key=value ...]
 
 It ends with 0 if training can work here, and with 1 if not."""
 
-DEFAULTS = {"quick": "false", "directory": "outputs"}
-
 
 def doctor(arguments: Sequence[str]) -> None:
     """Examine this machine, print what was found, and tell by the exit code whether it will do."""
@@ -38,7 +36,7 @@ def doctor(arguments: Sequence[str]) -> None:
 
 def read_options(arguments: Sequence[str]) -> dict[str, str]:
     """Read `key=value` arguments; the program ends with the usage at any other."""
-    options = dict(DEFAULTS)
+    options = {"quick": "false", "directory": "outputs"}
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key not in options or (key == "quick" and value not in ("true", "false")):

@@ -41,11 +41,10 @@ def checked_section(arguments: Sequence[str], told: Callable[[], Any]) -> Iterat
     """Check what Hydra composes before it acts on it; `told` is the context errors are told in.
 
     This puts a class in place of Hydra's own loader, since the public interface has no place for
-    the check. Hydra makes logging, callbacks, sweeper and launcher as soon as it has composed a
-    configuration. To call `hydra.compose` before would do for a single run (it takes 0.08 s), but
-    not for a sweep: every job is composed anew from what a sweeper chose, which may be any plugin,
-    or come from `hydra.sweeper.params` of a file, and takes its logging and environment from that.
-    Only the loader sees them all, also where a launcher starts other processes.
+    the check: Hydra makes logging, callbacks, sweeper and launcher as soon as it has composed a
+    configuration. To call `hydra.compose` before would do for a single run, but not for a sweep:
+    every job is composed anew from what a sweeper chose, and takes its logging and environment
+    from that. Only the loader sees all jobs, also where a launcher starts other processes.
     """
 
     class CheckedLoader(ConfigLoaderImpl):
@@ -67,7 +66,7 @@ def check_section(section: DictConfig, arguments: Sequence[str] = ()) -> None:
         arguments: Those of the command, which are the user's own.
 
     Raises:
-        ConfigurationError: It would.
+        ConfigurationError: Something would; names it.
     """
     for key in FROM_THE_USER:
         given = any(argument.lstrip("+").startswith(f"hydra.{key}") for argument in arguments)
@@ -77,8 +76,7 @@ def check_section(section: DictConfig, arguments: Sequence[str] = ()) -> None:
                 f" give it on the command line, as hydra.{key}=..."
             )
     for path, value in _leaves(section, "hydra"):
-        allowed = _allowed(path, value)
-        if allowed:
+        if allowed := _allowed(path, value):
             raise ConfigurationError(f"{path}={shown(value)} is not called: allowed are {allowed}")
 
 

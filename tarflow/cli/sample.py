@@ -17,7 +17,7 @@ from tarflow.machine.processes import Process
 from tarflow.sampling.drawing import read_classes, read_others
 from tarflow.sampling.gallery import Gallery, real_images
 from tarflow.sampling.plan import Conditions, Planned
-from tarflow.sampling.sample_folder import fingerprints
+from tarflow.sampling.sample_folder import SampleFolder, fingerprints
 from tarflow.sampling.sample_run import SampleRun
 from tarflow.sampling.sampler import Sampler
 
@@ -68,24 +68,27 @@ def sample(config: SampleSettings) -> None:
             f"{directory} does not name the noise of its training: convert it with noise_std=..."
         )
     output = Path(config.output or directory.parent / "samples")
-    origin = fingerprints(directory)
     classes = read_classes(config.label, flow.num_classes)
     options = _options(config, flow, directory)
     others = read_others(config.composed["context"], flow)
     sampler = Sampler(flow, config.seed, classes, config.denoise, options, others)
-    run = SampleRun(output, origin, sampler, config.num_samples, config.batch_size, process)
+    settings, num_samples = {**fingerprints(directory), **sampler.settings}, config.num_samples
+    folder, batch_size = SampleFolder(output), config.batch_size
+    run = SampleRun(folder, settings, num_samples, batch_size, process, sampler=sampler)
     request = {key: config.composed.get(key) for key in SHOWN}
     files = run.files(request)
     if files:
         names = ", ".join(map(str, files))
-        print(f"{config.num_samples} samples are drawn already. Their files: {names}")
+        print(f"{num_samples} samples are drawn already. Their files: {names}")
         return
-    with run.opened(config.overwrite):
-        run.draw()
-        if process.leads:
-            panels = _panels(config, run)
-            with run.folder.saving():
-                run.folder.finish(request, _write_samples(config, run, panels))
+    with run.opened(config.overwrite, sampler.bytes_per_sample):
+        run.fill("sampling", sampler)
+        if not process.leads:
+            print(f"process {process.rank} has drawn its share: process 0 makes the files")
+            return
+        panels = _panels(config, run)
+        with folder.saving():
+            folder.finish(request, _write_samples(config, run, panels))
 
 
 def _options(config: SampleSettings, flow: Flow, directory: Path) -> DecodeOptions:
@@ -94,9 +97,9 @@ def _options(config: SampleSettings, flow: Flow, directory: Path) -> DecodeOptio
     guidance = guidance_of(config.guidance_rule, config.guidance)
     options = DecodeOptions(guidance, dtype=read_dtype(config.dtype))
     if isinstance(decoder, Planned):
-        conditions = Conditions.of(flow, config.batch_size, options, decoder.tolerance)
-        weights = fingerprints(directory)[WEIGHTS]
-        decoder, message = decoder.choose(directory, replace(conditions, weights=weights))
+        told = options, decoder.tolerance, fingerprints(directory)[WEIGHTS]
+        conditions = Conditions.of(flow, config.batch_size, *told)
+        decoder, message = decoder.choose(directory, conditions)
         print(message)
     return replace(options, decoder=decoder, compile=config.compile)
 
@@ -106,21 +109,21 @@ def _panels(config: SampleSettings, run: SampleRun) -> dict[str, torch.Tensor]:
     panels = run.panels(config.grid_samples)
     if config.data:
         count = len(panels["samples"])
-        label = run.sampler.label(range(count))
+        label = run.sampler.context(range(count)).label
         panels["real"] = real_images(instantiate(config.data.data).test, label, count)
     return panels
 
 
 def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list[Path]:
     """Write the files that were asked for, and tell of them."""
-    gallery = Gallery(run.directory, run.sampler.codec, config.columns)
+    gallery = Gallery(run.folder.directory, run.sampler.codec, config.columns)
     certificates = run.certificates
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:
         files.append(gallery.write_images(run.pixels("writing images")))
     if config.save_npz:
-        label = run.sampler.label(range(run.num_samples))
+        label = run.sampler.context(range(run.count)).label
         pixels = run.pixels("writing samples.npz")
-        files.append(gallery.write_arrays(pixels, run.num_samples, label))
+        files.append(gallery.write_arrays(pixels, run.count, label))
     print(certificates, *files, sep="\n")
     return files

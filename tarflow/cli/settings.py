@@ -1,6 +1,7 @@
 """The settings of a command: every key with its type, its default and what it means."""
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -40,11 +41,9 @@ class Settings:
         """The keys that have a default, and those that have to be given."""
         values = {}
         for field in fields(cls):
-            if field.default_factory is not MISSING:
-                values[field.name] = field.default_factory()
-            elif field.default is not MISSING:
-                values[field.name] = field.default
-        return values
+            make = field.default_factory
+            values[field.name] = field.default if make is MISSING else make()
+        return {name: value for name, value in values.items() if value is not MISSING}
 
     @classmethod
     def of(cls, config: DictConfig) -> "Settings":
@@ -127,9 +126,8 @@ def _check(key: str, value: Any, kind: Any) -> None:
     if value == "???":
         raise ConfigurationError(f"{key} is needed: give {key}=...{one_of}")
     if not accepts(kind, value):
-        wanted = kind.__name__ if inspect.isclass(kind) else str(kind)
-        wanted = wanted.replace("omegaconf.dictconfig.", "").replace("DictConfig", "a section")
-        wanted = wanted.replace("collections.abc.", "")
+        wanted = re.sub(r"\w+\.", "", kind.__name__ if inspect.isclass(kind) else str(kind))
+        wanted = wanted.replace("DictConfig", "a section")
         quoted = " (write ./... for a folder whose name is a number)" if kind is str else ""
         raise ConfigurationError(f"{key}={shown(value)}: needed is {wanted}{quoted}{one_of}")
 

@@ -35,16 +35,21 @@ def find(name: Any) -> Callable[..., Any]:
     Raises:
         ConfigurationError: It is something else, or not to be found.
     """
-    allowed = ("tarflow.", *OTHERS, *(f"{package}." for package in own_packages()))
+    refusal = ConfigurationError(
+        f"_target_={shown(name)} is not called: a configuration may name what tarflow registers"
+        " (its parts, data sets, callbacks, optimizers), classes of torch.optim, and Lightning's;"
+        f" for a package of your own, set the environment variable {VARIABLE} to its name"
+    )
+    own = tuple(f"{package}." for package in own_packages())
     private = not isinstance(name, str) or any(part[:1] == "_" for part in name.split("."))
-    if private or not name.startswith(allowed):
-        raise _refusal(name)
+    if private or not name.startswith(("tarflow.", *OTHERS, *own)):
+        raise refusal
     try:
         found = hydra.utils.get_object(name)
     except (InstantiationException, ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(f"_target_={name} is not to be found: {error}") from error
-    if not _may_be_called(found):
-        raise _refusal(name)
+    if not _may_be_called(found, own):
+        raise refusal
     return found
 
 
@@ -71,20 +76,10 @@ def import_own_packages() -> None:
             ) from error
 
 
-def _may_be_called(found: Any) -> bool:
+def _may_be_called(found: Any, own: tuple[str, ...]) -> bool:
     """Whether a thing is allowed, wherever its name led: a module's imports have names in it."""
     origin = f"{getattr(found, '__module__', None)}."
     if origin.startswith("tarflow."):
         return KNOWN.get(getattr(found, "__name__", "")) is found
-    if origin.startswith(tuple(f"{package}." for package in own_packages())):
-        return True
-    return inspect.isclass(found) and origin.startswith(("lightning.", "torch.optim."))
-
-
-def _refusal(name: Any) -> ConfigurationError:
-    """An error that tells what is allowed."""
-    return ConfigurationError(
-        f"_target_={shown(name)} is not called: a configuration may name what tarflow registers"
-        " (its parts, data sets, callbacks, optimizers), classes of torch.optim, and Lightning's;"
-        f" for a package of your own, set the environment variable {VARIABLE} to its name"
-    )
+    of_others = inspect.isclass(found) and origin.startswith(("lightning.", "torch.optim."))
+    return of_others or origin.startswith(own)

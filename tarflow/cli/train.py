@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -19,8 +20,7 @@ from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.flows.flow import Flow
 from tarflow.training import Preemption, Run
-from tarflow.training.checkpoints import callbacks_of
-from tarflow.training.launch import launched
+from tarflow.training.steps import callbacks_of
 
 tell = rank_zero_only(print)
 """Several processes speak with one voice."""
@@ -51,10 +51,9 @@ class TrainSettings(Settings):
 
 def train(config: TrainSettings) -> None:
     """Fit a flow and leave a run folder."""
+    leads = rank_zero_only.rank == 0
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("tarflow").setLevel(
-        logging.INFO if rank_zero_only.rank == 0 else logging.WARNING
-    )
+    logging.getLogger("tarflow").setLevel(logging.INFO if leads else logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6 on torch 2.15
     for harmless in (".*does not have many workers", ".*smaller than the logging interval"):
@@ -63,7 +62,7 @@ def train(config: TrainSettings) -> None:
     if check_integer("seed", config.seed, least=0) >= 2**32:
         raise ConfigurationError(f"seed {config.seed} must be below 2**32")
     run = Run(Path(config.run_dir))
-    checkpoint = run.start(config.composed, config.resume, leads=rank_zero_only.rank == 0)
+    checkpoint = run.start(config.composed, config.resume, leads)
     done = run.step()
     if done >= config.trainer.max_steps:
         tell(f"{run.directory} is trained already: {done} steps. Its model: {run.pretrained}")
@@ -88,22 +87,29 @@ def _leave_if_told(trainer: lightning.Trainer) -> None:
     """End the program where a signal ended the run, so that nobody takes it for a finished one."""
     for callback in callbacks_of(trainer):
         if isinstance(callback, Preemption) and callback.received:
-            told, step = callback.received, trainer.global_step
-            tell(
-                f"{told.name} stopped the run at step {step}: the same command goes on from there"
-            )
-            sys.exit(128 + told)
+            step = f"{callback.received.name} stopped the run at step {trainer.global_step}"
+            tell(f"{step}: the same command goes on from there")
+            sys.exit(128 + callback.received)
 
 
 def _make_trainer(config: TrainSettings) -> lightning.Trainer:
     """Make the trainer, for as many processes as a launcher started."""
-    found = launched() if config.trainer.devices == "auto" else {}
-    return instantiate(
-        config.trainer,
-        logger=[instantiate(logger) for logger in (config.logger or {}).values()],
-        callbacks=[instantiate(callback) for callback in config.callbacks.values()],
-        **found,
-    )
+    numbers = _launched() if config.trainer.devices == "auto" else {}
+    loggers = [instantiate(logger) for logger in (config.logger or {}).values()]
+    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    return instantiate(config.trainer, logger=loggers, callbacks=callbacks, **numbers)
+
+
+def _launched() -> dict[str, int]:
+    """Numbers of devices of each node and of nodes, as torchrun or srun tell; else nothing."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices, total = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+        return {"devices": devices, "num_nodes": total // devices}
+    # Without srun, a batch script runs a command once, whatever the job asked for.
+    if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))) > 1:
+        nodes = int(os.environ["SLURM_STEP_NUM_NODES"])
+        return {"devices": tasks // nodes, "num_nodes": nodes}
+    return {}
 
 
 def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -> Flow:

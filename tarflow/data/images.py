@@ -1,22 +1,24 @@
 """What every data set provides: stored images, what they are conditioned on, and a fixed split."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from jaxtyping import Int, Shaped
+import numpy as np
+import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tarflow.arguments import check_instance
+from tarflow.arguments import check_instance, check_integer
+from tarflow.data.loading.batches import Example, Mirrored
+from tarflow.data.loading.splits import complete_parts
 from tarflow.errors import DataError
 from tarflow.flows.codec import Codec
 
 UNLABELLED = -1
 """Stands in files and splits for the label of an image that has none."""
-
-Example = tuple[Shaped[Tensor, "..."], Mapping[str, Any]]
-"""What is stored, and the parts of its context by name: numbers or tensors."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,7 @@ class ImageData:
     """A data set of images, divided into parts.
 
     Every part yields `(stored, {"label": 3})`: an image of shape `image_shape` as it is stored,
-    and what it is conditioned on, `{}` where that is nothing. Noise is for the model to add, on
-    its own device.
+    and what it is conditioned on, `{}` where that is nothing.
 
     Attributes:
         name: What the data is, its version and how it was divided: what a reported number names.
@@ -53,6 +54,18 @@ class ImageData:
     def __post_init__(self):
         check_instance("codec", self.codec, Codec, "pass Pixels(256) for images of bytes")
 
+    @classmethod
+    def of(cls, name: str, parts: Mapping[str, Any], **others: Any) -> "ImageData":
+        """A data set of the parts `train`, `test` and perhaps `val`; the others as above."""
+        train, validation, test = parts["train"], parts.get("val"), parts["test"]
+        return cls(name, train=train, validation=validation, test=test, **others)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The parts that there are, by the names that files give them."""
+        parts = {"train": self.train, "val": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
     @property
     def determined(self) -> dict[str, Any]:
         """The arguments that the data determines for whoever is made for it."""
@@ -61,9 +74,45 @@ class ImageData:
         sizes = {"image_size": tuple(size), "num_channels": channels}
         return {**sizes, "num_classes": self.num_classes, **codec}
 
+    def for_training(self, validation_fraction: float, horizontal_flip: bool) -> "ImageData":
+        """Set a fraction of the training images, which have `labels`, aside; mirror the others."""
+        parts = self.parts
+        if validation_fraction:
+            labels = np.asarray(parts["train"].labels)
+            parts = complete_parts(parts, labels, 0.0, validation_fraction)
+        train = Mirrored(parts["train"]) if horizontal_flip else parts["train"]
+        return replace(self, train=train, validation=parts.get("val"))
 
-class ArrayDataset(Dataset):
-    """Images and labels held in memory, or in a file mapped to memory.
+
+class LabelledImages(Dataset, ABC):
+    """Images, each with a label or all without; subclasses tell how one is read.
+
+    Args:
+        labels: The label of each image; all `UNLABELLED` where there are none.
+    """
+
+    def __init__(self, labels: Shaped[Any, " num"]):
+        self.labels = labels
+        self.labelled = bool((labels != UNLABELLED).any())
+
+    @abstractmethod
+    def image(self, index: int) -> Shaped[Tensor, "channels height width"]:
+        """The image of an index."""
+
+    def context(self, label: int) -> dict[str, int]:
+        """What an image is conditioned on; among labelled ones, one without a label: the null."""
+        return {"label": label} if self.labelled else {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Example:
+        context = self.context(int(self.labels[index]))
+        return self.image(index), context
+
+
+class ArrayDataset(LabelledImages):
+    """Images and labels held in memory, or in a file mapped to memory, as arrays or tensors.
 
     Args:
         images: All images, as they are stored.
@@ -73,34 +122,25 @@ class ArrayDataset(Dataset):
         DataError: There are more labels than images, or fewer.
     """
 
-    def __init__(
-        self, images: Shaped[Tensor, "num channels height width"], labels: Int[Tensor, " any"]
-    ):
+    def __init__(self, images: Shaped[Any, "num ..."], labels: Shaped[Any, " any"]):
+        super().__init__(labels)
         if len(images) != len(labels):
             raise DataError(
                 f"{len(labels)} labels for {len(images)} images: give one label for each image"
             )
         self.images = images
-        self.labels = labels
-        self.labelled = bool((labels != UNLABELLED).any())
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.images[index], context_of(int(self.labels[index]), self.labelled)
+    def image(self, index: int) -> Shaped[Tensor, "channels height width"]:
+        return self.images[index]
 
     def __getitems__(self, indices: list[int]) -> list[Example]:
         """Read a batch with one indexing operation; the DataLoader looks for this method."""
-        contexts = (context_of(label, self.labelled) for label in self.labels[indices].tolist())
-        return list(zip(self.images[indices], contexts, strict=True))
+        contexts = map(self.context, self.labels[indices].tolist())
+        return list(zip(torch.as_tensor(self.images[indices]), contexts, strict=True))
 
 
-def context_of(label: int, labelled: bool) -> dict[str, int]:
-    """What an image is conditioned on; without a label of its own, among labelled ones, the null.
-
-    Args:
-        label: Its label, or `UNLABELLED`.
-        labelled: Whether images of its data set have labels.
-    """
-    return {"label": label} if labelled else {}
+def check_levels(levels: int) -> None:
+    """Refuse numbers of levels that bytes do not have, with a `DataError`."""
+    check_integer("levels", levels, kind=DataError)
+    if not 2 <= levels <= 256:
+        raise DataError(f"levels {levels} is out of range: choose 2 ... 256")

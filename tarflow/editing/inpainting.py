@@ -112,21 +112,18 @@ def inpaint(
     rows = Context.of(context, len(x), x.device).map(torch.clone)
     posterior = Posterior(flow, rows, x.where(mask, 0).to(z.dtype), mask, std, options)
     state = sampler.start(posterior, z)
-    _check_shape(x, state)
+    if x.shape != state.x.shape:
+        own = tuple(state.x.shape)
+        raise ConfigurationError(f"x has shape {tuple(x.shape)}, but data of this flow {own}")
     ticks = iter(progress(range(sampler.burn_in + sampler.num_steps)))
     chain = Chain(sampler, posterior, source)
     state, step_size = chain.burn_in(state, islice(ticks, sampler.burn_in))
     samples, acceptance_rate, rms = _run(chain, state, step_size, ticks, num_samples)
-    samples = torch.where(mask[:, None], x[:, None], samples)
-    return Inpainting(samples, acceptance_rate, step_size, rms)
+    return Inpainting(x[:, None].where(mask[:, None], samples), acceptance_rate, step_size, rms)
 
 
 def _run(
-    chain: Chain,
-    state: ChainState,
-    step_size: Tensor,
-    ticks: Iterable[int],
-    num_samples: int,
+    chain: Chain, state: ChainState, step_size: Tensor, ticks: Iterable[int], num_samples: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Go on with fixed step sizes; return what was kept, the acceptance rate and rms deviation."""
     total, samples, accepted, squared_deviation = chain.sampler.num_steps, [], [], []
@@ -145,9 +142,7 @@ def _read_mask(mask: Tensor, x: Tensor) -> Bool[Tensor, "batch ..."]:
     """The mask in the shape of x, whose observed values must be finite."""
     check_instance("mask", mask, Tensor, "pass one of bool, True where x is observed")
     if mask.dtype != torch.bool:
-        raise ConfigurationError(
-            f"the mask holds {mask.dtype}, not bool: True where x is observed"
-        )
+        raise ConfigurationError(f"the mask holds {mask.dtype}, not bool: True is observed")
     try:
         mask = mask.to(x.device).expand(x.shape).clone()
     except RuntimeError as error:
@@ -157,12 +152,3 @@ def _read_mask(mask: Tensor, x: Tensor) -> Bool[Tensor, "batch ..."]:
     if not x[mask].isfinite().all():
         raise ConfigurationError("an observed value is not finite: mask it, or mend it")
     return mask
-
-
-def _check_shape(x: Tensor, state: ChainState) -> None:
-    """Refuse data of another shape than the flow's."""
-    if x.shape != state.x.shape:
-        raise ConfigurationError(
-            f"x has shape {tuple(x.shape)}, but {len(x)} examples of this flow"
-            f" {tuple(state.x.shape)}"
-        )

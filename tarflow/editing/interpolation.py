@@ -31,7 +31,6 @@ def interpolate(
     1609.04468). Where the ends point in the same or opposite directions, the path is straight.
 
     Args:
-        flow: The flow.
         x0: Where the paths begin: the first step.
         x1: Where they end: the last step.
         num_steps: Number of steps, both ends included.

@@ -20,6 +20,9 @@ from tarflow.randomness import RandomSource, normal, uniform
 ANNEALED = 0.75
 """Fraction of burn-in over which the likelihood sharpens; the rest adapts to the final one."""
 
+Numbers = Float[Tensor, " batch"]
+"""A number for each example."""
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -27,39 +30,37 @@ class Posterior:
 
     Attributes:
         flow: The prior density p.
-        context: What it is conditioned on.
         observed: The data; finite, also where it is not observed.
         mask: Where it is observed.
         noise_std: Standard deviation of the observations of each example.
-        options: How to decode.
     """
 
     flow: Flow
     context: Context
     observed: Float[Tensor, "batch ..."]
     mask: Bool[Tensor, "batch ..."]
-    noise_std: Float[Tensor, " batch"]
-    options: DecodeOptions = DecodeOptions()
+    noise_std: Numbers
+    options: DecodeOptions
 
     def decode(self, z: Float[Tensor, "batch length patch_dim"]) -> Float[Tensor, "batch ..."]:
         """Map noise to data."""
         return self.flow.inverse(z, self.context, options=self.options)
 
-    def squared_deviation(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+    def squared_deviation(self, x: Float[Tensor, "batch ..."]) -> Numbers:
         """Sum of the squared deviations from what is observed."""
         return ((x - self.observed) * self.mask).square().flatten(1).sum(dim=1)
 
-    def rms(self, squared_deviation: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def rms(self, squared_deviation: Numbers) -> Numbers:
         """Root of the mean over observed values; 0 where there are none."""
         return (squared_deviation / self.mask.flatten(1).sum(dim=1).clamp(min=1)).sqrt()
 
-    def log_likelihood(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+    def log_likelihood(self, x: Float[Tensor, "batch ..."]) -> Numbers:
         """Log-likelihood of what is observed, in nats, up to a constant."""
         return -self.squared_deviation(x) / (2 * self.noise_std**2)
 
     def log_density_and_gradient(
         self, x: Float[Tensor, "batch ..."]
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch ..."]]:
+    ) -> tuple[Numbers, Float[Tensor, "batch ..."]]:
         """Logarithm of the density up to a constant, in nats, and its gradient."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -70,22 +71,15 @@ class Posterior:
 
 @dataclass(frozen=True)
 class ChainState:
-    """Where chains are, one row per example.
-
-    Attributes:
-        position: What the sampler moves.
-        x: The data that belongs to it.
-    """
+    """Where chains are: what the sampler moves, and the data that belongs to it."""
 
     position: Tensor
     x: Tensor
 
     def moved(self, accepted: Bool[Tensor, " batch"], proposal: "ChainState") -> "ChainState":
         """The proposal where it is accepted, and this state elsewhere."""
-        return ChainState(
-            torch.where(_rows(accepted, self.position), proposal.position, self.position),
-            torch.where(_rows(accepted, self.x), proposal.x, self.x),
-        )
+        position = torch.where(_rows(accepted, self.position), proposal.position, self.position)
+        return ChainState(position, torch.where(_rows(accepted, self.x), proposal.x, self.x))
 
 
 @dataclass(frozen=True)
@@ -114,20 +108,16 @@ class MarkovKernel(ABC):
             if not 0 < value < limit:
                 raise ConfigurationError(f"{name} {value} is out of range: 0 < {name} < {limit}")
 
-    @abstractmethod
     def start(
         self, posterior: Posterior, z: Float[Tensor, "batch length patch_dim"]
     ) -> ChainState:
-        """The state that belongs to noise z."""
+        """The state that belongs to noise z; by default, what moves is that noise."""
+        return ChainState(z, posterior.decode(z))
 
     @abstractmethod
     def propose(
-        self,
-        posterior: Posterior,
-        state: ChainState,
-        step_size: Float[Tensor, " batch"],
-        source: RandomSource,
-    ) -> tuple[ChainState, Float[Tensor, " batch"]]:
+        self, posterior: Posterior, state: ChainState, step_size: Numbers, source: RandomSource
+    ) -> tuple[ChainState, Numbers]:
         """Another state, and the logarithm of its Metropolis-Hastings ratio.
 
         Where the ratio is not a number, the proposal is rejected.
@@ -149,23 +139,13 @@ class CrankNicolson(MarkovKernel):
     first_step_size: float = 0.5
     largest_step_size = 1.0
 
-    def start(
-        self, posterior: Posterior, z: Float[Tensor, "batch length patch_dim"]
-    ) -> ChainState:
-        return ChainState(z, posterior.decode(z))
-
     def propose(
-        self,
-        posterior: Posterior,
-        state: ChainState,
-        step_size: Float[Tensor, " batch"],
-        source: RandomSource,
-    ) -> tuple[ChainState, Float[Tensor, " batch"]]:
+        self, posterior: Posterior, state: ChainState, step_size: Numbers, source: RandomSource
+    ) -> tuple[ChainState, Numbers]:
         b = _rows(step_size, state.position)
         draw = posterior.flow.base.sample(len(b), source)
         proposal = self.start(posterior, (1 - b**2).sqrt() * state.position + b * draw)
-        log_ratio = posterior.log_likelihood(proposal.x) - posterior.log_likelihood(state.x)
-        return proposal, log_ratio
+        return proposal, posterior.log_likelihood(proposal.x) - posterior.log_likelihood(state.x)
 
 
 @dataclass(frozen=True)
@@ -175,9 +155,6 @@ class Hamiltonian(MarkovKernel):
     A step follows the gradient of the density for `num_leapfrog` forward and backward passes, each
     parallel over positions, and decodes nothing. Step sizes are in units of the data; that of a
     trajectory is up to a fifth smaller or larger, lest trajectories return to where they began.
-
-    Attributes:
-        num_leapfrog: Number of leapfrog steps in a trajectory.
     """
 
     burn_in: int = 100
@@ -197,17 +174,13 @@ class Hamiltonian(MarkovKernel):
         return ChainState(x, x)
 
     def propose(
-        self,
-        posterior: Posterior,
-        state: ChainState,
-        step_size: Float[Tensor, " batch"],
-        source: RandomSource,
-    ) -> tuple[ChainState, Float[Tensor, " batch"]]:
+        self, posterior: Posterior, state: ChainState, step_size: Numbers, source: RandomSource
+    ) -> tuple[ChainState, Numbers]:
         x, like = state.x, (source, state.x.dtype, state.x.device)
         step = _rows(step_size * (0.8 + 0.4 * uniform(step_size.shape, *like, "trajectory")), x)
         momentum = first_momentum = normal(x.shape, *like, "momentum")
-        first_log_density, gradient = posterior.log_density_and_gradient(x)
-        log_density = first_log_density
+        log_density, gradient = posterior.log_density_and_gradient(x)
+        first_log_density = log_density
         for _ in range(self.num_leapfrog):
             momentum = momentum + step / 2 * gradient
             x = x + step * momentum
@@ -219,32 +192,22 @@ class Hamiltonian(MarkovKernel):
 
 @dataclass(frozen=True)
 class Chain:
-    """A Markov chain per example; each depends on its own draws alone.
-
-    Attributes:
-        sampler: How it moves.
-        posterior: What it leaves invariant.
-        source: Where its draws come from.
-    """
+    """A Markov chain per example that leaves a posterior invariant."""
 
     sampler: MarkovKernel
     posterior: Posterior
     source: RandomSource
 
     def step(
-        self, state: ChainState, step_size: Float[Tensor, " batch"]
+        self, state: ChainState, step_size: Numbers
     ) -> tuple[ChainState, Bool[Tensor, " batch"]]:
         """Propose, and accept or not; also return which proposals were accepted."""
         proposal, log_ratio = self.sampler.propose(self.posterior, state, step_size, self.source)
-        draw = uniform(
-            log_ratio.shape, self.source, log_ratio.dtype, log_ratio.device, "acceptance"
-        )
-        accepted = draw.log() < log_ratio
+        like = self.source, log_ratio.dtype, log_ratio.device
+        accepted = uniform(log_ratio.shape, *like, "acceptance").log() < log_ratio
         return state.moved(accepted, proposal), accepted
 
-    def burn_in(
-        self, state: ChainState, ticks: Iterable[int]
-    ) -> tuple[ChainState, Float[Tensor, " batch"]]:
+    def burn_in(self, state: ChainState, ticks: Iterable[int]) -> tuple[ChainState, Numbers]:
         """Shrink the noise from the deviation of a state, and adapt step sizes; return these."""
         std = self.posterior.noise_std
         squared_deviation = self.posterior.squared_deviation(state.x)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tarflow.arguments import check_real
 from tarflow.errors import ConfigurationError
+from tarflow.flows.shapes import PerExample
 from tarflow.registry import Part
 
 
@@ -43,7 +44,7 @@ class Affine:
         return Affine(F.pad(self.log_scale, (0, 0, 1, 0)), F.pad(self.shift, (0, 0, 1, 0)))
 
     @property
-    def log_det(self) -> Float[Tensor, " batch"]:
+    def log_det(self) -> PerExample:
         r"""$\log |\det dz/dx| = -\sum \alpha$ of each example, in nats."""
         return -self.log_scale.sum(dim=(1, 2))
 

@@ -8,16 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.flows.affine import Affine, Scale
-from tarflow.flows.conditioning import (
-    Conditioner,
-    TemperatureConditioner,
-    with_null,
-)
+from tarflow.flows.conditioning import Conditioner, TemperatureConditioner, with_null
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions, Predict, residual
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.implicit import differentiable
 from tarflow.flows.report import Inverse
+from tarflow.flows.shapes import PerExample, Sequences
 from tarflow.flows.transforms import Transform
 from tarflow.nn.attention import KVCache, Window
 from tarflow.nn.networks import Network, Networks
@@ -39,10 +36,7 @@ class AutoregressiveTransform(Transform):
     num_decoded = 1
 
     def __init__(
-        self,
-        network: CausalTransformer,
-        scale: Scale,
-        conditioners: Sequence[Conditioner] = (),
+        self, network: CausalTransformer, scale: Scale, conditioners: Sequence[Conditioner] = ()
     ):
         super().__init__()
         self.network = network
@@ -53,9 +47,7 @@ class AutoregressiveTransform(Transform):
             if module is not None:
                 self.add_module(f"{conditioner.part}_embedding", module)
 
-    def forward(
-        self, x: Float[Tensor, "batch length patch_dim"], context: Context
-    ) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
+    def forward(self, x: Sequences, context: Context) -> tuple[Sequences, PerExample]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if context.temperature is not None:  # a wrong one shows: attention may hide its NaN
             known = torch.where(context.temperature > 0, 1.0, torch.nan)
@@ -64,10 +56,7 @@ class AutoregressiveTransform(Transform):
         return affine.to_noise(x), affine.log_det
 
     def inverse(
-        self,
-        z: Float[Tensor, "batch length patch_dim"],
-        context: Context,
-        options: DecodeOptions = DecodeOptions(),
+        self, z: Sequences, context: Context, options: DecodeOptions = DecodeOptions()
     ) -> Inverse:
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         task = Inversion(self, z, context, options)
@@ -82,9 +71,7 @@ class AutoregressiveTransform(Transform):
             return inverse
         return Inverse(*differentiable(inverse.x, z, task.predict(self.network)), inverse.report)
 
-    def hold(
-        self, x: Float[Tensor, "batch length patch_dim"], context: Context
-    ) -> tuple[Float[Tensor, "batch length patch_dim"], Callable[[Tensor], Tensor]]:
+    def hold(self, x: Sequences, context: Context) -> tuple[Sequences, Callable[[Tensor], Tensor]]:
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         affine = self.predict(self.network, context, x)(x[:, :-1], 0).after_first()
         return affine.to_noise(x).detach(), affine.to_data
@@ -118,7 +105,7 @@ class Prediction:
     network: Network
     scale: Scale
     condition: Float[Tensor, "batch model_dim"] | None
-    temperature: Float[Tensor, " batch"] | None
+    temperature: PerExample | None
     cache: KVCache | None
     dtype: torch.dtype
 
@@ -150,7 +137,7 @@ class Inversion:
     """The task to invert one transform."""
 
     transform: AutoregressiveTransform
-    z: Float[Tensor, "batch length patch_dim"]
+    z: Sequences
     context: Context
     options: DecodeOptions
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tarflow.arguments import check_integer
+from tarflow.flows.shapes import PerExample, Sequences
 from tarflow.randomness import RandomSource, normal
 
 LOG_2_PI = math.log(2 * math.pi)
@@ -28,22 +29,18 @@ class StandardNormal(nn.Module):
         self.shape = (length, check_integer("patch_dim", patch_dim, least=1))
         self.register_buffer("anchor", torch.zeros(()), persistent=False)  # tells device and dtype
 
-    def log_prob(self, z: Float[Tensor, "batch length patch_dim"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, z: Sequences) -> PerExample:
         """Log-density of each example, in nats, summed over all dimensions."""
         return -0.5 * (z.square() + LOG_2_PI).sum(dim=(1, 2))
 
-    def moment(
-        self, z: Float[Tensor, "batch length patch_dim"]
-    ) -> Float[Tensor, "length patch_dim"] | None:
+    def moment(self, z: Sequences) -> Float[Tensor, "length patch_dim"] | None:
         """What `update` takes of a training batch; None for a base that learns nothing."""
         return None
 
     def update(self, moment: Float[Tensor, "length patch_dim"]) -> None:
         """Learn from the moment of a training batch, once for each step."""
 
-    def sample(
-        self, num_samples: int, source: RandomSource = None
-    ) -> Float[Tensor, "batch length patch_dim"]:
+    def sample(self, num_samples: int, source: RandomSource = None) -> Sequences:
         """Draw samples, on this module's device."""
         dtype = torch.promote_types(self.anchor.dtype, torch.float32)
         check_integer("num_samples", num_samples, least=0)
@@ -69,16 +66,14 @@ class DiagonalNormal(StandardNormal):
         self.rate = rate
         self.register_buffer("variance", torch.ones(length, patch_dim))
 
-    def log_prob(self, z: Float[Tensor, "batch length patch_dim"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, z: Sequences) -> PerExample:
         standardized = z / self.variance.sqrt()
         return super().log_prob(standardized) - 0.5 * self.variance.log().sum()
 
-    def moment(self, z: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+    def moment(self, z: Sequences) -> Tensor:
         return z.detach().square().mean(dim=0)
 
-    def sample(
-        self, num_samples: int, source: RandomSource = None
-    ) -> Float[Tensor, "batch length patch_dim"]:
+    def sample(self, num_samples: int, source: RandomSource = None) -> Sequences:
         return super().sample(num_samples, source) * self.variance.sqrt()
 
     @torch.no_grad()

@@ -76,11 +76,11 @@ def read_config(directory: Path | str) -> tuple[str, dict[str, Any]]:
         name = arguments.pop("type")
         if not isinstance(name, str):
             raise TypeError(f"its flow is a {name!r}")
+        return name, {key: _decode(value, path) for key, value in arguments.items()}
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}") from error
-    return name, {key: _decode(value, path) for key, value in arguments.items()}
 
 
 def _read_format_1(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from tarflow.arguments import check_integer
+from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource, uniform
 from tarflow.registry import Part
 
@@ -22,17 +23,11 @@ class Codec(Part, ABC):
     @abstractmethod
     def encode(
         self, stored: Stored, source: RandomSource = None, dtype: torch.dtype = torch.float32
-    ) -> Float[Tensor, "batch ..."]:
-        """Map stored values to x, on the device they are on.
-
-        Args:
-            stored: What a data set holds.
-            source: Where draws come from, for a codec that draws.
-            dtype: That of x.
-        """
+    ) -> Examples:
+        """Map stored values to x of a dtype, on their device; a codec may draw from the source."""
 
     @abstractmethod
-    def decode(self, x: Float[Tensor, "batch ..."]) -> Stored:
+    def decode(self, x: Examples) -> Stored:
         """The stored values that are nearest to x."""
 
     @abstractmethod
@@ -60,10 +55,10 @@ class Pixels(Codec):
 
     def encode(
         self, stored: Stored, source: RandomSource = None, dtype: torch.dtype = torch.float32
-    ) -> Float[Tensor, "batch ..."]:
+    ) -> Examples:
         return 2 * stored.to(dtype) / self.largest - 1
 
-    def decode(self, x: Float[Tensor, "batch ..."]) -> Stored:
+    def decode(self, x: Examples) -> Stored:
         return self._clamp(((x + 1) / 2 * self.largest).round())
 
     def to_bytes(self, stored: Stored) -> UInt8[Tensor, "batch ..."]:
@@ -84,16 +79,14 @@ class UniformDequantization(Pixels):
 
     def encode(
         self, stored: Stored, source: RandomSource = None, dtype: torch.dtype = torch.float32
-    ) -> Float[Tensor, "batch ..."]:
+    ) -> Examples:
         u = uniform(stored.shape, source, dtype, stored.device, "noise")
         return 2 * (stored.to(dtype) + u) / self.levels - 1
 
-    def decode(self, x: Float[Tensor, "batch ..."]) -> Stored:
+    def decode(self, x: Examples) -> Stored:
         return self._clamp(((x + 1) / 2 * self.levels).floor())
 
-    def bits_per_dim(
-        self, log_prob: Float[Tensor, " batch"], num_dims: int
-    ) -> Float[Tensor, " batch"]:
+    def bits_per_dim(self, log_prob: PerExample, num_dims: int) -> PerExample:
         r"""Bits per dimension: $-\log p(x) / (D \ln 2) + \log_2(L / 2)$.
 
         The uniform density on $[-1, 1]^D$ scores exactly $\log_2 L$.

@@ -31,7 +31,7 @@ class Conditioner(Part, ABC):
         """The rows that stand for no condition, for some examples, on their device."""
 
     def read(self, rows: Rows) -> Rows:
-        """The rows as `module` takes them; refuses other kinds and shapes, and looks at no value.
+        """The rows as `module` takes them, without a look at their values.
 
         Raises:
             ContextError: They are of another kind or shape.
@@ -138,10 +138,9 @@ def with_null(
     if temperature == 1 and context.temperature is None:
         null = null.updated(temperature=None)  # dividing by one would cost time
         return null.updated(**context.parts).cat(null)
-    divisor = temperature * examples.new_ones(len(examples))
     own = null.updated(**context.parts)
     own = own.updated(temperature=own["temperature"].to(examples.dtype))
-    return own.cat(null.updated(temperature=divisor))
+    return own.cat(null.updated(temperature=temperature * null["temperature"]))
 
 
 def with_dropout(
@@ -155,10 +154,10 @@ def with_dropout(
     # One draw for all conditions: guidance needs examples of no condition at all.
     draw = uniform(rows.shape[:1], source, torch.float32, rows.device, "label")
     dropped, null = draw < probability, null_context(learned, draw)
-    kept = {
-        name: torch.where(_beside(dropped, part), part, context[name])
-        for name, part in null.parts.items()
-    }
+    kept = {}
+    for name, part in null.parts.items():
+        beside = dropped.view(-1, *(1,) * (part.ndim - 1))
+        kept[name] = torch.where(beside, part, context[name])
     return context.updated(**kept)
 
 
@@ -166,8 +165,3 @@ def _check_shape(name: str, rows: Rows) -> None:
     """Refuse more than a number for each example."""
     if rows.ndim != 1:
         raise ContextError(f"{name} has shape {tuple(rows.shape)}: pass one {name} per example")
-
-
-def _beside(flags: Tensor, rows: Tensor) -> Tensor:
-    """Flags of examples in a shape that broadcasts against rows."""
-    return flags.view(-1, *(1,) * (rows.ndim - 1))

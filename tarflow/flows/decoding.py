@@ -14,6 +14,7 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Affine
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.report import Inverse, SamplingReport
+from tarflow.flows.shapes import PerExample, Sequences
 from tarflow.nn.networks import Networks
 from tarflow.registry import Part
 
@@ -21,11 +22,7 @@ Predict = Callable[[Float[Tensor, "batch window patch_dim"], int], Affine]
 """Given values at positions `start ...`, predicts the maps one position further on."""
 
 
-def residual(
-    affine: Affine,
-    x: Float[Tensor, "batch length patch_dim"],
-    z: Float[Tensor, "batch length patch_dim"],
-) -> Float[Tensor, " batch"]:
+def residual(affine: Affine, x: Sequences, z: Sequences) -> PerExample:
     """How far the noise of x, given the maps predicted from x, is from z, at its farthest.
 
     x is *exactly* what decoding that noise yields: a backward error, one for each example.
@@ -42,12 +39,10 @@ class Decoder(Part, ABC):
     """Largest residual that is allowed, where that of its own rounding is not all there is."""
 
     @abstractmethod
-    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
-        """Decode a batch, without gradients; `solved` makes the result.
+    def __call__(self, predict: Predict, z: Sequences) -> Inverse:
+        """Decode a batch, without gradients, by a prediction that keeps its own cache.
 
-        Args:
-            predict: The transform's prediction, guided or not; it keeps its own cache.
-            z: The noise.
+        The prediction may be guided; `solved` makes the result.
         """
 
     def at(self, depth: int) -> "Decoder":
@@ -56,18 +51,18 @@ class Decoder(Part, ABC):
 
     def solved(
         self,
-        z: Float[Tensor, "batch length patch_dim"],
-        x: Float[Tensor, "batch length patch_dim"],
+        z: Sequences,
+        x: Sequences,
         affine: Affine,
         passes: int,
         iterations: Int[Tensor, " batch"] | None = None,
         non_finite: Int[Tensor, " batch"] | None = None,
     ) -> Inverse:
-        """The result of decoding, measured.
+        """The result of decoding z to x, measured.
 
         Args:
             z: The noise.
-            x: The data that was found.
+            x: The data.
             affine: The maps of all positions but the first, as predicted from x.
             passes: Number of times that the prediction was computed.
             iterations: In how many of them each example was not finished; by default in all.
@@ -90,7 +85,7 @@ class Decoder(Part, ABC):
 class Sequential(Decoder):
     """One position after the other: exact, in one step fewer than there are positions."""
 
-    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
+    def __call__(self, predict: Predict, z: Sequences) -> Inverse:
         x, log_scale, shift = [z[:, :1]], [z[:, :0]], [z[:, :0]]
         for position in range(z.shape[1] - 1):
             affine = predict(x[-1], position)
@@ -116,7 +111,7 @@ class PerTransform(Decoder):
         for decoder in self.decoders:
             check_instance("one of decoders,", decoder, Decoder, "pass one, such as Sequential()")
 
-    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
+    def __call__(self, predict: Predict, z: Sequences) -> Inverse:
         raise ConfigurationError("PerTransform decodes through the decoders that it holds: at()")
 
     def at(self, depth: int) -> Decoder:
@@ -188,7 +183,7 @@ class DecodeOptions:
     @classmethod
     def of(cls, options: "DecodeOptions", keywords: DecodeKeywords) -> "DecodeOptions":
         """The options, but for what keywords say."""
-        check_instance("options", options, DecodeOptions, "pass DecodeOptions(...), or keywords")
+        check_instance("options", options, cls, "pass DecodeOptions(...), or keywords")
         return replace(options, **keywords)
 
     @property

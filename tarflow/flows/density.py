@@ -4,16 +4,17 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from tarflow.arguments import check_instance, check_real, check_tensor
+from tarflow.arguments import check_instance, check_tensor
 from tarflow.errors import ConfigurationError, ContextError, NonFiniteError
 from tarflow.flows.base import StandardNormal
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.noise import GaussianNoise, Noise
+from tarflow.flows.shapes import Examples, PerExample, Sequences
 from tarflow.flows.transforms import Composition, Transform
 from tarflow.nn.kernels import transformed
 from tarflow.randomness import RandomSource
@@ -71,12 +72,8 @@ class Density(nn.Module):
         stored: Shaped[Tensor, "batch ..."],
         source: RandomSource = None,
         dtype: torch.dtype = torch.float32,
-    ) -> Float[Tensor, "batch ..."]:
-        """Stored values as the data whose density this is: encoded, with the noise added.
-
-        Raises:
-            ConfigurationError: The flow does not know its codec or its noise.
-        """
+    ) -> Examples:
+        """Stored values as the data whose density this is: encoded, with the noise added."""
         if self.codec is None or self.noise is None:
             raise ConfigurationError("this flow does not know the codec and noise of its data")
         return self.noise(self.codec.encode(stored, source, dtype), source)
@@ -85,34 +82,27 @@ class Density(nn.Module):
         """A standard deviation that was given, or else that of the noise of this density's data.
 
         Raises:
-            ConfigurationError: Neither is there, or it is not a finite number above zero.
+            ConfigurationError: Neither is there, or it is infinite or negative.
         """
-        if noise_std is None:
-            if not isinstance(self.noise, GaussianNoise):
-                raise ConfigurationError(
-                    f"this flow was trained with {self.noise}, not with Gaussian noise:"
-                    " pass noise_std, its standard deviation"
-                )
-            return self.noise.std
-        check_real("noise_std", noise_std)
-        if not 0 <= noise_std < torch.inf:
-            raise ConfigurationError(f"noise_std {noise_std} must be finite and not negative")
-        return noise_std
+        if noise_std is not None:
+            return GaussianNoise(noise_std).std
+        if not isinstance(self.noise, GaussianNoise):
+            raise ConfigurationError(
+                f"this flow was trained with {self.noise}, not with Gaussian noise:"
+                " pass noise_std, its standard deviation"
+            )
+        return self.noise.std
 
     def known(self, context: Context) -> Context:
         """The parts of a context that this flow is conditioned on."""
         return Context(**{c.part: context.get(c.part) for c in self.conditioners})
 
-    def forward(
-        self, x: Float[Tensor, "batch ..."], context: ContextLike = None
-    ) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
+    def forward(self, x: Examples, context: ContextLike = None) -> tuple[Sequences, PerExample]:
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
         self.check_data(x)
         return self.transform(x, self.read_context(context, x))
 
-    def log_prob(
-        self, x: Float[Tensor, "batch ..."], context: ContextLike = None
-    ) -> Float[Tensor, " batch"]:
+    def log_prob(self, x: Examples, context: ContextLike = None) -> PerExample:
         """Log-density of each example, in nats, summed over all dimensions.
 
         It works under `torch.func`, `torch.compile(fullgraph=True)` and `torch.export`, and never
@@ -126,19 +116,12 @@ class Density(nn.Module):
         return self.base.log_prob(z) + log_det
 
     def score(
-        self,
-        x: Float[Tensor, "batch ..."],
-        context: ContextLike = None,
-        *,
-        create_graph: bool = False,
-    ) -> Float[Tensor, "batch ..."]:
+        self, x: Examples, context: ContextLike = None, *, create_graph: bool = False
+    ) -> Examples:
         r"""The gradient $\nabla_x \log p(x)$ of each example.
 
-        Args:
-            x: The data.
-            context: What the density is conditioned on.
-            create_graph: Whether the gradient is itself differentiable, at the price of attention
-                by products; always so under `torch.func`.
+        With `create_graph`, and under `torch.func`, it is itself differentiable, at the price of
+        attention by products.
         """
         self.check_data(x)
         if create_graph or transformed():
@@ -150,11 +133,7 @@ class Density(nn.Module):
             return torch.autograd.grad(self.log_prob(x, context).sum(), x)[0]
 
     def check_data(self, x: Any, name: str = "x") -> None:
-        """Refuse what is not a batch of this flow's examples.
-
-        Args:
-            x: What was passed as data.
-            name: What messages call it.
+        """Refuse what is not a batch of this flow's examples; messages call it by the name.
 
         Raises:
             ConfigurationError: It is not a tensor, or of another dtype, shape or device.
@@ -170,8 +149,8 @@ class Density(nn.Module):
             context: What the density was conditioned on.
 
         Raises:
-            ContextError: The value is not finite, for the context is not one of this flow.
-            NonFiniteError: The value is not finite.
+            ContextError: The context is not one of this flow.
+            NonFiniteError: A transform, or the data, is to blame.
         """
         if value.isfinite().all():
             return
@@ -189,7 +168,7 @@ class Density(nn.Module):
         """
         # Not len(): torch.export makes that a constant.
         given = Context.of(context, examples.shape[0], examples.device)
-        known = {conditioner.part: conditioner for conditioner in self.conditioners}
+        known = {each.part: each for each in self.conditioners}
         for name in given:
             if name == "label" and name not in known:
                 raise ContextError("this flow has no classes: leave the label out")

@@ -6,20 +6,18 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from tarflow.arguments import check_tensor
 from tarflow.errors import CheckpointError, ContextError, NonFiniteError
 from tarflow.flows import checkpoint
 from tarflow.flows.base import StandardNormal
 from tarflow.flows.codec import Codec
-from tarflow.flows.context import Context, ContextLike
+from tarflow.flows.context import ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.density import Density
-from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import Noise
 from tarflow.flows.report import Inverse, SamplingReport
+from tarflow.flows.shapes import Examples, PerExample, Sequences
 from tarflow.flows.transforms import Transform
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
@@ -34,10 +32,7 @@ class Flow(Density, Part):
     description, a dataclass with the constructor's arguments, it can be saved and loaded.
 
     Args:
-        transforms: The transforms from data to noise.
-        base: The distribution of the noise.
-        codec: How stored values became the data whose density this is, if that is known.
-        noise: The noise that was added to the data, if that is known.
+        transforms: The transforms from data to noise; these and what follows as in `Density`.
         description: What the flow was made from.
     """
 
@@ -51,6 +46,7 @@ class Flow(Density, Part):
     ):
         super().__init__(transforms, base, codec, noise)
         self.description = description
+        self.kind = type(self)  # which FSDP changes
 
     def save_pretrained(self, directory: Path | str, words: str = "") -> None:
         """Write `config.json` and `model.safetensors`, from which `tarflow.load` reads.
@@ -71,7 +67,7 @@ class Flow(Density, Part):
         Raises:
             CheckpointError: The description is missing, or not what the class is made with.
         """
-        name, taken = type(self).__name__, signature(type(self)).parameters
+        name, taken = self.kind.__name__, signature(self.kind).parameters
         if self.description is None or not vars(self.description).keys() <= taken.keys():
             raise CheckpointError(
                 f"a {name} cannot be saved: let it have a description, a dataclass with the"
@@ -82,7 +78,7 @@ class Flow(Density, Part):
     def remade(self) -> "Flow":
         """Another flow of the same description, with weights of its own."""
         _, description = self.described
-        return type(self)(**vars(description))
+        return self.kind(**vars(description))
 
     @classmethod
     def from_pretrained(cls: type[Kind], directory: Path | str) -> Kind:
@@ -119,25 +115,18 @@ class Flow(Density, Part):
 
     def inverse(
         self,
-        z: Float[Tensor, "batch length patch_dim"],
+        z: Sequences,
         context: ContextLike = None,
         *,
         options: DecodeOptions = DecodeOptions(),
         **keywords: Unpack[DecodeKeywords],
-    ) -> Float[Tensor, "batch ..."]:
-        """Map noise to data; differentiable once, as `decode` is.
-
-        Args:
-            z: Noise.
-            context: What the density is conditioned on.
-            options: How to decode.
-            **keywords: The fields of `DecodeOptions` to be other than in the options.
-        """
+    ) -> Examples:
+        """Map noise to data, as `decode` does; differentiable once."""
         return self.decode(z, context, options=options, **keywords).x
 
     def decode(
         self,
-        z: Float[Tensor, "batch length patch_dim"],
+        z: Sequences,
         context: ContextLike = None,
         *,
         options: DecodeOptions = DecodeOptions(),
@@ -155,28 +144,26 @@ class Flow(Density, Part):
             options: How to decode.
             **keywords: The fields of `DecodeOptions` to be other than in the options.
 
-        Returns:
-            The data, the log-determinant of the (guided) map from data to noise, and a report with
-            a row for each autoregressive transform, that nearest the noise first.
-
         Raises:
-            NonFiniteError: The data is not finite.
+            NonFiniteError: The noise or the data is not finite.
+            ContextError: The guidance would cost a pass and change nothing.
         """
         check_tensor("z", z, self.base.shape, self.base.anchor.device)
         options = DecodeOptions.of(options, keywords).prepared()
         context = self._read(context, z)
         if not z.isfinite().all():
             raise NonFiniteError("the noise is not finite: it holds NaN or infinity", None)
-        if options.guidance is not None:
-            self._check_guidance(context, options.guidance)
+        guidance = options.guidance
+        if guidance is not None and set(context) <= {"temperature"} and guidance.temperature == 1:
+            raise ContextError(
+                "guidance needs a null prediction that differs from the conditional one: pass a"
+                " label or another condition, or give it an attention temperature other than 1"
+            )
         return self.transform.inverse(z, context, options)
 
     def stop_gradient_inverse(
-        self,
-        x: Float[Tensor, "batch ..."],
-        context: ContextLike = None,
-        z: Float[Tensor, "batch length patch_dim"] | None = None,
-    ) -> Float[Tensor, "batch ..."]:
+        self, x: Examples, context: ContextLike = None, z: Sequences | None = None
+    ) -> Examples:
         r"""Decode the noise of x with what predictions read held at x (arXiv 2511.22345).
 
         $\tilde x_i = z_i \exp(\alpha(\mathrm{sg} \, x_{<i})) + \mu(\mathrm{sg} \, x_{<i})$ in
@@ -193,7 +180,7 @@ class Flow(Density, Part):
         Args:
             x: The data.
             context: What the density is conditioned on.
-            z: The noise of x, where it carries gradients.
+            z: The noise of x, where it has gradients.
         """
         self.check_data(x)
         noise, inverse = self.transform.hold(x, self._read(context, x))
@@ -225,7 +212,6 @@ class Flow(Density, Part):
         inverse = self.decode(self.base.sample(num_samples, source), context, options=options)
         return (inverse.x, inverse.report) if return_report else inverse.x
 
-    @torch.no_grad()
     def sample_with_report(
         self,
         num_samples: int,
@@ -234,8 +220,10 @@ class Flow(Density, Part):
         source: RandomSource = None,
         options: DecodeOptions = DecodeOptions(),
         **keywords: Unpack[DecodeKeywords],
-    ) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
-        """Draw samples, with a certificate of every transform for each of them.
+    ) -> tuple[Examples, SamplingReport]:
+        """Draw samples as `sample` does, with a certificate of every transform for each of them.
+
+        Lower precision is certified even if `certify` is off in the options.
 
         Example:
             >>> from tarflow import Jacobi, TarFlow
@@ -243,13 +231,6 @@ class Flow(Density, Part):
             >>> x, report = flow.sample_with_report(5, decoder=Jacobi(window=8))
             >>> report.certified
             tensor([True, True, True, True, True])
-
-        Args:
-            num_samples: Number of samples.
-            context: What to condition on: one row per sample, or one label for all.
-            source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
-            options: How to decode; lower precision is certified even if `certify` is off here.
-            **keywords: The fields of `DecodeOptions` to be other than in the options.
         """
         told: Any = {"source": source, "options": options, **keywords}
         return self.sample(num_samples, context, return_report=True, **told)
@@ -263,18 +244,11 @@ class Flow(Density, Part):
         source: RandomSource = None,
         options: DecodeOptions = DecodeOptions(),
         **keywords: Unpack[DecodeKeywords],
-    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
-        """Draw samples, and tell their unguided log-density, in nats.
+    ) -> tuple[Examples, PerExample]:
+        """Draw samples as `sample` does, and tell their unguided log-density, in nats.
 
         Sequential decoding computes the density on its way. Where that would be another one,
         for guidance, a decoder with a tolerance or a lower dtype, it takes one pass more.
-
-        Args:
-            num_samples: Number of samples.
-            context: What to condition on: one row per sample, or one label for all.
-            source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
-            options: How to decode.
-            **keywords: The fields of `DecodeOptions` to be other than in the options.
         """
         z = self.base.sample(num_samples, source)
         options = DecodeOptions.of(options, keywords)
@@ -285,14 +259,6 @@ class Flow(Density, Part):
             log_prob = self.log_prob(inverse.x, context)
         self.check_finite(log_prob, inverse.x, context)
         return inverse.x, log_prob
-
-    def _check_guidance(self, context: Context, guidance: Guidance) -> None:
-        """Refuse guidance that would cost a pass and change nothing."""
-        if set(context) <= {"temperature"} and guidance.temperature == 1:
-            raise ContextError(
-                "guidance needs a null prediction that differs from the conditional one: pass a"
-                " label or another condition, or give it an attention temperature other than 1"
-            )
 
 
 def load(directory: Path | str) -> Flow:

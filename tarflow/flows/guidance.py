@@ -10,6 +10,7 @@ from torch import Tensor
 from tarflow.arguments import check_instance, check_real
 from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Affine
+from tarflow.flows.shapes import PerPosition
 from tarflow.registry import Part
 
 
@@ -17,9 +18,7 @@ class Schedule(Part, ABC):
     """How a guidance weight depends on the position that is predicted."""
 
     @abstractmethod
-    def __call__(
-        self, weight: float, position: Float[Tensor, " length"]
-    ) -> Float[Tensor, " length"]:
+    def __call__(self, weight: float, position: PerPosition) -> PerPosition:
         """The weight at every position 0 ... T - 1 of a sequence."""
 
 
@@ -27,9 +26,7 @@ class Schedule(Part, ABC):
 class ConstantSchedule(Schedule):
     """The same weight everywhere."""
 
-    def __call__(
-        self, weight: float, position: Float[Tensor, " length"]
-    ) -> Float[Tensor, " length"]:
+    def __call__(self, weight: float, position: PerPosition) -> PerPosition:
         return torch.full_like(position, weight)
 
 
@@ -37,9 +34,7 @@ class ConstantSchedule(Schedule):
 class LinearSchedule(Schedule):
     r"""Weight $w i / (T - 1)$ at position i of T: none at first, all of it at the end."""
 
-    def __call__(
-        self, weight: float, position: Float[Tensor, " length"]
-    ) -> Float[Tensor, " length"]:
+    def __call__(self, weight: float, position: PerPosition) -> PerPosition:
         return weight * position / (len(position) - 1)
 
 
@@ -77,7 +72,7 @@ class Guidance(Part, ABC):
         """Whether the rule acts on a transform, given how many were inverted before it."""
         return self.weight > 0
 
-    def weights(self, position: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
+    def weights(self, position: PerPosition) -> PerPosition:
         """The weight at every position 0 ... T - 1 of a sequence."""
         return torch.full_like(position, self.weight)
 
@@ -113,7 +108,7 @@ class LinearGuidance(Guidance):
         super().__post_init__()
         check_instance("schedule", self.schedule, Schedule, "pass one, such as LinearSchedule()")
 
-    def weights(self, position: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
+    def weights(self, position: PerPosition) -> PerPosition:
         return self.schedule(self.weight, position)
 
     def __call__(

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tarflow.flows.decoding import Predict
+from tarflow.flows.shapes import PerExample, Sequences
 
 NEGLIGIBLE = 8
 """Change of a solution, in units of rounding, that more iterations would not improve on."""
@@ -25,13 +25,13 @@ class ParallelPass:
         scale: The scales in between, of all positions, without a graph.
     """
 
-    x: Float[Tensor, "batch length patch_dim"]
-    z: Float[Tensor, "batch length patch_dim"]
-    log_det: Float[Tensor, " batch"]
-    scale: Float[Tensor, "batch length patch_dim"]
+    x: Sequences
+    z: Sequences
+    log_det: PerExample
+    scale: Sequences
 
     @classmethod
-    def at(cls, x: Float[Tensor, "batch length patch_dim"], predict: Predict) -> "ParallelPass":
+    def at(cls, x: Sequences, predict: Predict) -> "ParallelPass":
         """Evaluate the maps that a prediction, without a cache, gives at x."""
         x = x.detach().requires_grad_()
         affine = predict(x[:, :-1], 0).after_first()
@@ -46,9 +46,7 @@ class ParallelPass:
         )
         return pulled
 
-    def solve(
-        self, cotangent: Float[Tensor, "batch length patch_dim"]
-    ) -> Float[Tensor, "batch length patch_dim"]:
+    def solve(self, cotangent: Sequences) -> Sequences:
         r"""Find v with $J^T v = g$ for the Jacobian $J = dz/dx$.
 
         J is block lower triangular with the diagonal $D = e^{-\alpha}$. Each round of
@@ -66,7 +64,7 @@ class ParallelPass:
         return v
 
 
-def _largest(v: Float[Tensor, "batch length patch_dim"]) -> Float[Tensor, " batch"]:
+def _largest(v: Sequences) -> PerExample:
     """The largest number of each example."""
     return v.abs().flatten(1).amax(dim=1)
 
@@ -94,11 +92,7 @@ class ImplicitInverse(torch.autograd.Function):
         return found.solve(by_x + through_log_det), by_log_det, None
 
 
-def differentiable(
-    x: Float[Tensor, "batch length patch_dim"],
-    z: Float[Tensor, "batch length patch_dim"],
-    predict: Predict,
-) -> tuple[Float[Tensor, "batch length patch_dim"], Float[Tensor, " batch"]]:
+def differentiable(x: Sequences, z: Sequences, predict: Predict) -> tuple[Sequences, PerExample]:
     r"""The same x, and its log-determinant, with the gradients of the inverse.
 
     Where a decoder has a tolerance, they are those of the exact inverse at the noise that x is

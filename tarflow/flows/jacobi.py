@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from tarflow.arguments import check_integer, check_real
@@ -11,6 +11,7 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Affine
 from tarflow.flows.decoding import Decoder, Predict
 from tarflow.flows.report import Inverse
+from tarflow.flows.shapes import Sequences
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Jacobi(Decoder):
                 " Sequential() has no tolerance"
             )
 
-    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
+    def __call__(self, predict: Predict, z: Sequences) -> Inverse:
         draft = Draft.start(z)
         passes, start, last = 0, 0, z.shape[1] - 1
         while start < last and len(z):
@@ -55,8 +56,7 @@ class Jacobi(Decoder):
             draft.improve(predict(draft.x[:, start:end], start), start, end, self.tolerance)
             passes += 1
             start = int(draft.front.min())
-        counts = passes, draft.iterations, draft.non_finite
-        return self.solved(z, draft.x, draft.affine, *counts)
+        return self.solved(z, draft.x, draft.affine, passes, draft.iterations, draft.non_finite)
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ class Draft:
         non_finite: Number of guesses of each example that were thrown away.
     """
 
-    z: Float[Tensor, "batch length patch_dim"]
-    x: Float[Tensor, "batch length patch_dim"]
+    z: Sequences
+    x: Sequences
     affine: Affine
     front: Int[Tensor, " batch"]
     iterations: Int[Tensor, " batch"]
     non_finite: Int[Tensor, " batch"]
 
     @classmethod
-    def start(cls, z: Float[Tensor, "batch length patch_dim"]) -> "Draft":
+    def start(cls, z: Sequences) -> "Draft":
         """The noise itself as first guess; its first position is final."""
         affine = Affine(torch.zeros_like(z[:, 1:]), torch.zeros_like(z[:, 1:]))
         counts = torch.zeros(3, len(z), dtype=torch.long, device=z.device)
@@ -88,7 +88,7 @@ class Draft:
 
     def improve(self, predicted: Affine, start: int, end: int, tolerance: float) -> None:
         """Accept what a prediction from positions `start ... end - 1` proves; redo the rest."""
-        inside = slice(start + 1, end + 1)
+        inside, last = slice(start + 1, end + 1), self.z.shape[1] - 1
         noise, old = self.z[:, inside], self.x[:, inside]
         position = torch.arange(start + 1, end + 1, device=noise.device)
         final = position <= self.front[:, None]
@@ -100,18 +100,11 @@ class Draft:
         thrown = ~(accepted | finite) & (position > exact[:, None])
         guess = torch.where(thrown[..., None], noise, new)
         self.x[:, inside] = torch.where(accepted[..., None], old, guess)
-        for store, value in zip(
-            (self.affine.log_scale, self.affine.shift),
-            (predicted.log_scale, predicted.shift),
-            strict=True,
-        ):
-            kept = store[:, start:end]
+        for name, store in vars(self.affine).items():
+            kept, value = store[:, start:end], getattr(predicted, name)
             store[:, start:end] = torch.where(final[..., None], kept, value)
         self.non_finite.add_(thrown.sum(dim=1))
-        self.iterations.add_(self.front < self.z.shape[1] - 1)
-        self._advance(exact.clamp(max=end), ~finite & (position == exact[:, None]))
-
-    def _advance(self, front: Int[Tensor, " batch"], broken: Tensor) -> None:
-        """Move the fronts; an example whose exact value is not finite cannot go on."""
-        last = self.z.shape[1] - 1
-        self.front.copy_(torch.where(broken.any(dim=1), last, front))
+        self.iterations.add_(self.front < last)
+        # An example whose exact value is not finite cannot go on.
+        broken = (~finite & (position == exact[:, None])).any(dim=1)
+        self.front.copy_(torch.where(broken, last, exact.clamp(max=end)))

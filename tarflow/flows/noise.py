@@ -4,11 +4,9 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor
-
 from tarflow.arguments import check_real
 from tarflow.errors import ConfigurationError
+from tarflow.flows.shapes import Examples
 from tarflow.randomness import RandomSource, normal
 from tarflow.registry import Part
 
@@ -18,9 +16,7 @@ class Noise(Part, ABC):
     """Adds noise to x, whatever that is."""
 
     @abstractmethod
-    def __call__(
-        self, x: Float[Tensor, "batch ..."], source: RandomSource = None
-    ) -> Float[Tensor, "batch ..."]:
+    def __call__(self, x: Examples, source: RandomSource = None) -> Examples:
         """Noisy data, in the dtype and on the device of x."""
 
 
@@ -28,9 +24,7 @@ class Noise(Part, ABC):
 class NoNoise(Noise):
     """Leaves data as it is: the density is one of the data itself."""
 
-    def __call__(
-        self, x: Float[Tensor, "batch ..."], source: RandomSource = None
-    ) -> Float[Tensor, "batch ..."]:
+    def __call__(self, x: Examples, source: RandomSource = None) -> Examples:
         return x
 
 
@@ -49,7 +43,5 @@ class GaussianNoise(Noise):
         if not 0 <= self.std < math.inf:
             raise ConfigurationError(f"noise std {self.std} must be finite and not negative")
 
-    def __call__(
-        self, x: Float[Tensor, "batch ..."], source: RandomSource = None
-    ) -> Float[Tensor, "batch ..."]:
+    def __call__(self, x: Examples, source: RandomSource = None) -> Examples:
         return x + self.std * normal(x.shape, source, x.dtype, x.device, "noise")

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tarflow.flows.shapes import PerExample
+
 
 @runtime_checkable
 class Tolerant(Protocol):
     """Anything with a largest residual that it allows: a decoder."""
 
     @property
-    def tolerance(self) -> float:
-        """The residual."""
-        ...
+    def tolerance(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Inverse:
     """
 
     x: Tensor
-    log_det: Float[Tensor, " batch"]
+    log_det: PerExample
     report: SamplingReport = SamplingReport()
 
     def put(self, rows: Int[Tensor, " some"], again: "Inverse") -> "Inverse":

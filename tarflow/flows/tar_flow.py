@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from tarflow.arguments import check_instance, check_integer, check_real, check_size, shown
 from tarflow.errors import ConfigurationError
@@ -21,7 +22,7 @@ from tarflow.registry import Part
 Each = int | tuple[int, ...]
 """One number for all transforms, or one for each, that nearest the data first."""
 
-EACH = ("patch_size", "num_layers", "model_dim", "head_dim", "expansion")
+SIZES = ("num_layers", "model_dim", "head_dim", "expansion")
 
 
 @dataclass(frozen=True)
@@ -47,25 +48,25 @@ class TarFlowDescription(Part):
 
     def __post_init__(self):
         self._keep("image_size", check_size("image_size", self.image_size))
-        for name in ("num_channels", "num_transforms"):
-            self._keep(name, check_integer(name, getattr(self, name), least=1))
-        self._keep("num_classes", check_integer("num_classes", self.num_classes, least=0))
-        for name in EACH:
-            self._keep_each(name, lambda name, value: check_integer(name, value, least=1))
+        for name, least in (("num_channels", 1), ("num_transforms", 1), ("num_classes", 0)):
+            self._keep(name, check_integer(name, getattr(self, name), least))
+        for name in ("patch_size", *SIZES):
+            self._keep_each(name, partial(check_integer, least=1))
         self._keep_each("dropout", _check_dropout)
         self._keep("conditioners", tuple(self.conditioners))
-        wanted = {"scale": Scale, "ordering": Ordering, "layer": Layer}
-        for name, kind in {**wanted, "codec": Codec, "noise": Noise}.items():
-            value = getattr(self, name)
-            if value is not None or name in wanted:
-                check_instance(name, value, kind, f"pass a {kind.__name__}")
+        for name, kind in (("scale", Scale), ("ordering", Ordering), ("layer", Layer)):
+            check_instance(name, getattr(self, name), kind, f"pass a {kind.__name__}")
         for each in self.conditioners:
             check_instance("one of conditioners,", each, Conditioner, "pass a Conditioner")
 
-    def at(self, index: int) -> dict[str, Any]:
-        """The numbers of one transform, by name."""
-        values = {name: getattr(self, name) for name in (*EACH, "dropout")}
-        return {k: v[index] if isinstance(v, tuple) else v for k, v in values.items()}
+    def at(self, index: int, name: str) -> Any:
+        """A number of one transform."""
+        value = getattr(self, name)
+        return value[index] if isinstance(value, tuple) else value
+
+    def patchify(self, index: int) -> Patchify:
+        """Make what cuts an image into the patches of one transform."""
+        return Patchify(cast(tuple[int, int], self.image_size), self.at(index, "patch_size"))
 
     def transforms(self) -> Iterator[Transform]:
         """Make the transforms, that nearest the data first.
@@ -74,34 +75,33 @@ class TarFlowDescription(Part):
         """
         before = None
         for index in range(self.num_transforms):
-            numbers = self.at(index)
-            patch_size = numbers.pop("patch_size")
-            patchify = Patchify(self.image_size, patch_size)  # pyright: ignore[reportArgumentType]
+            patchify = self.patchify(index)
             if before is None:
                 yield patchify
-            elif patch_size != before.patch_size:
+            elif patchify.patch_size != before.patch_size:
                 yield Repatch(before, patchify)
             order = rearrangement(self.ordering(index, patchify.length))
-            around = [] if order is None else [order]
-            yield from around
-            shape = (patchify.length, self.num_channels * patch_size**2)
-            yield self._autoregressive(*shape, numbers)
-            yield from (each.inverted() for each in around)
+            if order is not None:
+                yield order
+            yield self._autoregressive(index, patchify)
+            if order is not None:
+                yield order.inverted()
             before = patchify
 
     def base(self) -> StandardNormal:
         """Make the distribution of the noise."""
-        patch_size = self.at(self.num_transforms - 1)["patch_size"]
-        length = Patchify(self.image_size, patch_size).length  # pyright: ignore[reportArgumentType]
+        patchify = self.patchify(self.num_transforms - 1)
         kind = DiagonalNormal if isinstance(self.scale, UnitScale) else StandardNormal
-        return kind(length, self.num_channels * patch_size**2)
+        return kind(patchify.length, self.num_channels * patchify.patch_size**2)
 
-    def _autoregressive(
-        self, length: int, patch_dim: int, numbers: dict[str, Any]
-    ) -> AutoregressiveTransform:
+    def _autoregressive(self, index: int, patchify: Patchify) -> AutoregressiveTransform:
         """Make one of the autoregressive transforms, with a transformer of its own."""
+        patch_dim = self.num_channels * patchify.patch_size**2
+        numbers = {name: self.at(index, name) for name in (*SIZES, "dropout")}
         outputs = self.scale.num_outputs * patch_dim
-        network = CausalTransformer(patch_dim, outputs, length, **numbers, layer=self.layer)
+        network = CausalTransformer(
+            patch_dim, outputs, patchify.length, **numbers, layer=self.layer
+        )
         labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
         return AutoregressiveTransform(network, self.scale, (*labels, *self.conditioners))
 

@@ -16,6 +16,7 @@ from tarflow.flows.conditioning import Conditioner
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.report import Inverse, SamplingReport
+from tarflow.flows.shapes import PerExample, Sequences
 
 
 class Transform(nn.Module, ABC):
@@ -31,7 +32,7 @@ class Transform(nn.Module, ABC):
     """What reads the parts of a context for the transform."""
 
     @abstractmethod
-    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, PerExample]:
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
 
     @abstractmethod
@@ -61,7 +62,7 @@ class Rearrangement(Transform):
     def restore(self, z: Tensor) -> Tensor:
         """Move them back."""
 
-    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, PerExample]:
         return self.arrange(x), _zeros(x)
 
     def inverse(
@@ -70,7 +71,7 @@ class Rearrangement(Transform):
         return Inverse(self.restore(z), _zeros(z))
 
 
-def _zeros(x: Tensor) -> Float[Tensor, " batch"]:
+def _zeros(x: Tensor) -> PerExample:
     """The log-determinants of nothing but moves."""
     return x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
 
@@ -82,10 +83,10 @@ class Reverse(Rearrangement):
         """What undoes it."""
         return Reverse()
 
-    def arrange(self, x: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+    def arrange(self, x: Sequences) -> Tensor:
         return x.flip(1)
 
-    def restore(self, z: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+    def restore(self, z: Sequences) -> Tensor:
         return z.flip(1)
 
 
@@ -115,10 +116,10 @@ class Permute(Rearrangement):
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("inverse_order", torch.tensor(order).argsort())
 
-    def arrange(self, x: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+    def arrange(self, x: Sequences) -> Tensor:
         return x[:, self.order]
 
-    def restore(self, z: Float[Tensor, "batch length patch_dim"]) -> Tensor:
+    def restore(self, z: Sequences) -> Tensor:
         return z[:, self.inverse_order]
 
     def inverted(self) -> "Permute":
@@ -128,10 +129,16 @@ class Permute(Rearrangement):
 
 def rearrangement(order: Sequence[int]) -> Reverse | Permute | None:
     """What puts a sequence in an order; None where that is its own."""
-    order, own = list(order), list(range(len(order)))
+    own: Sequence[int] = range(len(order))
+    if not isinstance(order, range):  # of which a damaged file may ask for one without end
+        order, own = list(order), list(own)
     if order == own:
         return None
     return Reverse() if order == own[::-1] else Permute(order)
+
+
+IMAGE = "batch channels (rows p) (columns q)"
+PATCHES = "batch (rows columns) (channels p q)"
 
 
 class Patchify(Rearrangement):
@@ -162,30 +169,16 @@ class Patchify(Rearrangement):
         """Number of patches."""
         return self.grid[0] * self.grid[1]
 
-    def arrange(
-        self, x: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch length patch_dim"]:
+    def arrange(self, x: Float[Tensor, "batch channels height width"]) -> Sequences:
         if x.ndim != 4 or tuple(x.shape[-2:]) != self.image_size:
             raise ConfigurationError(
                 f"images of shape {tuple(x.shape)} in a flow of {self.image_size} images"
             )
-        return rearrange(
-            x,
-            "batch channels (rows p) (columns q) -> batch (rows columns) (channels p q)",
-            p=self.patch_size,
-            q=self.patch_size,
-        )
+        return rearrange(x, f"{IMAGE} -> {PATCHES}", p=self.patch_size, q=self.patch_size)
 
-    def restore(
-        self, z: Float[Tensor, "batch length patch_dim"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        return rearrange(
-            z,
-            "batch (rows columns) (channels p q) -> batch channels (rows p) (columns q)",
-            rows=self.grid[0],
-            p=self.patch_size,
-            q=self.patch_size,
-        )
+    def restore(self, z: Sequences) -> Float[Tensor, "batch channels height width"]:
+        sizes = {"rows": self.grid[0], "p": self.patch_size, "q": self.patch_size}
+        return rearrange(z, f"{PATCHES} -> {IMAGE}", **sizes)
 
 
 class Repatch(Rearrangement):
@@ -195,14 +188,10 @@ class Repatch(Rearrangement):
         super().__init__()
         self.before, self.after = before, after
 
-    def arrange(
-        self, x: Float[Tensor, "batch length patch_dim"]
-    ) -> Float[Tensor, "batch new_length new_patch_dim"]:
+    def arrange(self, x: Sequences) -> Float[Tensor, "batch new_length new_patch_dim"]:
         return self.after.arrange(self.before.restore(x))
 
-    def restore(
-        self, z: Float[Tensor, "batch new_length new_patch_dim"]
-    ) -> Float[Tensor, "batch length patch_dim"]:
+    def restore(self, z: Float[Tensor, "batch new_length new_patch_dim"]) -> Sequences:
         return self.before.arrange(self.after.restore(z))
 
 
@@ -231,7 +220,7 @@ class Composition(Transform):
     def __len__(self) -> int:
         return len(self.transforms)
 
-    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, PerExample]:
         log_dets = []
         for transform in self:
             x, log_det = transform(x, context)

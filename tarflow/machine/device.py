@@ -46,18 +46,12 @@ def matrix_rate(
 ) -> float:
     """Operations per second of products of square matrices; the best of growing ones.
 
-    Args:
-        device: The device.
-        dtype: The precision.
-        largest: Side of the largest matrices.
-        enough: Seconds after which larger ones would tell no more.
+    They grow to a largest side, or until one takes `enough` seconds.
     """
-    best, side = 0.0, 256
-    while side <= largest:
+    best, side, seconds = 0.0, 256, 0.0
+    while side <= largest and seconds <= enough:
         a, b = torch.randn(2, side, side, device=device).to(dtype)
         seconds = fastest(lambda a=a, b=b: a @ b, device)
         best = max(best, 2 * side**3 / seconds)
-        if seconds > enough:
-            break
         side *= 2
     return best

@@ -11,19 +11,26 @@ from safetensors import SafetensorError
 from tarflow.errors import DataError
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file; a failure leaves what was there before."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file that is to replace one; a failure leaves what was there before."""
     new = path.with_name(f".{path.name}.new")
     try:
-        new.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield new
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
 
 
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file; a failure leaves what was there before."""
+    with replacing(path) as new:
+        new.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Tell which folder could not be written, and what to do.
+def writing(folder: Path, more: str = "") -> Iterator[None]:
+    """Tell which folder could not be written, what to do, and what more there is to say.
 
     Raises:
         DataError: A file could not be written.
@@ -34,19 +41,15 @@ def writing(folder: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
             f"{folder} cannot be written ({reason}): make room, or see to its permissions, and"
-            " give the same command again"
+            f" give the same command again{more}"
         ) from error
 
 
 def check_writable(folder: Path) -> None:
-    """Write to a folder, which is there, to know before any work whether that is possible.
-
-    Raises:
-        DataError: It is not.
-    """
+    """Write to a folder, made if need be, to know before any work whether that is possible."""
+    folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".{uuid.uuid4().hex}"
-    with writing(folder):
-        try:
-            probe.write_bytes(bytes(4096))
-        finally:
-            probe.unlink(missing_ok=True)
+    try:
+        probe.write_bytes(bytes(4096))
+    finally:
+        probe.unlink(missing_ok=True)

@@ -27,11 +27,9 @@ HELD = (errno.EAGAIN, errno.EACCES)
 
 @dataclass(frozen=True)
 class Process:
-    """Which of several processes this is.
+    """Which of several processes this is, from 0.
 
     Attributes:
-        rank: Its number, from 0.
-        world_size: Number of processes.
         local_rank: Its number on this machine: which of the machine's devices is its own.
     """
 
@@ -43,10 +41,8 @@ class Process:
         check_integer("rank", self.rank)
         check_integer("world_size", self.world_size)
         if not 0 <= self.rank < self.world_size:
-            raise ConfigurationError(
-                f"rank {self.rank} of world_size {self.world_size}: ranks go from 0 to"
-                " world_size - 1"
-            )
+            given = f"rank {self.rank} of world_size {self.world_size}"
+            raise ConfigurationError(f"{given}: ranks go from 0 to world_size - 1")
 
     @classmethod
     def find(
@@ -58,13 +54,11 @@ class Process:
         """Read the arguments, else what torchrun or srun tell; alone without any of these.
 
         Raises:
-            ConfigurationError: One of the arguments is there without the other, or the rank is
-                out of range.
+            ConfigurationError: One argument is there without the other, or out of range.
         """
         if (rank is None) != (world_size is None):
-            raise ConfigurationError(
-                f"rank={rank} with world_size={world_size}: give both, or none of them"
-            )
+            given = f"rank={rank} with world_size={world_size}"
+            raise ConfigurationError(f"{given}: give both, or neither of them")
         if rank is not None and world_size is not None:
             return cls(rank, world_size, rank)
         for names in LAUNCHERS:

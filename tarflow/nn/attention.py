@@ -13,6 +13,12 @@ from tarflow.nn.kernels import AttentionKernel, TorchAttention
 MANY_HEADS = 32
 """Examples times heads from which one query is attended to by two matrix products on CPUs."""
 
+New = Float[Tensor, "batch heads window head_dim"]
+"""Queries, keys or values of a window of positions, or what the queries attend to."""
+
+Known = Float[Tensor, "batch heads end head_dim"]
+"""Keys or values of all positions up to the end of a window."""
+
 
 class KVCache:
     """Keys and values of every layer, allocated once and written at explicit positions.
@@ -32,15 +38,7 @@ class KVCache:
         self.keys: list[Tensor | None] = [None] * num_layers
         self.values: list[Tensor | None] = [None] * num_layers
 
-    def update(
-        self,
-        layer: int,
-        start: int,
-        keys: Float[Tensor, "batch heads window head_dim"],
-        values: Float[Tensor, "batch heads window head_dim"],
-    ) -> tuple[
-        Float[Tensor, "batch heads end head_dim"], Float[Tensor, "batch heads end head_dim"]
-    ]:
+    def update(self, layer: int, start: int, keys: New, values: New) -> tuple[Known, Known]:
         """Write a window at positions `start ...` and return everything up to its end."""
         return (
             self._write(self.keys, layer, start, keys),
@@ -90,14 +88,7 @@ class Window:
         """The rows of a table by position that belong to `count` inputs."""
         return table[self.start : self.start + count]
 
-    def attend(
-        self,
-        layer: int,
-        q: Float[Tensor, "batch heads window head_dim"],
-        k: Float[Tensor, "batch heads window head_dim"],
-        v: Float[Tensor, "batch heads window head_dim"],
-        dropout: float = 0.0,
-    ) -> Float[Tensor, "batch heads window head_dim"]:
+    def attend(self, layer: int, q: New, k: New, v: New, dropout: float = 0.0) -> New:
         """Write a layer's keys and values into the cache and attend to all up to each query."""
         if self.cache is not None:
             k, v = self.cache.update(layer, self.start, k, v)
@@ -129,14 +120,7 @@ class Step:
         """The row of a table by position that belongs to the input."""
         return table.index_select(0, self.position)
 
-    def attend(
-        self,
-        layer: int,
-        q: Float[Tensor, "batch heads 1 head_dim"],
-        k: Float[Tensor, "batch heads 1 head_dim"],
-        v: Float[Tensor, "batch heads 1 head_dim"],
-        dropout: float = 0.0,
-    ) -> Float[Tensor, "batch heads 1 head_dim"]:
+    def attend(self, layer: int, q: New, k: New, v: New, dropout: float = 0.0) -> New:
         """Write a layer's key and value into the cache and attend to all up to the query."""
         stored = self.cache.held(layer)
         for store, new in zip(stored, (k, v), strict=True):
@@ -200,12 +184,7 @@ class CausalSelfAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
-def attend(
-    q: Float[Tensor, "batch heads window head_dim"],
-    k: Float[Tensor, "batch heads end head_dim"],
-    v: Float[Tensor, "batch heads end head_dim"],
-    dropout: float = 0.0,
-) -> Float[Tensor, "batch heads window head_dim"]:
+def attend(q: New, k: Known, v: Known, dropout: float = 0.0) -> New:
     """Causal attention of the last `window` of `end` positions, by the kernel for the shape.
 
     An explicit mask disables torch's flash kernels, and `is_causal` aligns top-left, which is

@@ -89,13 +89,10 @@ class CompiledNetwork:
             x = x.clone(memory_format=torch.contiguous_format)
             compiled = compiled_step(self.kind, len(x), num_keys, self.backend)
             return compiled(self.network, x, condition, step)
-        key, graphs = (
-            (len(x), num_keys, condition is None, window.temperature is None),
-            self.own.graphs,
-        )
-        if key not in graphs:
-            graphs[key] = GraphedStep(self.network, x, condition, step)
-        return graphs[key](x, condition, step)
+        key = len(x), num_keys, condition is None, window.temperature is None
+        if key not in self.own.graphs:
+            self.own.graphs[key] = GraphedStep(self.network, x, condition, step)
+        return self.own.graphs[key](x, condition, step)
 
 
 def take_step(

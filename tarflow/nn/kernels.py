@@ -42,20 +42,14 @@ class AttentionKernel(Part, ABC):
     """
 
     @abstractmethod
-    def __call__(
-        self,
-        q: Float[Tensor, "batch heads length head_dim"],
-        k: Float[Tensor, "batch heads length head_dim"],
-        v: Float[Tensor, "batch heads length head_dim"],
-        dropout: float = 0.0,
-    ) -> Float[Tensor, "batch heads length head_dim"]:
+    def __call__(self, q: Heads, k: Heads, v: Heads, dropout: float = 0.0) -> Heads:
         """Attend over whole sequences of one length."""
 
     def refusal(self, like: Tensor) -> str | None:
         """Why it cannot compute on the device and dtype of a tensor; None if it can."""
         return None
 
-    def serving(self, like: Float[Tensor, "batch heads length head_dim"]) -> "AttentionKernel":
+    def serving(self, like: Heads) -> "AttentionKernel":
         """The kernel that computes for queries of this device, precision and shape.
 
         Raises:
@@ -114,7 +108,8 @@ class FusedAttention(AttentionKernel):
     def __call__(self, q: Heads, k: Heads, v: Heads, dropout: float = 0.0) -> Heads:
         if transformed():
             return ProductAttention()(q, k, v, dropout)
-        if dropout or torch.compiler.is_compiling() or not _needs_gradient(q, k, v):
+        followed = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))
+        if dropout or torch.compiler.is_compiling() or not followed:
             return self.fused(q, k, v, dropout)
         inner = cast(tuple[Tensor, Tensor, Tensor], _Entry.apply(q, k, v))
         return cast(Tensor, _Exit.apply(self.fused(*inner, dropout), q, k, v))
@@ -148,11 +143,6 @@ class _Exit(torch.autograd.Function):
         return torch.zeros_like(gradient), *pull_back(gradient)
 
 
-def _needs_gradient(*inputs: Tensor) -> bool:
-    """Whether autograd follows what is computed from these."""
-    return torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-
-
 def _goes_on() -> bool:
     """Whether the gradient that is computed may be differentiated again, or is batched."""
     return torch.is_grad_enabled() or transformed()
@@ -177,12 +167,11 @@ class FlashAttention(FusedAttention):
 
     def fused(self, q: Heads, k: Heads, v: Heads, dropout: float) -> Heads:
         swapped = (each.transpose(1, 2) for each in (q, k, v))
-        attend = _of_package("flash_attn_func")
-        return attend(*swapped, dropout_p=dropout, causal=True).transpose(1, 2)
+        return _packaged()(*swapped, dropout_p=dropout, causal=True).transpose(1, 2)
 
-    def refusal(self, like):
+    def refusal(self, like: Tensor) -> str | None:
         try:  # an importable package may lack the symbol
-            _of_package("flash_attn_func")
+            _packaged()
         except (ImportError, OSError, AttributeError) as error:
             return f"the package flash_attn cannot be used: {error}"
         return _refuse_all_but_cuda_halves(like)
@@ -211,13 +200,12 @@ class TorchFlashAttention(FusedAttention):
 
     def refusal(self, like: Tensor) -> str | None:
         refused = _refuse_all_but_cuda_halves(like)
-        if refused:
-            return refused
-        try:
-            _activate(self.version)
-        except Exception as error:  # of the package, of torch, or of the device
-            return f"torch cannot switch to {self.version}: {error}"
-        return None
+        if refused is None:
+            try:
+                _activate(self.version)
+            except Exception as error:  # of the package, of torch, or of the device
+                refused = f"torch cannot switch to {self.version}: {error}"
+        return refused
 
 
 @dataclass(frozen=True)
@@ -261,9 +249,9 @@ def _widening_pays(dtype: torch.dtype) -> bool:
     return rates[0] < rates[1]
 
 
-def _of_package(name: str) -> Callable[..., Tensor]:
-    """A function of the package flash_attn, which few machines have."""
-    return getattr(import_module("flash_attn"), name)
+def _packaged() -> Callable[..., Tensor]:
+    """The function of the package flash_attn, which few machines have."""
+    return import_module("flash_attn").flash_attn_func
 
 
 @cache

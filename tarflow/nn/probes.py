@@ -4,12 +4,12 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.nn.kernels import FlashAttention, TorchAttention
+from tarflow.nn.kernels import FlashAttention, ProductAttention, TorchAttention
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Causal attention of queries, keys and values, all `batch heads length head_dim`."""
@@ -26,12 +26,7 @@ KERNELS = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
 
 @dataclass(frozen=True)
 class Probe:
-    """Whether a kernel works.
-
-    Attributes:
-        name: What it is called.
-        failure: Why it does not; empty if it works.
-    """
+    """Whether a kernel works: if so, the failure is empty."""
 
     name: str
     failure: str = ""
@@ -40,23 +35,41 @@ class Probe:
 def probe_default(device: torch.device) -> Probe:
     """Probe the kernel that torch picks by itself."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return _probe("torch's choice", lambda: _compare(TorchAttention(), device, dtype))
+    return _probe("torch's choice", _compare, TorchAttention(), device, dtype)
 
 
 def probe_kernels(device: torch.device) -> list[Probe]:
     """Probe torch's kernels, the package flash-attn, and the kernels torch can switch to."""
-    kernels = [_probe_kernel(name, device) for name in KERNELS]
-    return [*kernels, probe_package(device), *_probe_switch(device)]
+    from torch.nn import attention  # imports dynamo: seconds
+
+    def run(kernel: str) -> None:
+        with attention.sdpa_kernel(getattr(attention.SDPBackend, kernel)):
+            _compare(TorchAttention(), device, torch.bfloat16)
+
+    def run_switched(package: str) -> None:
+        if device.type != "cuda":  # where some packages crash instead of raising
+            raise RuntimeError("needs a CUDA device")
+        attention.activate_flash_attention_impl(package)
+        try:
+            run("FLASH_ATTENTION")
+        finally:
+            attention.restore_flash_attention_impl()
+
+    probes = [_probe(f"torch {name}", run, name) for name in KERNELS]
+    probes.append(probe_package(device))
+    if not hasattr(attention, "activate_flash_attention_impl"):
+        return [*probes, Probe("torch's switch to FA3 and FA4", "needs torch 2.13")]
+    packages = attention.list_flash_attention_impls()
+    return [*probes, *(_probe(f"torch switched to {p}", run_switched, p) for p in packages)]
 
 
 def probe_package(device: torch.device) -> Probe:
     """Probe the package flash-attn by its function: a package can be there without it."""
-    name = "package flash-attn"
+    name, kernel = "package flash-attn", FlashAttention()
     if importlib.util.find_spec("flash_attn") is None:
         return Probe(name, "not installed")
 
     def run() -> None:
-        kernel = FlashAttention()
         refused = kernel.refusal(torch.empty(0, dtype=torch.float16, device=device))
         if refused:
             raise RuntimeError(refused)
@@ -65,43 +78,12 @@ def probe_package(device: torch.device) -> Probe:
     return _probe(name, run)
 
 
-def _probe_kernel(kernel: str, device: torch.device) -> Probe:
-    """Probe one of torch's own kernels; its warnings tell why it is not available."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel  # imports dynamo: seconds
-
-    def run() -> None:
-        with sdpa_kernel(getattr(SDPBackend, kernel)):
-            _compare(TorchAttention(), device, torch.bfloat16)
-
-    return _probe(f"torch {kernel}", run)
-
-
-def _probe_switch(device: torch.device) -> list[Probe]:
-    """Probe the kernels of other packages that torch (2.13 and later) can put in its place."""
-    from torch.nn import attention
-
-    if not hasattr(attention, "activate_flash_attention_impl"):
-        return [Probe("torch's switch to FA3 and FA4", "needs torch 2.13")]
-
-    def run(name: str) -> None:
-        _need_cuda(device)
-        attention.activate_flash_attention_impl(name)
-        try:
-            with attention.sdpa_kernel(attention.SDPBackend.FLASH_ATTENTION):
-                _compare(TorchAttention(), device, torch.bfloat16)
-        finally:
-            attention.restore_flash_attention_impl()
-
-    names = attention.list_flash_attention_impls()
-    return [_probe(f"torch switched to {name}", lambda name=name: run(name)) for name in names]
-
-
-def _probe(name: str, run: Callable[[], None]) -> Probe:
-    """Run a kernel, and keep what it says where it fails."""
+def _probe(name: str, run: Callable[..., None], *arguments: Any) -> Probe:
+    """Run a kernel, and keep what it says, warnings too, where it fails."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            run()
+            run(*arguments)
         # Whatever a kernel raises, it does not work: its libraries raise what they like.
         except Exception as error:
             hints = [str(warning.message) for warning in told]
@@ -116,33 +98,12 @@ def first_lines(error: Exception, *hints: str) -> str:
     return "; ".join(line.split(" (Triggered internally")[0] for line in lines)
 
 
-def _need_cuda(device: torch.device) -> None:
-    """Refuse other devices, on which some packages crash instead of raising."""
-    if device.type != "cuda":
-        raise RuntimeError("needs a CUDA device")
-
-
-def _plain(
-    q: Float[Tensor, "batch heads length head_dim"],
-    k: Float[Tensor, "batch heads length head_dim"],
-    v: Float[Tensor, "batch heads length head_dim"],
-) -> Float[Tensor, "batch heads length head_dim"]:
-    """Causal attention from its equation."""
-    logits = q @ k.mT * q.shape[-1] ** -0.5
-    later = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(diagonal=1)
-    return logits.masked_fill(later, -torch.inf).softmax(dim=-1) @ v
-
-
 def _compare(attend: Attention, device: torch.device, dtype: torch.dtype) -> None:
-    """Compare values and gradients with those of the equation in float64 on the CPU.
-
-    Raises:
-        RuntimeError: They are off.
-    """
+    """Refuse values and gradients that are off those of the equation in float64 on the CPU."""
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(SHAPE, generator=generator).to(dtype) for _ in range(4)]
     found = _differentiate(attend, [x.to(device, copy=True) for x in inputs])
-    right = _differentiate(_plain, [x.double() for x in inputs])
+    right = _differentiate(ProductAttention(), [x.double() for x in inputs])
     for name, a, b in zip(("values", "gradients"), found, right, strict=True):
         error = float((a.double().cpu() - b).abs().max() / b.abs().max())
         if not error <= TOLERANCES[dtype]:
@@ -151,8 +112,8 @@ def _compare(attend: Attention, device: torch.device, dtype: torch.dtype) -> Non
 
 def _differentiate(attend: Attention, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
     """What attention returns, and its gradient in queries, keys and values."""
-    *leaves, cotangent = inputs
-    leaves = [x.requires_grad_() for x in leaves]
+    *inputs, cotangent = inputs
+    leaves = [x.requires_grad_() for x in inputs]
     output = attend(*leaves)
     gradients = torch.autograd.grad(output, leaves, cotangent)
     return output.detach(), torch.stack(gradients)

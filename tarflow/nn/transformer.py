@@ -25,14 +25,9 @@ class Layer(Part, ABC):
     def __call__(
         self, model_dim: int, head_dim: int, expansion: int, dropout: float, index: int
     ) -> nn.Module:
-        """Make a layer.
+        """Make a layer of a `CausalTransformer`, whose arguments these are.
 
-        Args:
-            model_dim: Size of the vectors.
-            head_dim: Width of one attention head.
-            expansion: Width of an MLP's hidden layer, in units of `model_dim`.
-            dropout: Probability of dropping something in training.
-            index: Which layer of the transformer it is, from 0; its place in a cache.
+        The index, from 0, is the layer's place in the transformer and in a cache.
         """
 
 
@@ -141,12 +136,9 @@ class CausalTransformer(nn.Module):
         condition: Float[Tensor, "batch model_dim"] | None = None,
         window: Window | Step = WHOLE,
     ) -> Float[Tensor, "batch window out_features"]:
-        """Transform the vectors at the positions of a window.
+        """Transform vectors at the positions of a window, in the dtype of the weights.
 
-        Args:
-            x: Input vectors; computed in the dtype of the weights.
-            condition: Vector added at every position.
-            window: Where the vectors stand, and what came before them.
+        The condition is added at every position.
         """
         h = self.proj_in(x.to(self.dtype))
         h = h + window.rows(self.position_embedding, x.shape[1])
@@ -159,33 +151,3 @@ class CausalTransformer(nn.Module):
             else:
                 h = block(h, window)
         return self.proj_out(h)
-
-
-@dataclass(frozen=True)
-class TransformerShape(Part):
-    """The sizes of a transformer and its kind of layer, apart from what goes in and out.
-
-    Attributes:
-        model_dim: Width of the model.
-        num_layers: Number of layers.
-        head_dim: Width of one attention head; it divides `model_dim`.
-        expansion: Width of the MLP's hidden layer, in units of `model_dim`.
-        dropout: Probability of dropping an attention weight or an MLP output in training.
-        layer: The kind of layer.
-
-    Example:
-        >>> network = TransformerShape(model_dim=64, num_layers=2)(6, 12, length=5)
-        >>> network(torch.ones(1, 5, 6)).shape
-        torch.Size([1, 5, 12])
-    """
-
-    model_dim: int
-    num_layers: int
-    head_dim: int = 64
-    expansion: int = 4
-    dropout: float = 0.0
-    layer: Layer = PreNorm()
-
-    def __call__(self, in_features: int, out_features: int, length: int) -> CausalTransformer:
-        """Make a transformer of this shape."""
-        return CausalTransformer(in_features, out_features, length, **vars(self))

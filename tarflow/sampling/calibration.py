@@ -56,7 +56,7 @@ def calibrate(
         flow: The flow, on the device to calibrate for.
         batch_size: Number of samples that will be decoded at a time.
         context: What to condition on, as for sampling.
-        guidance: The guidance to sample with.
+        guidance: As in `DecodeOptions`, like dtype.
         dtype: Precision in which transformers compute.
         tolerance: That of `Jacobi`.
         windows: Windows to try; those over the length of a transform count as that.
@@ -70,19 +70,17 @@ def calibrate(
     """
     check_integer("batch_size", batch_size, least=1)
     check_integer("repetitions", repetitions, least=1)
-    check_window_list(windows)
-    Jacobi(1, tolerance)  # checks the tolerance, before anything is measured
+    candidates = _read_windows(windows, tolerance)
     z = flow.base.sample(batch_size, ExampleSeeds(seed, range(batch_size)))
     read = Context.of(context, batch_size, z.device)
     options = DecodeOptions(guidance=guidance, dtype=dtype).prepared()
     flow.decode(z, read, options=options)  # checks, warms up
-    race = Race(read, options, repetitions, tell)
-    measurements = []
-    decoders = []
-    for results in race.transforms(flow.transform, z, [Jacobi(w, tolerance) for w in windows]):
-        measurements += results
+    race = Race(read, options, candidates, repetitions, tell)
+    decoders, measurements = [], []
+    for results in race.transforms(flow.transform, z):
         decoders.append(fastest(results))
         for result in results:
+            measurements.append(result)
             show(result)
     plans = [PerTransform((Sequential(),) * len(decoders)), PerTransform(tuple(decoders))]
     tell("whole samples")
@@ -92,12 +90,13 @@ def calibrate(
     return Plan(conditions, plans[choice], seconds[choice], seconds[0], tuple(measurements))
 
 
-def check_window_list(windows: Any) -> None:
-    """Refuse what is not a list of windows."""
+def _read_windows(windows: Any, tolerance: float) -> list[Jacobi]:
+    """The decoders of a list of windows."""
     if not isinstance(windows, Iterable):
         raise ConfigurationError(f"windows {shown(windows)} are not a list of integers")
-    for window in windows:
-        check_integer(f"windows {shown(windows)}:", window, least=1)
+    Jacobi(1, tolerance)  # checks the tolerance where no window does
+    name = f"windows {shown(windows)}:"
+    return [Jacobi(check_integer(name, window, least=1), tolerance) for window in windows]
 
 
 def fastest(results: Sequence[Measurement]) -> Decoder:
@@ -113,43 +112,34 @@ def fastest(results: Sequence[Measurement]) -> Decoder:
 
 @dataclass(frozen=True)
 class Race:
-    """Times decoders against each other.
-
-    Attributes:
-        context: What to condition on.
-        options: How to decode, but for the decoder.
-        repetitions: Number of times that each is measured.
-        tell: Called with what is measured next.
-    """
+    """Times decoders against each other, under options but for the decoder."""
 
     context: Context
     options: DecodeOptions
+    candidates: Sequence[Jacobi]
     repetitions: int
     tell: Callable[[str], None]
 
-    def transforms(
-        self, composition: Composition, z: Tensor, candidates: Sequence[Jacobi]
-    ) -> Iterator[list[Measurement]]:
+    def transforms(self, composition: Composition, z: Tensor) -> Iterator[list[Measurement]]:
         """Measure each autoregressive transform, that nearest the noise first."""
         race = self
         for transform in reversed(list(composition)):
             if isinstance(transform, Composition):
-                yield from race.transforms(transform, z, candidates)
+                yield from race.transforms(transform, z)
             elif transform.num_decoded:
-                yield race.measure(transform, z, clipped(candidates, z.shape[1] - 1))
+                yield race.measure(transform, z)
             z = transform.inverse(z, race.context, race.options).x
             race = replace(race, options=race.options.deeper(transform.num_decoded))
 
-    def measure(
-        self, transform: Transform, z: Tensor, candidates: Sequence[Decoder]
-    ) -> list[Measurement]:
+    def measure(self, transform: Transform, z: Tensor) -> list[Measurement]:
         """Measure sequential decoding and all candidates, in turns.
 
         What takes more than twice the time of sequential decoding is given up.
         """
         results = [self.run(transform, z, Sequential())]
         limit = 2 * results[0].seconds
-        results += [self.run(transform, z, Limited(decoder, limit)) for decoder in candidates]
+        windows = _clipped(self.candidates, z.shape[1] - 1)
+        results += [self.run(transform, z, Limited(window, limit)) for window in windows]
         times = {m.decoder: [m.seconds] for m in results if m.seconds < torch.inf}
         for _ in range(self.repetitions - 1):
             for decoder, seconds in times.items():
@@ -182,7 +172,7 @@ class Race:
         return [statistics.median(seconds) for seconds in times]
 
 
-def clipped(candidates: Sequence[Jacobi], last: int) -> list[Jacobi]:
+def _clipped(candidates: Sequence[Jacobi], last: int) -> list[Jacobi]:
     """The candidates that differ where there are so many positions to decode."""
     windows = {min(each.window, last): each for each in candidates}
     return [replace(windows[window], window=window) for window in sorted(windows) if window > 1]
@@ -194,12 +184,7 @@ class TooSlow(Exception):
 
 @dataclass(frozen=True)
 class Limited(Decoder):
-    """Gives a decoder up when it takes too long.
-
-    Attributes:
-        decoder: The decoder.
-        seconds: The time that it may take.
-    """
+    """Gives a decoder up when it takes more than some seconds."""
 
     decoder: Decoder
     seconds: float

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tarflow.flows.report import SamplingReport
+from tarflow.sampling.sample_shards import join
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,8 @@ class Certificates:
 
     @classmethod
     def join(cls, batches: Iterable[Mapping[str, np.ndarray]]) -> "Certificates":
-        """Put together those of several batches, each as `arrays`, among others, has it."""
-        found = [[batch[name] for name in cls.__dataclass_fields__] for batch in batches]
-        return cls(*map(np.concatenate, zip(*found, strict=True)))
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The attributes by their names."""
-        return dict(vars(self))
+        """Put together those of several batches, which hold them among other arrays."""
+        return cls(**join(batches, cls.__dataclass_fields__))
 
     def to_csv(self) -> str:
         """A table: `index`, `certified`, `redone`, and a residual for each transform."""
@@ -54,9 +49,6 @@ class Certificates:
 
     def __str__(self) -> str:
         """One line about all of them."""
-        redone = int(self.redone.sum())
-        return (
-            f"{int(self.certified.sum())} of {len(self.certified)} samples certified, largest"
-            f" residual {self.residual.max():.1e}"
-            + (f", {redone} redone in full precision" if redone else "")
-        )
+        counts = f"{self.certified.sum()} of {len(self.certified)} samples certified"
+        redone = f", {self.redone.sum()} redone in full precision" if self.redone.any() else ""
+        return f"{counts}, largest residual {self.residual.max():.1e}{redone}"

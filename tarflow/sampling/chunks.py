@@ -21,13 +21,8 @@ class InsufficientMemoryError(TarflowError):
 class ChunkSize:
     """How many examples are computed at a time; lowered for good where memory runs out.
 
-    Use one for each kind of computation and keep it, so that a long run finds its size once.
-
-    Args:
-        limit: Number of examples at a time to begin with; None for a whole batch.
-
-    Raises:
-        ConfigurationError: The limit is below one.
+    Use one for each kind of computation and keep it, so that a long run finds its size once. It
+    begins with a limit, of one or more; None stands for a whole batch.
     """
 
     def __init__(self, limit: int | None = None):
@@ -53,8 +48,7 @@ class ChunkSize:
         """
         parts, done = [], 0
         while done < num_rows or not parts:
-            size = num_rows if self.limit is None else self.limit
-            rows = slice(done, min(done + size, num_rows))
+            rows = slice(done, min(done + (self.limit or num_rows), num_rows))
             part = self._attempt(compute, rows)
             if part is not None:
                 self._tell()

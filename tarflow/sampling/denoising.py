@@ -50,35 +50,31 @@ def denoise(
     std = flow.read_noise_std(noise_std)
     rows_of = flow.read_context(context, x)
     flow.check_context(rows_of)
-    _check_precision(flow, dtype)
 
     def compute(rows: slice) -> Tensor:
         chunk, context = x[rows], rows_of.map(lambda part: part[rows])
         with _frozen(flow), _precision(flow, dtype):
             score = flow.score(chunk, context)
             if not score.isfinite().all():
-                _explain(flow, chunk, context)
+                flow.check_finite(flow.log_prob(chunk, context), chunk, context)
+                message = "the log-density's gradient is not finite: denoise in higher precision"
+                raise NonFiniteError(message, None)
         return chunk + std**2 * score
 
     return ChunkSize.of(max_batch).map(compute, len(x))
 
 
-def _check_precision(flow: Flow, dtype: torch.dtype | None) -> None:
-    """Refuse what autocast would ignore without a word."""
-    own = flow.base.anchor.dtype
-    if dtype in (None, own) or (dtype in HALF and own in (torch.float32, *HALF)):
-        return
+def _precision(flow: Flow, dtype: torch.dtype | None) -> AbstractContextManager:
+    """Run the transformers in a precision; refuse what autocast would ignore without a word."""
+    own, device = flow.base.anchor.dtype, flow.base.anchor.device
+    if dtype in (None, own):
+        return nullcontext()
+    if dtype in HALF and own in (torch.float32, *HALF):
+        return torch.autocast(device.type, dtype)
     raise ConfigurationError(
         f"a flow in {own} cannot denoise in {dtype}: leave dtype out for its own precision, or"
         " convert it first, with flow.float(), for float32, bfloat16 or float16"
     )
-
-
-def _precision(flow: Flow, dtype: torch.dtype | None) -> AbstractContextManager:
-    """Run the transformers in a precision."""
-    if dtype in (None, flow.base.anchor.dtype):
-        return nullcontext()
-    return torch.autocast(flow.base.anchor.device.type, dtype)
 
 
 @contextmanager
@@ -86,17 +82,8 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     """Let no parameter take part in a gradient, so that none keeps its inputs for one."""
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        for parameter in learned:
-            parameter.requires_grad_(False)
+        module.requires_grad_(False)
         yield
     finally:
         for parameter in learned:
             parameter.requires_grad_(True)
-
-
-def _explain(flow: Flow, x: Tensor, context: Context) -> None:
-    """Raise an error that tells why a gradient is not finite."""
-    flow.check_finite(flow.log_prob(x, context), x, context)
-    raise NonFiniteError(
-        "the gradient of the log-density is not finite: denoise in a higher precision", None
-    )

@@ -28,28 +28,23 @@ def read_classes(
         num_classes: Number of classes of the flow; one without classes takes `all` and `none`.
 
     Raises:
-        ContextError: The choice is none of these, or the flow does not know a class.
+        ContextError: The choice is something else, or the flow does not know a class.
     """
+    unknown = "is unknown: give all, none, a class or a list of them"
     if isinstance(choice, str) and choice not in ("all", "none"):
-        raise ContextError(f"label={choice} is unknown: give all, none, a class or a list of them")
+        raise ContextError(f"label={choice} {unknown}")
     if choice in ("none", NULL_CLASS) or (choice == "all" and not num_classes):
         return None
-    classes = _read_list(range(num_classes) if isinstance(choice, str) else choice)
+    listed = range(num_classes) if choice == "all" else choice
+    try:
+        listed = list(listed) if isinstance(listed, Iterable) else [listed]
+        classes = torch.tensor([check_integer("label", each) for each in listed], dtype=torch.long)
+    except (ConfigurationError, OverflowError) as error:
+        raise ContextError(f"label={shown(choice)} {unknown}") from error
     if not len(classes) or not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
         known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
         raise ContextError(f"label={choice}: this flow knows {known}")
     return classes
-
-
-def _read_list(choice: Any) -> Int[Tensor, " classes"]:
-    """Turn a class or several into a tensor."""
-    try:
-        listed = list(choice) if isinstance(choice, Iterable) else [choice]
-        return torch.tensor([check_integer("label", each) for each in listed], dtype=torch.long)
-    except (ConfigurationError, OverflowError) as error:
-        raise ContextError(
-            f"label={shown(choice)} is unknown: give all, none, a class or a list of them"
-        ) from error
 
 
 def read_labels(
@@ -81,7 +76,7 @@ def read_others(given: Mapping[str, Any], flow: Flow) -> Context:
     """Read conditions by name, each one row for all samples or rows to go round.
 
     Raises:
-        ContextError: The flow does not know one, or it is of another kind or out of range.
+        ContextError: The flow does not know one, or a row is not one of it.
     """
     rows = {name: _read_rows(name, value) for name, value in given.items()}
     examples = torch.empty(1, device=flow.base.anchor.device)
@@ -111,7 +106,7 @@ def sample_batches(
     Args:
         flow: What to sample from.
         num_samples: Number of samples.
-        label: A label for each, or None.
+        label: A label for each.
         seed: Seed of the run.
         batch_size: Number of samples drawn at a time.
         options: How to decode.
@@ -119,9 +114,6 @@ def sample_batches(
 
     Yields:
         A batch of samples and its labels.
-
-    Raises:
-        ConfigurationError: There is nothing to draw, or a batch is empty.
     """
     options = DecodeOptions.of(options, keywords).prepared()
     chunks = ChunkSize()
@@ -137,10 +129,9 @@ def batches_of(num_samples: int, batch_size: int) -> list[range]:
     Raises:
         ConfigurationError: There is nothing to draw, or a batch is empty.
     """
-    num_samples = check_integer("num_samples", num_samples, least=1)
-    batch_size = check_integer("batch_size", batch_size, least=1)
-    firsts = range(0, num_samples, batch_size)
-    return [range(first, min(first + batch_size, num_samples)) for first in firsts]
+    count = check_integer("num_samples", num_samples, least=1)
+    size = check_integer("batch_size", batch_size, least=1)
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def draw(
@@ -149,7 +140,7 @@ def draw(
     context: ContextLike,
     seed: int,
     chunks: ChunkSize,
-    options: DecodeOptions = DecodeOptions(),
+    options: DecodeOptions,
 ) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
     """Draw the samples of some indices, in chunks that fit memory."""
     reports = []

@@ -1,7 +1,5 @@
 """A folder of samples: a grid to look at, single images, arrays."""
 
-import io
-import os
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from torch.utils.data import Dataset
 from tarflow.errors import DataError
 from tarflow.flows.codec import Codec
 from tarflow.flows.context import NULL_CLASS
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import replacing, write_atomically
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.pictures import beside, grid
 
@@ -28,7 +26,6 @@ class Gallery:
     """Writes samples into a folder; every file is written whole or not at all.
 
     Attributes:
-        directory: The folder.
         codec: Tells how what is stored is shown.
         num_columns: Images in a row of the grid; None for a square.
     """
@@ -44,19 +41,15 @@ class Gallery:
             for title, pixels in panels.items()
         }
         picture = beside(pictures) if len(pictures) > 1 else next(iter(pictures.values()))
-        return self._write_picture(self.directory / "grid.png", picture)
+        return self._write_picture("grid.png", picture)
 
     def write_images(self, batches: Iterable[Shaped[Tensor, "_ channels height width"]]) -> Path:
-        """Write `images/000000.png` and so on, at their own size, and remove any beyond these.
-
-        Args:
-            batches: The images, some at a time.
-        """
+        """Write `images/000000.png` and so on, at their own size, and remove any beyond these."""
         index = -1
         for index, image in enumerate(image for batch in batches for image in batch):
             picture = grid(self.codec.to_bytes(image[None]), min_side=1, gap=0)
-            self._write_picture(self._image(index), picture)
-        self._remove_images(index + 1)
+            self._write_picture(f"images/{index:06d}.png", picture)
+        _remove_images(self.directory, index + 1)
         return self.directory / "images"
 
     def write_arrays(
@@ -65,63 +58,53 @@ class Gallery:
         count: int,
         label: Int[Tensor, " count"] | None,
     ) -> Path:
-        """Write `samples.npz`: `images`, and `labels` where there are any.
-
-        Args:
-            batches: The images, some at a time: never are all of them in memory.
-            count: Number of images.
-            label: A label for each image, or None.
+        """Write `samples.npz`: `images`, never all in memory, and `labels` if there are any.
 
         Raises:
-            DataError: There are more or fewer images.
+            DataError: There are more or fewer images than `count`.
         """
-        path = self.directory / "samples.npz"
-        new = path.with_name(f".{path.name}.new")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
-                _write_array(archive, "images", count, batches)
-                if label is not None:
-                    _write_array(archive, "labels", count, [label])
-            os.replace(new, path)
-        finally:
-            new.unlink(missing_ok=True)
+        path = self._path("samples.npz")
+        with replacing(path) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
+            _write_array(archive, "images", count, batches)
+            if label is not None:
+                _write_array(archive, "labels", count, [label])
         return path
 
     def write_certificates(self, certificates: Certificates) -> Path:
         """Write `certificates.csv`."""
-        return self._write(self.directory / "certificates.csv", certificates.to_csv().encode())
-
-    def remove(self) -> None:
-        """Remove every file that a gallery writes."""
-        for name in ("grid.png", "samples.npz", "certificates.csv"):
-            (self.directory / name).unlink(missing_ok=True)
-        self._remove_images(0)
-        images = self.directory / "images"
-        if images.is_dir() and not any(images.iterdir()):
-            images.rmdir()
-
-    def _image(self, index: int) -> Path:
-        """The file of an image."""
-        return self.directory / "images" / f"{index:06d}.png"
-
-    def _remove_images(self, first: int) -> None:
-        """Remove the images of an earlier, larger set, from an index on."""
-        for path in (self.directory / "images").glob("[0-9]*.png"):
-            if path.stem.isdecimal() and int(path.stem) >= first:
-                path.unlink(missing_ok=True)
-
-    def _write_picture(self, path: Path, picture: Image.Image) -> Path:
-        """Write a picture."""
-        content = io.BytesIO()
-        picture.save(content, format="PNG")
-        return self._write(path, content.getvalue())
-
-    def _write(self, path: Path, content: bytes) -> Path:
-        """Write a file, and the folder that it is in."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        path = self._path("certificates.csv")
+        write_atomically(path, certificates.to_csv())
         return path
+
+    def _path(self, name: str) -> Path:
+        """The path of a file, in a folder that is made if need be."""
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _write_picture(self, name: str, picture: Image.Image) -> Path:
+        """Write a picture."""
+        path = self._path(name)
+        with replacing(path) as new:
+            picture.save(new, format="PNG")
+        return path
+
+
+def remove_gallery(directory: Path) -> None:
+    """Remove every file that a gallery writes."""
+    for name in ("grid.png", "samples.npz", "certificates.csv"):
+        (directory / name).unlink(missing_ok=True)
+    _remove_images(directory, 0)
+    images = directory / "images"
+    if images.is_dir() and not any(images.iterdir()):
+        images.rmdir()
+
+
+def _remove_images(directory: Path, first: int) -> None:
+    """Remove the images of an earlier, larger set, from an index on."""
+    for path in (directory / "images").glob("[0-9]*.png"):
+        if path.stem.isdecimal() and int(path.stem) >= first:
+            path.unlink(missing_ok=True)
 
 
 def _write_array(

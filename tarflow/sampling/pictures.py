@@ -17,10 +17,10 @@ def grid(
     min_side: int = 400,
     gap: int = 1,
 ) -> Image.Image:
-    """Lay images out in rows, enlarged by a whole factor where they are small.
+    """Lay images of 1 or 3 channels out in rows, enlarged by a whole factor where they are small.
 
     Args:
-        images: Bytes, of 1 or 3 channels; see `Codec.to_bytes`.
+        images: Bytes; see `Codec.to_bytes`.
         num_columns: Images in a row; by default as many as there are rows.
         min_side: Width that the picture gets at least, by enlarging every pixel.
         gap: Width of the lines between images, in their pixels.
@@ -35,11 +35,8 @@ def grid(
         left = index % columns * (width + gap) + gap
         canvas[:, top : top + height, left : left + width] = image
     factor = max(1, math.ceil(min_side / canvas.shape[2]))
-    array = canvas.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(array[..., 0] if channels == 1 else array)
-    return picture.resize(
-        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
-    )
+    array = canvas.permute(1, 2, 0).numpy().repeat(factor, axis=0).repeat(factor, axis=1)
+    return Image.fromarray(array[..., 0] if channels == 1 else array)
 
 
 def beside(pictures: Mapping[str, Image.Image], gap: int = 24) -> Image.Image:

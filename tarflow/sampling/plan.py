@@ -2,8 +2,8 @@
 
 import json
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,6 @@ class Conditions:
     Attributes:
         hardware: The device, and on CPUs the number of threads.
         batch_size: Number of samples decoded at a time.
-        guidance: The guidance, in words.
-        dtype: Precision in which transformers compute.
-        tolerance: The largest residual that was allowed.
         weights: Identifies the weights, where they were read from a file.
     """
 
@@ -57,8 +54,8 @@ class Conditions:
 
     def differences(self, other: "Conditions") -> list[str]:
         """What is not the same, in words: `batch_size 64, not 16`."""
-        pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
-        return [f"{name} {own}, not {theirs}" for name, own, theirs in pairs if own != theirs]
+        pairs = zip(vars(self).items(), vars(other).values(), strict=True)
+        return [f"{name} {own}, not {theirs}" for (name, own), theirs in pairs if own != theirs]
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,9 @@ class Measurement:
 
     Attributes:
         depth: Number of transforms that are inverted before it.
-        decoder: The way.
         seconds: Median time for the batch; infinite where it was given up as too slow.
         passes: Number of passes through the transformer.
-        residual: Largest residual of an example.
+        residual: The largest of all examples.
     """
 
     depth: int
@@ -86,7 +82,6 @@ class Plan:
 
     Attributes:
         conditions: What it holds for.
-        decoder: The decoders.
         seconds: Median time of a whole batch with it.
         sequential_seconds: Median time of the same batch with sequential decoding.
         measurements: What was measured of single transforms.
@@ -98,12 +93,17 @@ class Plan:
     sequential_seconds: float
     measurements: tuple[Measurement, ...] = ()
 
+    @property
+    def ratio(self) -> float:
+        """How many times faster than sequential decoding it was."""
+        return self.sequential_seconds / self.seconds
+
     def save(self, directory: Path | str) -> Path:
         """Add it to the plans of a pretrained folder, in place of one for the same conditions."""
         others = [p for p in read_plans(directory) if p.conditions != self.conditions]
         path = Path(directory) / PLANS
-        content = {"format": FORMAT, "plans": [_encode(plan) for plan in (*others, self)]}
-        write_atomically(path, json.dumps(content, indent=2) + "\n")
+        content = {"format": FORMAT, "plans": [*others, self]}
+        write_atomically(path, json.dumps(content, indent=2, default=_encode) + "\n")
         return path
 
 
@@ -127,26 +127,9 @@ def read_plans(directory: Path | str) -> list[Plan]:
         ) from error
 
 
-def find_plan(plans: Sequence[Plan], conditions: Conditions) -> tuple[Plan | None, str]:
-    """The plan for some conditions, and a sentence that tells what was found."""
-    for plan in plans:
-        if plan.conditions == conditions:
-            ratio = plan.sequential_seconds / plan.seconds
-            return plan, f"decoding by the calibrated plan: {ratio:.2f} x sequential when measured"
-    hint = "decoding sequentially: run `tarflow calibrate` to find out what is fastest here"
-    if not plans:
-        return None, hint
-    near = min((plan.conditions.differences(conditions) for plan in plans), key=len)
-    return None, f"{hint} (the nearest plan is for {'; '.join(near)})"
-
-
 @dataclass(frozen=True)
 class Planned(Part):
-    """The decoder of a fitting plan, where there is one; sequential decoding elsewhere.
-
-    Attributes:
-        tolerance: The tolerance that a plan must have been made for.
-    """
+    """The decoder of a plan that was made for a tolerance; sequential decoding elsewhere."""
 
     tolerance: float = 1e-3
 
@@ -155,8 +138,16 @@ class Planned(Part):
 
     def choose(self, directory: Path | str, conditions: Conditions) -> tuple[Decoder, str]:
         """Look for a plan in a pretrained folder; also tells in a sentence what was found."""
-        plan, message = find_plan(read_plans(directory), conditions)
-        return (Sequential() if plan is None else plan.decoder), message
+        plans = read_plans(directory)
+        for plan in plans:
+            if plan.conditions == conditions:
+                told = f"decoding by the calibrated plan: {plan.ratio:.2f} x sequential"
+                return plan.decoder, f"{told} when measured"
+        hint = "decoding sequentially: run `tarflow calibrate` to find out what is fastest here"
+        if not plans:
+            return Sequential(), hint
+        near = min((plan.conditions.differences(conditions) for plan in plans), key=len)
+        return Sequential(), f"{hint} (the nearest plan is for {'; '.join(near)})"
 
 
 def hardware(device: torch.device) -> str:
@@ -164,68 +155,41 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"{_processor()}, {torch.get_num_threads()} threads"
+        information = Path("/proc/cpuinfo")
+        text = information.read_text() if information.is_file() else ""
+        found = re.search(r"^model name\s*:(.*)$", text, re.MULTILINE)
+        name = found[1].strip() if found else platform.processor() or platform.machine()
+        return f"{name}, {torch.get_num_threads()} threads"
     return f"{device.type}, {platform.machine()}"
 
 
-def _processor() -> str:
-    """The processor's name."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _encode(plan: Plan) -> dict[str, Any]:
-    """Make a plan fit for JSON, which has no infinity."""
-    return {
-        "conditions": vars(plan.conditions),
-        "decoders": [_encode_decoder(decoder) for decoder in plan.decoder.decoders],
-        "seconds": plan.seconds,
-        "sequential_seconds": plan.sequential_seconds,
-        "measurements": [
-            {
-                **vars(m),
-                "decoder": _encode_decoder(m.decoder),
-                "seconds": m.seconds if m.seconds < torch.inf else None,
-                "residual": m.residual if m.residual < torch.inf else None,
-            }
-            for m in plan.measurements
-        ],
-    }
-
-
-def _encode_decoder(decoder: Decoder) -> dict[str, Any]:
-    """A decoder's name and settings."""
-    return {"type": type(decoder).__name__, **vars(decoder)}
+def _encode(part: Plan | Measurement | Decoder | Conditions) -> dict[str, Any]:
+    """What JSON, which has no infinity, keeps of a part of a plan; of a decoder also its name."""
+    content = dict(vars(part))
+    if isinstance(part, Decoder):
+        return {"type": type(part).__name__, **content}
+    if isinstance(part, Plan):
+        content = {"decoders": content.pop("decoder").decoders, **content}
+    return {name: None if value == torch.inf else value for name, value in content.items()}
 
 
 def _decode(content: dict[str, Any]) -> Plan:
     """Undo `_encode`."""
-    measurements = (
-        {
-            **m,
-            "decoder": _decode_decoder(m["decoder"]),
-            "seconds": torch.inf if m["seconds"] is None else m["seconds"],
-            "residual": torch.inf if m["residual"] is None else m["residual"],
-        }
-        for m in content["measurements"]
-    )
-    return Plan(
-        Conditions(**content["conditions"]),
-        PerTransform(tuple(_decode_decoder(decoder) for decoder in content["decoders"])),
-        content["seconds"],
-        content["sequential_seconds"],
-        tuple(Measurement(**m) for m in measurements),
-    )
+    conditions = Conditions(**content.pop("conditions"))
+    decoder = PerTransform(tuple(map(_decode_decoder, content.pop("decoders"))))
+    measurements = tuple(map(_decode_measurement, content.pop("measurements")))
+    return Plan(conditions, decoder, **content, measurements=measurements)
+
+
+def _decode_measurement(content: dict[str, Any]) -> Measurement:
+    """Undo `_encode`."""
+    numbers = {name: torch.inf if value is None else value for name, value in content.items()}
+    return Measurement(**{**numbers, "decoder": _decode_decoder(content["decoder"])})
 
 
 def _decode_decoder(content: dict[str, Any]) -> Decoder:
-    """Undo `_encode_decoder`; nothing but registered decoders is ever constructed."""
-    arguments = dict(content)
-    kind = KNOWN[arguments.pop("type")]
+    """Undo `_encode`; nothing but registered decoders is ever constructed."""
+    kind = KNOWN[content.pop("type")]
     if not (isinstance(kind, type) and issubclass(kind, Decoder)):
         raise ValueError(f"{kind.__name__} is not a decoder")
-    return kind(**arguments)
+    return kind(**content)

@@ -1,42 +1,29 @@
 """Shows a calibration while it runs, and what it found."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 
-from tarflow.flows.decoding import Decoder
 from tarflow.sampling.plan import Measurement, Plan
 
 COLUMNS = ("transform", "decoder", "passes", "largest residual", "ms", "against sequential")
 
 
-@dataclass
+@dataclass(frozen=True)
 class PlanTable:
-    """Collects measurements, and tells what is being measured.
-
-    Attributes:
-        console: Where to.
-    """
+    """Shows measurements, and what is being measured."""
 
     console: Console = field(default_factory=Console)
-    _status: Status | None = None
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Show what is measured, as long as it goes on."""
-        with self.console.status("calibrating") as self._status:
-            yield
-        self._status = None
-
-    def tell(self, text: str) -> None:
-        """Show what is measured next."""
-        if self._status is not None:
-            self._status.update(f"measuring {text}")
+    def measuring(self) -> Iterator[Callable[[str], None]]:
+        """As long as it goes on, show what is measured, by what is yielded."""
+        with self.console.status("calibrating") as status:
+            yield lambda text: status.update(f"measuring {text}")
 
     def show(self, measurement: Measurement) -> None:
         """Show a result at once, for a calibration may take long."""
@@ -55,29 +42,19 @@ class PlanTable:
             cells = _cells(measurement, sequential.seconds)
             table.add_row(*cells, style="bold green" if picked else "")
         self.console.print(table)
-        ratio = plan.sequential_seconds / plan.seconds
         self.console.print(
             f"a batch takes {plan.seconds:.3f} s by the plan, {plan.sequential_seconds:.3f} s"
-            f" sequentially: {ratio:.2f} x"
+            f" sequentially: {plan.ratio:.2f} x"
         )
 
 
-def _cells(measurement: Measurement, sequential: float) -> Sequence[str]:
+def _cells(measurement: Measurement, sequential: float) -> tuple[str, ...]:
     """A row of the table."""
-    name = _name(measurement.decoder)
+    window = getattr(measurement.decoder, "window", None)
+    kind = type(measurement.decoder).__name__.lower()
+    head = (str(measurement.depth), kind if window is None else f"window {window}")
     if measurement.seconds == torch.inf:
-        return (str(measurement.depth), name, "", "", "", "given up: over twice as slow")
-    return (
-        str(measurement.depth),
-        name,
-        str(measurement.passes),
-        f"{measurement.residual:.1e}",
-        f"{1000 * measurement.seconds:.1f}",
-        f"{sequential / measurement.seconds:.2f} x",
-    )
-
-
-def _name(decoder: Decoder) -> str:
-    """A decoder in a word or two."""
-    window = getattr(decoder, "window", None)
-    return type(decoder).__name__.lower() if window is None else f"window {window}"
+        return (*head, "", "", "", "given up: over twice as slow")
+    milliseconds, factor = 1000 * measurement.seconds, sequential / measurement.seconds
+    residual = f"{measurement.residual:.1e}"
+    return (*head, str(measurement.passes), residual, f"{milliseconds:.1f}", f"{factor:.2f} x")

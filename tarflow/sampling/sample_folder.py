@@ -5,25 +5,23 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.flows.checkpoint import CONFIG, WEIGHTS
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import write_atomically, writing
+from tarflow.sampling.gallery import remove_gallery
 from tarflow.sampling.sample_shards import SampleShards
 
 
 @dataclass(frozen=True)
 class SampleFolder:
-    """Keeps the samples in `shards/`, and never mixes those of two settings.
-
-    Attributes:
-        directory: The folder.
-    """
+    """Keeps the samples in `shards/`, and never mixes those of two settings."""
 
     directory: Path
 
@@ -42,29 +40,8 @@ class SampleFolder:
         """What was made of the samples last, and its files."""
         return self.shards.directory / "finished.json"
 
-    def prepare(self) -> None:
-        """Make the folder, and write to it, to know now whether that is possible.
-
-        Raises:
-            DataError: It is not.
-        """
-        probe = self.shards.directory / f".{uuid.uuid4().hex}"
-        with self.saving():
-            self.shards.directory.mkdir(parents=True, exist_ok=True)
-            try:
-                probe.write_bytes(bytes(4096))
-            finally:
-                probe.unlink(missing_ok=True)
-
     def check_space(self, num_bytes: int) -> None:
-        """Refuse to begin what the disk cannot hold.
-
-        Args:
-            num_bytes: Size of the samples to come.
-
-        Raises:
-            DataError: Less is free.
-        """
+        """Refuse, by a `DataError`, to begin what the disk cannot hold."""
         free = shutil.disk_usage(self.directory).free
         if free < num_bytes:
             raise DataError(
@@ -89,13 +66,8 @@ class SampleFolder:
         ]
 
     def check_same(self, settings: Mapping[str, Any]) -> None:
-        """Refuse to add samples of other settings.
-
-        Raises:
-            ConfigurationError: There are samples of others.
-        """
-        changes = self.changes(settings)
-        if changes:
+        """Refuse, by a `ConfigurationError`, to add to samples of other settings."""
+        if changes := self.changes(settings):
             raise ConfigurationError(
                 f"{self.directory} holds samples of other settings ({'; '.join(changes)}): choose"
                 " another output=..., go back to its values, or replace what it holds with"
@@ -112,17 +84,13 @@ class SampleFolder:
         os.replace(own, self.settings)
 
     def remove_samples(self) -> None:
-        """Remove the samples, but not their settings: those tell until the end whose they are."""
+        """Remove samples and what was made of them; settings tell until the end whose they are."""
+        remove_gallery(self.directory)
         self.finished.unlink(missing_ok=True)
         self.shards.remove()
 
     def finish(self, request: Mapping[str, Any], files: list[Path]) -> None:
-        """Remember what was made of the samples.
-
-        Args:
-            request: What was asked for.
-            files: What was written, in this folder.
-        """
+        """Remember which files of this folder were made of the samples for a request."""
         content = {"request": request, "files": [path.name for path in files]}
         write_atomically(self.finished, json.dumps(content, indent=2) + "\n")
 
@@ -134,21 +102,10 @@ class SampleFolder:
         files = [self.directory / name for name in content["files"]]
         return files if all(path.exists() for path in files) else []
 
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        """Tell in whose folder a file could not be written, and that no sample is lost.
-
-        Raises:
-            DataError: A file could not be written.
-        """
-        try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"{self.directory} cannot be written ({error.strerror or error}): free some space,"
-                " or see to its permissions, and run the same command again; whatever was drawn"
-                " before is kept. Or choose another output=..."
-            ) from error
+    def saving(self) -> AbstractContextManager[None]:
+        """Tell that a file could not be written, and that no sample is lost; see `writing`."""
+        kept = "; whatever was drawn before is kept. Or choose another output=..."
+        return writing(self.directory, kept)
 
 
 def fingerprints(directory: Path) -> dict[str, str]:
@@ -160,10 +117,9 @@ def fingerprints(directory: Path) -> dict[str, str]:
     return hashes
 
 
-def _brief(value: Any, length: int = 100) -> str:
+def _brief(value: Any) -> str:
     """A value for a message; the labels of a thousand classes would fill the screen."""
-    text = str(value)
-    return text if len(text) <= length else f"{text[:length]} ..."
+    return shorten(str(value), 100, placeholder=" ...")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

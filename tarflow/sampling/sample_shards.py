@@ -4,7 +4,8 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,6 @@ class SampleShards:
 
     A shard is an .npz of arrays with a row per sample, among them `indices`; its name tells the
     first and the last of these. Shards of any length may lie side by side, and overlap.
-
-    Attributes:
-        directory: The folder.
     """
 
     directory: Path
@@ -55,12 +53,7 @@ class SampleShards:
         return len(indices) - sum(len(gap) for gap in self.missing(indices))
 
     def write(self, indices: range, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write a shard.
-
-        Args:
-            indices: The samples.
-            arrays: Arrays with a row per sample.
-        """
+        """Write a shard: arrays with a row for each of the samples."""
         content = io.BytesIO()
         contents: dict[str, Any] = {"indices": np.array(indices), **arrays}
         # The names too: a damaged directory of an .npz may lose arrays without a word.
@@ -85,16 +78,17 @@ class SampleShards:
             raise DataError(f"{self.directory} lacks sample {start}: run the same command again")
 
     def load(self, indices: range) -> dict[str, np.ndarray]:
-        """Read a whole shard.
-
-        Raises:
-            DataError: It is damaged.
-        """
+        """Read a whole shard, or raise a `DataError` that tells how it is damaged."""
         path = self.path(indices)
         content = io.BytesIO(path.read_bytes())
         try:
-            found = _parse(content)
-            arrays = {str(name): found[str(name)] for name in found.pop("names")}
+            with zipfile.ZipFile(content) as archive:
+                damaged = archive.testzip()  # compares every checksum, those of headers too
+            if damaged is not None:
+                raise ValueError(f"wrong checksum of {damaged}")
+            content.seek(0)
+            with np.load(content, allow_pickle=False) as found:
+                arrays = {str(name): found[str(name)] for name in found["names"]}
             if arrays["indices"].tolist() != list(indices):
                 raise ValueError("it holds other samples than its name says")
             if any(len(array) != len(indices) for array in arrays.values()):
@@ -107,13 +101,12 @@ class SampleShards:
 
     def remove_damaged(self, indices: range) -> Path | None:
         """Remove a shard if it is damaged, and return its path then."""
-        try:
-            self.load(indices)
-        except DataError:
-            self.path(indices).unlink(missing_ok=True)
-            return self.path(indices)
-        except FileNotFoundError:  # another process removed it
-            return None
+        with suppress(FileNotFoundError):  # another process removed it
+            try:
+                self.load(indices)
+            except DataError:
+                self.path(indices).unlink()
+                return self.path(indices)
         return None
 
     def remove(self) -> None:
@@ -122,12 +115,9 @@ class SampleShards:
             self.path(indices).unlink(missing_ok=True)
 
 
-def _parse(content: io.BytesIO) -> dict[str, np.ndarray]:
-    """Read the arrays of an .npz after comparing every checksum, those of their headers too."""
-    with zipfile.ZipFile(content) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"wrong checksum of {damaged}")
-    content.seek(0)
-    with np.load(content, allow_pickle=False) as arrays:
-        return dict(arrays)
+def join(
+    parts: Iterable[Mapping[str, np.ndarray]], names: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays of some names, by default all, of consecutive parts, each in one piece."""
+    kept = [{name: part[name] for name in names or part} for part in parts]
+    return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}

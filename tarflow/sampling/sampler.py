@@ -27,7 +27,6 @@ class Sampler:
 
     Attributes:
         flow: What to sample from; it knows the noise it was trained with.
-        seed: Seed of the run.
         classes: The classes that samples go round; None leaves the label out.
         denoise: Whether to denoise too, where the flow was trained with Gaussian noise.
         options: How to decode; `dtype` is the precision of denoising as well.
@@ -50,11 +49,7 @@ class Sampler:
 
     @property
     def codec(self) -> Codec:
-        """The codec of the flow's training, which tells what is stored.
-
-        Raises:
-            ConfigurationError: The flow does not know it.
-        """
+        """The codec of the flow's training, which the flow has to know."""
         if self.flow.codec is None:
             raise ConfigurationError("this flow does not name the codec of its training")
         return self.flow.codec
@@ -85,14 +80,9 @@ class Sampler:
             **{name: str(rows.tolist()) for name, rows in self.others.parts.items()},
         }
 
-    def label(self, indices: range) -> Int[Tensor, " batch"] | None:
-        """The labels of the samples of some indices; None where the label is left out."""
-        return None if self.classes is None else in_turn(self.classes, indices)
-
     def context(self, indices: range) -> Context:
         """What the samples of some indices are conditioned on."""
-        others = {name: in_turn(rows, indices) for name, rows in self.others.parts.items()}
-        return Context(self.label(indices), **others)
+        return self.others.updated(label=self.classes).map(lambda rows: in_turn(rows, indices))
 
     def __call__(self, indices: range) -> dict[str, np.ndarray]:
         """Draw the samples of some indices.
@@ -102,7 +92,7 @@ class Sampler:
         """
         context = self.context(indices)
         x, report = draw(self.flow, indices, context, self.seed, self._drawn, self._prepared)
-        arrays = {"samples": self._pixels(x), **Certificates.of(report).arrays}
+        arrays = {"samples": self._pixels(x), **vars(Certificates.of(report))}
         if "denoised" in self.panels:
             dtype = self.options.dtype
             clean = denoise(self.flow, x, context, dtype=dtype, max_batch=self._denoised)

@@ -12,9 +12,6 @@ from tarflow.nn.attention import CausalSelfAttention
 from tarflow.nn.kernels import AttentionKernel
 from tarflow.nn.transformer import CausalTransformer
 
-PRECISIONS = {"bf16": torch.bfloat16, "16": torch.float16}
-"""What Lightning's mixed precisions multiply in, by the first part of their names."""
-
 
 def use_attention(
     flow: Flow, kernel: AttentionKernel, device: torch.device, dtype: torch.dtype
@@ -22,7 +19,6 @@ def use_attention(
     """Let every `CausalSelfAttention` in a flow's transformers attend by a kernel, in place.
 
     Args:
-        flow: The flow.
         kernel: The kernel, or `AutoAttention()`.
         device: Where the flow will compute.
         dtype: Precision in which it will.
@@ -33,21 +29,19 @@ def use_attention(
     serving: dict[tuple[int, ...], AttentionKernel] = {}
     for network in networks(flow):
         for attention in network.modules():
-            if not isinstance(attention, CausalSelfAttention):
-                continue
-            # the last position predicts nothing
-            shape = (1, attention.num_heads, network.length - 1, attention.head_dim)
-            if shape not in serving:
-                like = torch.empty(shape, device=device, dtype=dtype)
-                serving[shape] = kernel.serving(like)
-            attention.kernel = serving[shape]
+            if isinstance(attention, CausalSelfAttention):
+                # The last position predicts nothing.
+                shape = (1, attention.num_heads, network.length - 1, attention.head_dim)
+                if shape not in serving:
+                    like = torch.empty(shape, device=device, dtype=dtype)
+                    serving[shape] = kernel.serving(like)
+                attention.kernel = serving[shape]
 
 
 def recompute(flow: Flow, num_layers: int) -> None:
     """Let the first layers of every transformer keep nothing for gradients, in place.
 
     Args:
-        flow: The flow.
         num_layers: Number of layers of each transformer: 0 keeps all, the depth keeps the inputs
             of layers alone.
 
@@ -70,12 +64,17 @@ def compile_blocks(flow: Flow, backend: str | Callable[..., Any] = "inductor") -
             block.compile(dynamic=False, backend=backend)
 
 
+def autoregressive_transforms(flow: Flow) -> list[AutoregressiveTransform]:
+    """The transforms of a flow that have a transformer, from the data to the noise."""
+    return [part for part in flow.transform if isinstance(part, AutoregressiveTransform)]
+
+
 def networks(flow: Flow) -> list[CausalTransformer]:
     """The transformers of a flow, from the data to the noise."""
-    return [t.network for t in flow.transform if isinstance(t, AutoregressiveTransform)]
+    return [transform.network for transform in autoregressive_transforms(flow)]
 
 
 def multiplied_in(precision: str, weights: torch.dtype) -> torch.dtype:
-    """What products are computed in, by the name of Lightning's precision."""
-    kind, _, how = precision.partition("-")
-    return PRECISIONS.get(kind, weights) if how in ("mixed", "true") else weights
+    """What products are computed in, by the name of Lightning's precision, such as bf16-mixed."""
+    halves = {"bf16": torch.bfloat16, "16": torch.float16}
+    return halves.get(precision.partition("-")[0], weights)

@@ -4,9 +4,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL.Image import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from tarflow.arguments import check_integer
@@ -20,6 +24,7 @@ from tarflow.registry import register
 from tarflow.sampling.denoising import denoise
 from tarflow.sampling.pictures import grid
 from tarflow.training.averaging import averages
+from tarflow.training.steps import StepCallback
 
 
 @register
@@ -33,10 +38,10 @@ class PretrainedExport(Callback):
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
 
-    def on_fit_start(self, trainer, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         assert pl_module.flow.described  # what cannot be saved is refused before it is trained
 
-    def on_save_checkpoint(self, trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
         flow = pl_module.flow
         for index, (decay, weights) in enumerate(averages(trainer, flow)):
             name = self.directory.name + (f"_{decay}" if index else "")
@@ -47,7 +52,7 @@ class PretrainedExport(Callback):
 
 
 @register
-class SampleGrid(Callback):
+class SampleGrid(StepCallback):
     """Draws the same noise through the averaged model as it trains, and keeps the pictures.
 
     Args:
@@ -68,18 +73,19 @@ class SampleGrid(Callback):
         self.every_n_steps = check_integer("every_n_steps", every_n_steps, least=1)
         self.num_samples = check_integer("num_samples", num_samples, least=1)
         self.guidance = guidance
-        self._step = 0
 
-    def on_train_batch_end(self, trainer, pl_module: Any, outputs, batch, batch_idx) -> None:
+    def after_step(self, trainer: Trainer, module: Any) -> None:
         step = trainer.global_step
         path = self.directory / f"step_{step:07d}.png"
-        if step % self.every_n_steps or step == self._step or path.exists():
+        if step % self.every_n_steps or path.exists():
             return
-        self._step = step
-        _, weights = next(averages(trainer, pl_module.flow))
+        _, weights = next(averages(trainer, module.flow))
         if not trainer.is_global_zero:
             return
-        flow = _rebuild(pl_module.flow, weights, pl_module.device)
+        # Sampling calls parts of a flow, which the training's may have divided: not of this one.
+        with torch.device("meta"):  # no time for numbers that are replaced
+            flow = module.flow.remade().to_empty(device=module.device).eval()
+        flow.load_state_dict(weights)
         try:
             picture = grid(self._draw(flow))
         except NonFiniteError as error:
@@ -91,12 +97,11 @@ class SampleGrid(Callback):
         for logger in trainer.loggers:
             _show(logger, picture, step)
 
-    def _draw(self, flow: Flow) -> torch.Tensor:
+    def _draw(self, flow: Flow) -> Tensor:
         """Sample, denoise where the training was noisy, and turn into what is shown."""
-        label, guidance = None, None
-        if flow.num_classes:
-            label = torch.arange(self.num_samples) % flow.num_classes
-            guidance = self.guidance
+        classes = flow.num_classes
+        label = torch.arange(self.num_samples) % classes if classes else None
+        guidance = self.guidance if classes else None
         source = ExampleSeeds(0, range(self.num_samples))
         x = flow.sample(self.num_samples, label, guidance=guidance, source=source)
         if isinstance(flow.noise, GaussianNoise):
@@ -105,27 +110,17 @@ class SampleGrid(Callback):
         return flow.codec.to_bytes(flow.codec.decode(x))
 
 
-def _rebuild(flow: Flow, weights: dict[str, torch.Tensor], device: torch.device) -> Flow:
-    """A flow of its own: sampling calls parts of it, which the training's may have divided."""
-    with torch.device("meta"):  # no time for numbers that are replaced
-        copy = flow.remade()
-    copy = copy.to_empty(device=device)
-    copy.load_state_dict(weights)
-    return copy.eval()
-
-
-def _show(logger, picture, step: int) -> None:
+def _show(logger: Logger, picture: Image, step: int) -> None:
     """Give a picture to a logger that has a place for it."""
     if isinstance(logger, TensorBoardLogger):
-        image = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
-        shape = (picture.height, picture.width, 3)
-        logger.experiment.add_image("samples", image.view(shape), step, dataformats="HWC")
+        image = np.asarray(picture.convert("RGB"))
+        logger.experiment.add_image("samples", image, step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):
         logger.log_image("samples", [picture], step)
 
 
 @register
-class StepProgressBar(ProgressBar):
+class StepProgressBar(StepCallback, ProgressBar):
     """One bar for the whole run, counted in steps, with the newest metrics beside it."""
 
     def __init__(self):
@@ -139,26 +134,21 @@ class StepProgressBar(ProgressBar):
     def enable(self) -> None:
         self._enabled = True
 
-    def on_train_start(self, trainer, pl_module) -> None:
-        self._bar = tqdm(
-            total=trainer.max_steps,
-            initial=trainer.global_step,
-            desc="training",
-            unit="step",
-            dynamic_ncols=True,
-            disable=not self._enabled,
-        )
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        counts = {"total": trainer.max_steps, "initial": trainer.global_step, "unit": "step"}
+        self._bar = tqdm(desc="training", dynamic_ncols=True, disable=not self._enabled, **counts)
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if self._bar is not None and trainer.global_step > self._bar.n:
-            self._bar.update(trainer.global_step - self._bar.n)
-            metrics = self.get_metrics(trainer, pl_module)
-            metrics.pop("v_num", None)
-            self._bar.set_postfix(metrics, refresh=False)
+    def after_step(self, trainer: Trainer, module: Any) -> None:
+        assert self._bar is not None
+        self._bar.update(trainer.global_step - self._bar.n)
+        metrics = self.get_metrics(trainer, module)
+        metrics.pop("v_num", None)
+        self._bar.set_postfix(metrics, refresh=False)
 
-    def on_train_end(self, trainer, pl_module) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if self._bar is not None:
             self._bar.close()
 
-    def on_exception(self, trainer, pl_module, exception) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self.on_train_end(trainer, pl_module)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,14 +19,9 @@ from tarflow.flows.flow import Flow
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.registry import register
-from tarflow.training.acceleration import (
-    compile_blocks,
-    multiplied_in,
-    recompute,
-    use_attention,
-)
+from tarflow.training.acceleration import compile_blocks, multiplied_in, recompute, use_attention
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
-from tarflow.training.sharding import clip, shard
+from tarflow.training.sharding import shard, whole
 
 ADVICE = (
     "Try a lower learning rate, a longer warm-up, a lower max_grad_norm, a bounded scale"
@@ -52,11 +48,9 @@ class FlowModule(lightning.LightningModule):
         flow: The flow, with the codec and the noise of its data.
         optimizer: Makes the optimizer from the flow's named parameters.
         schedule: Makes the learning-rate schedule, stepped every batch.
-        objective: What is minimized.
         max_grad_norm: Largest norm of all gradients together; larger ones are scaled down to it.
         max_skipped_steps: Number of steps of a run that may be skipped; one more stops it.
-        attention: How the transformers attend.
-        compile: Whether their layers run compiled, after some minutes at the start.
+        compile: Whether layers of transformers run compiled, after some minutes at the start.
         checkpointed_layers: Number of layers of each transformer whose inside is computed again
             for gradients instead of kept.
     """
@@ -79,17 +73,16 @@ class FlowModule(lightning.LightningModule):
                 "the flow does not know its data: pass it a codec and a noise, such as"
                 " codec=UniformDequantization(), noise=NoNoise()"
             )
+        check_instance("objective", objective, Objective, "pass one, such as MaximumLikelihood()")
+        check_real("max_grad_norm", max_grad_norm)
+        if not max_grad_norm > 0:
+            raise ConfigurationError(f"max_grad_norm {max_grad_norm} must be positive")
         self.flow = flow
         self.make_optimizer = optimizer
         self.make_schedule = schedule
-        check_instance("objective", objective, Objective, "pass one, such as MaximumLikelihood()")
-        check_real("max_grad_norm", max_grad_norm)
-        check_integer("max_skipped_steps", max_skipped_steps, least=0)
-        if not max_grad_norm > 0:
-            raise ConfigurationError(f"max_grad_norm {max_grad_norm} must be positive")
         self.objective = objective
         self.max_grad_norm = max_grad_norm
-        self.max_skipped_steps = max_skipped_steps
+        self.max_skipped_steps = check_integer("max_skipped_steps", max_skipped_steps, least=0)
         self.attention = attention
         self.compiled = compile
         self.checkpointed_layers = checkpointed_layers
@@ -104,15 +97,14 @@ class FlowModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         """Choose how to compute, and divide the weights where the strategy wants that."""
-        trainer, weights = self.trainer, self.flow.base.anchor.dtype
-        dtype = multiplied_in(str(trainer.precision), weights)
-        use_attention(self.flow, self.attention, trainer.strategy.root_device, dtype)
+        dtype = multiplied_in(str(self.trainer.precision), self.flow.base.anchor.dtype)
+        use_attention(self.flow, self.attention, self.trainer.strategy.root_device, dtype)
         recompute(self.flow, self.checkpointed_layers)
         if self.compiled:
             compile_blocks(self.flow)
         shard(self.flow, self._device_mesh)
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         try:
             optimizer = self.make_optimizer(self.flow.named_parameters())
         except TarflowError:
@@ -120,11 +112,8 @@ class FlowModule(lightning.LightningModule):
         except (ValueError, TypeError, LookupError) as error:  # torch's, of their arguments
             given = getattr(self.make_optimizer, "keywords", {})
             raise ConfigurationError(f"no optimizer can be made of {given}: {error}") from error
-        schedule = self.make_schedule(optimizer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        schedule: Any = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.objective(self.flow, batch, self._share(len(batch.index)))
@@ -135,12 +124,15 @@ class FlowModule(lightning.LightningModule):
         # Each example has the same noise every time: the curve shows the model and not the draw.
         source = ExampleSeeds(0, batch.index.clamp(min=0).tolist())
         for name, values in self.objective.validate(self.flow, batch, source).items():
-            self._log_mean(f"val/{name}", values, batch.index >= 0, prog_bar=True)
+            self._log_mean(f"val/{name}", values, batch.index >= 0)
 
     def configure_gradient_clipping(
-        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
-        norm = clip(self.flow.parameters(), self.max_grad_norm)
+        norm = whole(nn.utils.clip_grad_norm_(self.flow.parameters(), self.max_grad_norm))
         step, self._step = self._step, []
         # Both are the same in all processes, and so is what follows from them.
         loss = self._mean(torch.stack([self._reduced(part) for part in step]).mean())
@@ -174,11 +166,14 @@ class FlowModule(lightning.LightningModule):
         """The mean over all processes."""
         return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="mean"))
 
-    def _log_mean(self, name: str, values: Tensor, counted: Tensor, **options) -> None:
-        """Log the mean of what counts, over all batches and processes."""
-        count = int(counted.sum())
-        mean = values[counted].sum() / max(count, 1)
-        self.log(name, mean, batch_size=count, sync_dist=True, **options)
+    def _log_mean(self, name: str, values: Tensor, counted: Tensor) -> None:
+        """Log the mean of what counts and is finite, over all batches and processes."""
+        finite = values[counted & values.isfinite()]
+        mean, count = finite.sum() / max(len(finite), 1), len(finite)
+        self.log(name, mean, prog_bar=True, batch_size=count, sync_dist=True)
+        others = (counted & ~values.isfinite()).sum().float()
+        if self._mean(others.clone()) > 0:  # all processes log it, or none: each waits for all
+            self.log(f"{name}_non_finite", others, reduce_fx="sum", sync_dist=True)
 
     def _reduced(self, loss: Loss) -> Tensor:
         """The mean loss over examples and dimensions."""

@@ -1,23 +1,22 @@
 """What a training run tells of itself: its speed, its memory, and how each transform fares."""
 
+import functools
 import sys
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from tarflow.flows.autoregressive import AutoregressiveTransform
-from tarflow.flows.flow import Flow
+from tarflow.data.loading.batches import Batch
 from tarflow.machine.device import now
 from tarflow.registry import register
-from tarflow.training.acceleration import multiplied_in
+from tarflow.training.acceleration import autoregressive_transforms, multiplied_in
 from tarflow.training.callbacks import SampleGrid
-from tarflow.training.checkpoints import callbacks_of
 from tarflow.training.module import FlowModule
 from tarflow.training.operations import peak_rate, training_operations
-
-GIB = 2**30
+from tarflow.training.steps import callbacks_of
 
 
 @register
@@ -33,47 +32,55 @@ class Throughput(Callback):
     """
 
     def __init__(self):
-        self._operations = 0
-        self._peak = 0.0
-        self._images = 0
-        self._clock = Clock()
+        self._cost = 0.0  # of an image, in seconds of one device at its peak
+        self._images, self._seconds = 0, 0.0
+        self._since: float | None = None  # None while the clock is stopped
 
-    def on_train_start(self, trainer, pl_module: Any) -> None:
-        self._operations = training_operations(pl_module.flow)
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         dtype = multiplied_in(trainer.precision, pl_module.flow.base.anchor.dtype)
-        self._peak = peak_rate(pl_module.device, dtype)
-        self._images, self._clock = 0, Clock()
+        self._cost = training_operations(pl_module.flow) / peak_rate(pl_module.device, dtype)
+        self._images, self._seconds, self._since = 0, 0.0, None
         peak_memory(pl_module.device)
 
-    def on_train_batch_start(self, trainer, pl_module: Any, batch, batch_idx) -> None:
-        self._clock.start()
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._since is None:
+            self._since = now("cpu")
 
-    def on_train_batch_end(self, trainer, pl_module: Any, outputs, batch, batch_idx) -> None:
-        self._images += len(batch[0])
-        if _is_logged(trainer):
-            self._clock.stop(pl_module.device)
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._images += len(batch.index)
+        ends_step = not trainer.fit_loop._should_accumulate()
+        if ends_step and trainer._logger_connector.should_update_logs:
+            self._stop(pl_module.device)
             pl_module.log_dict(self._rates(trainer, pl_module))
-            self._images, self._clock = 0, Clock()
-            self._clock.start()
-        if _draws(trainer):
-            self._clock.stop(pl_module.device)
+            self._images, self._seconds, self._since = 0, 0.0, now("cpu")
+        grids = (each for each in callbacks_of(trainer) if isinstance(each, SampleGrid))
+        if any(trainer.global_step % grid.every_n_steps == 0 for grid in grids):
+            self._stop(pl_module.device)
 
-    def on_save_checkpoint(self, trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self._clock.stop(pl_module.device)
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
+        self._stop(pl_module.device)
 
-    def on_validation_start(self, trainer, pl_module: Any) -> None:
-        self._clock.stop(pl_module.device)
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._stop(pl_module.device)
 
-    def _rates(self, trainer, module: FlowModule) -> dict[str, float]:
+    def _stop(self, device: torch.device) -> None:
+        """Halt the clock, once the device has finished what it was given."""
+        if self._since is not None:
+            self._seconds += now(device) - self._since
+            self._since = None
+
+    def _rates(self, trainer: Trainer, module: FlowModule) -> dict[str, float]:
         """What is logged."""
-        images_per_second = trainer.world_size * self._images / self._clock.seconds
-        length, _ = module.flow.base.shape
-        peak = trainer.world_size * self._peak
+        images_per_second = trainer.world_size * self._images / self._seconds
         return {
             "perf/images_per_second": images_per_second,
-            "perf/tokens_per_second": images_per_second * length,
-            "perf/mfu": images_per_second * self._operations / peak,
-            "perf/memory_gib": peak_memory(module.device) / GIB,
+            "perf/tokens_per_second": images_per_second * module.flow.base.shape[0],
+            "perf/mfu": images_per_second * self._cost / trainer.world_size,
+            "perf/memory_gib": peak_memory(module.device) / 2**30,
         }
 
 
@@ -90,62 +97,35 @@ class TransformStatistics(Callback):
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._seen: dict[str, Tensor] = {}
 
-    def on_train_batch_start(self, trainer, pl_module: Any, batch, batch_idx) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int
+    ) -> None:
         if trainer._logger_connector.should_update_logs:
             for index, transform in enumerate(autoregressive_transforms(pl_module.flow)):
-                self._hooks.append(transform.register_forward_hook(self._look(index)))
+                look = functools.partial(self._look, index)
+                self._hooks.append(transform.register_forward_hook(look))
 
-    def on_train_batch_end(self, trainer, pl_module: Any, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
         self._unhook()
         if self._seen:
             pl_module.log_dict(self._seen)
             self._seen = {}
 
-    def on_exception(self, trainer, pl_module: Any, exception) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self._unhook()
 
-    def _look(self, index: int):
-        """A hook that keeps a transform's statistics, on the device that computed them."""
-
-        def look(transform, inputs, output) -> None:
-            z, log_det = (part.detach() for part in output)
-            self._seen[f"transform_{index}/z_mean_square"] = z.square().mean()
-            self._seen[f"transform_{index}/log_det"] = log_det.mean() / z[0].numel()
-
-        return look
+    def _look(self, index: int, transform: Any, inputs: Any, output: Any) -> None:
+        """Keep a transform's statistics, on the device that computed them."""
+        z, log_det = (part.detach() for part in output)
+        self._seen[f"transform_{index}/z_mean_square"] = z.square().mean()
+        self._seen[f"transform_{index}/log_det"] = log_det.mean() / z[0].numel()
 
     def _unhook(self) -> None:
         """Leave the transforms as they were."""
         while self._hooks:
             self._hooks.pop().remove()
-
-
-class Clock:
-    """A stopwatch that may be started and stopped more than once.
-
-    Attributes:
-        seconds: How long it ran, up to the last stop.
-    """
-
-    def __init__(self):
-        self.seconds = 0.0
-        self._since: float | None = None
-
-    def start(self) -> None:
-        """Let it run, if it does not."""
-        if self._since is None:
-            self._since = now("cpu")
-
-    def stop(self, device: torch.device) -> None:
-        """Halt it, once the device has finished what it was given."""
-        if self._since is not None:
-            self.seconds += now(device) - self._since
-            self._since = None
-
-
-def autoregressive_transforms(flow: Flow) -> list[AutoregressiveTransform]:
-    """The transforms of a flow that have a transformer, that nearest the data first."""
-    return [part for part in flow.transform if isinstance(part, AutoregressiveTransform)]
 
 
 def peak_memory(device: torch.device) -> int:
@@ -160,16 +140,3 @@ def peak_memory(device: torch.device) -> int:
         return 0
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else 1024 * largest
-
-
-def _is_logged(trainer) -> bool:
-    """Whether this batch ends a step that is logged."""
-    return (
-        trainer._logger_connector.should_update_logs and not trainer.fit_loop._should_accumulate()
-    )
-
-
-def _draws(trainer) -> bool:
-    """Whether a sample grid is drawn after this batch."""
-    grids = [each for each in callbacks_of(trainer) if isinstance(each, SampleGrid)]
-    return any(trainer.global_step % grid.every_n_steps == 0 for grid in grids)

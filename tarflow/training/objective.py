@@ -95,8 +95,8 @@ class MaximumLikelihood(Objective):
         self, flow: Flow, batch: Batch, source: RandomSource
     ) -> Mapping[str, Float[Tensor, " batch"]]:
         x, context = flow.noisy(batch.x, source), flow.known(batch.context)
+        flow.check_context(flow.read_context(context, x))
         log_prob = flow.log_prob(x, context)
-        flow.check_finite(log_prob, x, context)
         unit = Unit.of(flow)
         nats = {self.name: -log_prob / flow.num_dims}
         return nats if unit.codec is None else {**nats, unit.name: unit(log_prob)}

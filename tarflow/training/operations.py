@@ -11,32 +11,24 @@ does what is computed a second time to save memory.
 """
 
 import functools
-from typing import Any
 
 import torch
 
 from tarflow.flows.flow import Flow
 from tarflow.machine.device import matrix_rate
-from tarflow.nn.transformer import CausalTransformer
 from tarflow.training.acceleration import networks
-
-ON_CPU: dict[str, Any] = {"largest": 1024, "enough": 0.01}
-"""Limits of measuring a CPU: larger matrices gain nothing, and some CPUs multiply bfloat16 a
-hundred times more slowly than float32."""
 
 
 def training_operations(flow: Flow) -> int:
     """Operations of one training step for each example of its batch, as defined above."""
-    return 3 * sum(_forward_operations(network) for network in networks(flow))
-
-
-def _forward_operations(network: CausalTransformer) -> int:
-    """Operations of one transformer for one example."""
-    positions = network.length - 1
-    matrices = sum(weight.numel() for weight in network.parameters() if weight.ndim == 2)
-    num_weights = matrices - network.position_embedding.numel()
-    attended = positions * (positions + 1) // 2
-    return 2 * num_weights * positions + 4 * len(network.blocks) * network.model_dim * attended
+    total = 0
+    for network in networks(flow):
+        positions = network.length - 1
+        matrices = sum(weight.numel() for weight in network.parameters() if weight.ndim == 2)
+        total += 2 * (matrices - network.position_embedding.numel()) * positions
+        attended = positions * (positions + 1) // 2
+        total += 4 * len(network.blocks) * network.model_dim * attended
+    return 3 * total
 
 
 @functools.cache
@@ -45,17 +37,12 @@ def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
 
     Where the device multiplies a lower precision more slowly than float32, that of float32, since
     widening numbers costs little beside that. torch's random states stay as they are.
-
-    Args:
-        device: The device.
-        dtype: The precision.
     """
-    limits = ON_CPU if device.type == "cpu" else {}
+    # On a CPU larger matrices gain nothing, and some multiply bfloat16 a hundred times slower.
+    limits = {"largest": 1024, "enough": 0.01} if device.type == "cpu" else {}
+    precisions = {dtype, torch.promote_types(dtype, torch.float32)}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        rates = [
-            matrix_rate(device, each, **limits)
-            for each in {dtype, torch.promote_types(dtype, torch.float32)}
-        ]
+        rates = [matrix_rate(device, each, **limits) for each in precisions]
     if device.type == "cuda":
         torch.cuda.empty_cache()  # or the matrices would be missing where memory is tight
     return max(rates)

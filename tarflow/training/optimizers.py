@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,7 +28,7 @@ def adamw(
     """AdamW that decays matrices alone; norms, biases and embeddings are left to the data.
 
     Args:
-        named_parameters: Names and parameters of the model.
+        named_parameters: Those of the model.
         lr: Peak learning rate.
         betas: Decay rates of the two moments.
         weight_decay: Decoupled decay of the weight matrices.
@@ -45,21 +46,15 @@ def muon(
     weight_decay: float = 1e-4,
     momentum: float = 0.95,
 ) -> "MuonAdamW":
-    """Muon for the hidden matrices, AdamW for the rest, at one learning rate.
+    """Muon for the hidden matrices, `adamw` for the rest, at one learning rate.
 
     Args:
-        named_parameters: Names and parameters of the model.
-        lr: Peak learning rate of both.
-        betas: Decay rates of AdamW's moments.
-        weight_decay: Decoupled decay of the weight matrices.
+        named_parameters: As for `adamw`, and so are `lr`, `betas` and `weight_decay`.
         momentum: Decay rate of Muon's average of gradients.
     """
     hidden, others, free = _sort(named_parameters)
-    groups = [
-        {"params": hidden, "momentum": momentum},
-        {"params": others},
-        {"params": free, "weight_decay": 0.0},
-    ]
+    matrices = [{"params": hidden, "momentum": momentum}, {"params": others}]
+    groups = [*matrices, {"params": free, "weight_decay": 0.0}]
     return MuonAdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
 
 
@@ -73,16 +68,14 @@ class MuonAdamW(AdamW):
     decay serve both (Muon: Jordan et al. 2024; the scale: arXiv 2502.16982).
     """
 
-    def __init__(self, params, **defaults):
+    def __init__(self, params: Any, **defaults: Any):
         super().__init__(params, fused=True, **defaults)
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             if "momentum" in group:
                 self._orthogonal_step(group)
@@ -117,15 +110,15 @@ class MuonAdamW(AdamW):
 
 def orthogonalize(matrices: Float[Tensor, "matrices rows columns"]) -> Tensor:
     """Bring all singular values near 1 by five Newton-Schulz steps, keeping singular vectors."""
-    dtype = torch.bfloat16 if matrices.is_cuda else torch.float32
-    x = matrices.to(dtype)
-    wide = x if x.shape[1] <= x.shape[2] else x.mT
+    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    is_wide = x.shape[1] <= x.shape[2]
+    wide = x if is_wide else x.mT
     wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
         gram = wide @ wide.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
         wide = torch.baddbmm(wide, polynomial, wide, beta=3.4445)
-    return wide if x.shape[1] <= x.shape[2] else wide.mT
+    return wide if is_wide else wide.mT
 
 
 def _sort(named_parameters: NamedParameters) -> tuple[list, list, list]:
@@ -143,21 +136,14 @@ def _sort(named_parameters: NamedParameters) -> tuple[list, list, list]:
 def warmup_cosine(
     optimizer: Optimizer, total_steps: int, warmup_steps: int, final_lr: float = 1e-6
 ) -> LambdaLR:
-    """Linear warm-up from `final_lr`, then a cosine decay to it.
-
-    Args:
-        optimizer: Its learning rates are the peaks.
-        total_steps: Number of steps of the run.
-        warmup_steps: Number of steps of the warm-up.
-        final_lr: Learning rate at both ends.
+    """Linear warm-up from `final_lr` to the optimizer's rates, then a cosine decay to `final_lr`.
 
     Raises:
         ConfigurationError: The warm-up is not shorter than the run, or a rate is negative.
     """
     if not 0 <= warmup_steps < total_steps:
-        raise ConfigurationError(
-            f"warmup_steps {warmup_steps} must be in [0, total_steps={total_steps})"
-        )
+        allowed = f"[0, total_steps={total_steps})"
+        raise ConfigurationError(f"warmup_steps {warmup_steps} must be in {allowed}")
     check_real("final_lr", final_lr)
     if not 0 <= final_lr < math.inf:
         raise ConfigurationError(f"final_lr {final_lr} must be finite and not negative")

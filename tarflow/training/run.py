@@ -46,7 +46,7 @@ class Run:
         return self.directory / "config.json"
 
     def start(self, config: Mapping[str, Any], resume: str, leads: bool = True) -> Path | None:
-        """Make the folder ready and find what to go on from.
+        """Make the folder ready; returns the checkpoint to go on from, or None for a fresh start.
 
         Args:
             config: The resolved configuration.
@@ -54,25 +54,24 @@ class Run:
                 folder that has one.
             leads: Whether this is the process, of several of a run, that writes to the folder.
 
-        Returns:
-            The checkpoint to go on from, or None for a fresh start.
-
         Raises:
             CheckpointError: The folder's run has another configuration, or must not be resumed.
         """
         if resume not in ("auto", "never"):
             raise CheckpointError(f"resume={resume} is unknown: allowed are auto and never")
-        if not self.checkpoint.exists():
-            if leads:
-                self._keep(config)
-            return None
-        if resume == "never":
-            raise CheckpointError(
-                f"{self.checkpoint} exists: go on from it with resume=auto, or choose another"
-                " run_dir"
-            )
-        self._check_same(config)
-        return self.checkpoint
+        if self.checkpoint.exists():
+            self._check_same(config, resume)
+            return self.checkpoint
+        if leads:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                write_atomically(self.config, json.dumps(config, indent=2) + "\n")
+            except OSError as error:
+                raise CheckpointError(
+                    f"the run folder {self.directory} cannot be written to ({error}): make room,"
+                    " or choose another run_dir"
+                ) from error
+        return None
 
     def step(self) -> int:
         """Number of optimizer steps that the checkpoint has behind it; 0 without one.
@@ -89,44 +88,35 @@ class Run:
             CheckpointError: A weight is missing, unknown or of the wrong shape; names it.
         """
         if self.checkpoint.exists():
-            weights = {
-                name.removeprefix("flow."): value
-                for name, value in self._read()["state_dict"].items()
-            }
+            state = self._read()["state_dict"]
+            weights = {name.removeprefix("flow."): value for name, value in state.items()}
             check_weights(flow.state_dict(), weights, self.checkpoint)
 
     def _read(self) -> dict[str, Any]:
         """What the checkpoint holds, mapped to memory."""
+        kept = "it is kept as it is; move it away or choose another run_dir"
         try:
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # of pickle, zip and torch, of many kinds
-            raise CheckpointError(
-                f"{self.checkpoint} cannot be read ({error}): it is kept as it is; move it away or"
-                " choose another run_dir"
-            ) from error
-        missing = [key for key in NEEDED if not isinstance(content, dict) or key not in content]
-        if missing or not isinstance(content["state_dict"], dict):
-            missing = missing or ["dictionary state_dict"]
+            raise CheckpointError(f"{self.checkpoint} cannot be read ({error}): {kept}") from error
+        held = content if isinstance(content, dict) else {}
+        missing = [key for key in NEEDED if key not in held]
+        if not missing and not isinstance(held["state_dict"], dict):
+            missing = ["dictionary state_dict"]
+        if missing:
             raise CheckpointError(
                 f"{self.checkpoint} holds no {', '.join(missing)}, so it was not written by this"
-                " version of `tarflow train`: it is kept as it is; move it away or choose another"
+                f" version of `tarflow train`: {kept}"
+            )
+        return held
+
+    def _check_same(self, config: Mapping[str, Any], resume: str) -> None:
+        """Refuse to go on where that is not wanted, and to mix two configurations in one run."""
+        if resume == "never":
+            raise CheckpointError(
+                f"{self.checkpoint} exists: go on from it with resume=auto, or choose another"
                 " run_dir"
             )
-        return content
-
-    def _keep(self, config: Mapping[str, Any]) -> None:
-        """Write the configuration down."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.config, json.dumps(config, indent=2) + "\n")
-        except OSError as error:
-            raise CheckpointError(
-                f"the run folder {self.directory} cannot be written to ({error}): make room, or"
-                " choose another run_dir"
-            ) from error
-
-    def _check_same(self, config: Mapping[str, Any]) -> None:
-        """Refuse to mix two configurations in one run."""
         try:
             before = _flatten(up_to_date(json.loads(self.config.read_text())))
         except (OSError, ValueError, AttributeError, RecursionError) as error:
@@ -155,17 +145,16 @@ def up_to_date(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if "objective" in config or "noise" not in config:
         return config
     noise, module = dict(config["noise"]), dict(config["module"])
-    codec = {key: noise.pop(key) for key in ("levels",) if key in noise}
+    levels = {"levels": noise.pop("levels")} if "levels" in noise else {}
     if noise["_target_"] == "tarflow.UniformDequantization":
-        codec, noise = {**noise, **codec}, {"_target_": "tarflow.NoNoise"}
+        codec, noise = {**noise, **levels}, {"_target_": "tarflow.NoNoise"}
     else:
-        codec = {"_target_": "tarflow.Pixels", **codec}
+        codec = {"_target_": "tarflow.Pixels", **levels}
     objective = {"_target_": "tarflow.training.MaximumLikelihood"}
     if "class_dropout" in module:
         objective["class_dropout"] = module.pop("class_dropout")
     module["objective"] = objective
-    now = {"codec": codec, "noise": noise, "objective": objective, "module": module}
-    return {**config, **now}
+    return {**config, "codec": codec, "noise": noise, "objective": objective, "module": module}
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """Weights that are divided between processes (FSDP2)."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tarflow.flows.flow import Flow
 from tarflow.registry import register
@@ -32,24 +32,12 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def shard(flow: Flow, mesh: DeviceMesh | None) -> None:
-    """Divide a flow's weights between the processes of a mesh, in place; each layer apart.
-
-    Args:
-        flow: The flow.
-        mesh: Lightning's mesh of processes; None leaves the flow whole.
-    """
+    """Divide a flow's weights between the processes of Lightning's mesh, if there is one."""
     if mesh is None:
         return
     # One layer's weights are gathered at a time, and the next ones' while it computes.
-    for network in networks(flow):
-        for block in network.blocks:
-            fully_shard(block, mesh=mesh["data_parallel"])
-    fully_shard(flow, mesh=mesh["data_parallel"])
-
-
-def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale gradients down to a norm of all of them together; returns the norm they had."""
-    return whole(nn.utils.clip_grad_norm_(parameters, max_norm))
+    for part in (*(block for network in networks(flow) for block in network.blocks), flow):
+        fully_shard(part, mesh=mesh["data_parallel"])
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -62,7 +50,15 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def fill(tensor: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into one of which this process may hold a part."""
+    value = value.to(tensor.device)
+    if isinstance(tensor, DTensor):
+        value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+    tensor.copy_(value)
+
+
 @torch.no_grad()
-def whole_state(flow: Flow) -> dict[str, Tensor]:
-    """A flow's state dict with whole tensors, on the CPU; all processes have to ask for it."""
-    return {name: whole(value).to("cpu", copy=True) for name, value in flow.state_dict().items()}
+def whole_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with whole tensors, on the CPU; all processes have to ask for it."""
+    return {name: whole(value).to("cpu", copy=True) for name, value in state.items()}

@@ -19,7 +19,7 @@ FLOW = tiny_flow(num_classes=3, num_layers=1, codec=Pixels(17), noise=GaussianNo
 KEY = "transform.transforms.1.network.proj_in.weight"
 HUGE = (10**6, 10**9, 10**30, -(10**30))
 WRONG = (None, "x", -1, 0, 1.5, True, [], [1], {}, {"type": "x"}, float("nan"), *HUGE)
-FIT = {"dropout": (0,), "noise": (None,), "num_classes": ()}
+FIT = {"dropout": (0,), "codec": (None,), "noise": (None,), "conditioners": ([],)}
 """Values that a key may have after all."""
 
 
@@ -45,7 +45,7 @@ def edit_config(folder: Path, **values: Any) -> None:
     """Change arguments of the model."""
     path = folder / "config.json"
     content = json.loads(path.read_text())
-    content["model"] |= values
+    content["flow"] |= values
     path.write_text(json.dumps(content))
 
 
@@ -53,7 +53,7 @@ def drop_key(folder: Path, key: str) -> None:
     """Leave an argument of the model out."""
     path = folder / "config.json"
     content = json.loads(path.read_text())
-    del content["model"][key]
+    del content["flow"][key]
     path.write_text(json.dumps(content))
 
 
@@ -107,20 +107,20 @@ def replace_by_link(name: str) -> Callable[[Path], Any]:
 def configurations() -> Iterator[BadInput]:
     """config.json."""
     where = ("pretrained",)
-    for key, own in FLOW.config.items():
+    for key, own in vars(FLOW.description).items():
         for value in WRONG:
             fit = value in FIT.get(key, ()) or (value == own and type(value) is type(own))
             change = partial(edit_config, **{key: value})
             yield loads(f"config.json, {key}: {value!r}", where, change, fit)
-        fit = key in ("dropout", "scale", "noise", "expansion")
+        optional = ("dropout", "scale", "ordering", "layer", "conditioners", "codec", "noise")
+        fit = key in (*optional, "expansion")
         yield loads(f"config.json without {key}", where, partial(drop_key, key=key), fit)
     for kind in ("GaussianNoise", "SoftClipScale"):
         key = "noise" if kind == "GaussianNoise" else "scale"
         for value in (None, "x", [], {}, float("nan"), {"type": kind}):
-            for name in ("levels", "std") if key == "noise" else ("bound",):
-                described = {"type": kind, name: value}
-                change = partial(edit_config, **{key: described})
-                yield loads(f"config.json, {described}", where, change)
+            described = {"type": kind, "std" if key == "noise" else "bound": value}
+            change = partial(edit_config, **{key: described})
+            yield loads(f"config.json, {described}", where, change)
     contents = {
         "nothing": b"",
         "a list": b"[]",
@@ -136,7 +136,7 @@ def configurations() -> Iterator[BadInput]:
         "no model": b'{"format": 1}',
         "no arguments": b'{"format": 1, "model": {}}',
         "a list of arguments": b'{"format": 1, "model": [1, 2]}',
-        "a newer format": b'{"format": 2, "model": {}}',
+        "a newer format": b'{"format": 3, "flow": {}}',
         "format by name": b'{"format": "one", "model": {}}',
         "unknown argument": b'{"format": 1, "model": {"colour": 1}}',
         "deep argument": b'{"format": 1, "model": {"noise": ' + b"[" * 900 + b"]" * 900 + b"}}",

@@ -67,8 +67,8 @@ ARGUMENTS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     partial(Flow, transforms=[Reverse()], base=StandardNormal(2, 2)): {
         "transforms": [3, [3], "abc"],
         "base": ["normal", None, StandardNormal, torch.nn.ReLU()],
-        "num_classes": [-1, "3", 1.5, None],
-        "noise": ["gaussian", 0.1, GaussianNoise],
+        "codec": ["pixels", 17, Pixels],
+        "noise": ["gaussian", 0.1, GaussianNoise, Pixels()],
     },
     partial(StandardNormal, length=2, patch_dim=2): {"length": NO_COUNT, "patch_dim": NO_COUNT},
     SoftClipScale: {"bound": NOT_POSITIVE},

@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tarflow.data import Arrays, Shards, digits, memory_mapped, prepare, random_images
-from tarflow.data.loading.training_part import Mirrored
-from tarflow.data.storage.prepared import Description, MappedImages
+from tarflow.data.loading.batches import Mirrored
+from tarflow.data.sources.memory_mapped import MappedImages
+from tarflow.data.storage.prepared import Description
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
 

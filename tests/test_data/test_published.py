@@ -11,9 +11,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from tarflow.data import afhq, cifar10, ffhq, imagenet, imagenet64, prepare
-from tarflow.data.loading.training_part import Mirrored
+from tarflow.data.loading.batches import Mirrored
 from tarflow.data.sources.afhq import AFHQ
-from tarflow.data.sources.editions import Edition
+from tarflow.data.sources.editions import ClassFolders
 from tarflow.data.sources.imagenet64 import IMAGENET64
 from tarflow.data.storage.prepared import Description
 from tarflow.errors import DataError
@@ -116,8 +116,8 @@ def test_old_version_is_not_resized(tmp_path):
 @pytest.fixture
 def few_classes(monkeypatch):
     """ImageNet of two classes."""
-    edition = Edition("ImageNet (ILSVRC 2012)", "data=imagenet", "folders", {
-        "train": (4,), "test": (2,)}, 2)  # fmt: skip
+    edition = ClassFolders("ImageNet (ILSVRC 2012)", "data=imagenet", "folders", {
+        "train": (4,), "test": (2,)}, 2, "val")  # fmt: skip
     monkeypatch.setattr("tarflow.data.sources.imagenet.IMAGENET", edition)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning
 import pytest
@@ -166,6 +166,31 @@ def test_any_objective_is_minimized_and_logs_under_its_names(data):
     assert {"train/loss", "train/largest", "val/loss", "val/largest"} <= logged.keys()
     assert not {"train/nats_per_dim", "val/bits_per_dim"} & logged.keys()
     assert 0 < logged["val/loss"] < logged["val/largest"] ** 2
+
+
+@dataclass(frozen=True)
+class Partial(Squared):
+    """Its loss in validation is the class of each example, and NaN for class 0."""
+
+    def validate(self, flow: Flow, batch: Batch, source: RandomSource) -> dict[str, torch.Tensor]:
+        label = batch.context["label"]
+        return {"loss": torch.where(label == 0, float("nan"), label.float()), "class": label / 1}
+
+
+def test_validation_values_that_are_not_finite_are_counted_and_left_out(data):
+    trainer = fit(tiny_module(tiny_flow(), objective=Partial()), data, 3)
+    logged = trainer.logged_metrics
+    assert logged["val/loss"] == pytest.approx(1.5)
+    assert logged["val/loss_non_finite"] == 8
+    assert logged["val/class"] == pytest.approx(1.0)
+    assert "val/class_non_finite" not in logged
+
+
+def test_a_label_of_validation_out_of_range_is_named(data):
+    other = ArrayDataset(data.data.train.images, torch.full((24,), 3))
+    data.data = replace(data.data, validation=other)
+    with pytest.raises(ContextError, match=r"labels go from 3 to 3, but this flow knows 0 ... 2"):
+        fit(tiny_module(tiny_flow()), data, 3)
 
 
 @pytest.mark.parametrize("class_dropout", [-0.1, 1.5])

@@ -4,7 +4,6 @@ import csv
 import functools
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import lightning
@@ -25,7 +24,8 @@ from tarflow.training import (
     adamw,
     warmup_cosine,
 )
-from tarflow.training.monitoring import Clock, autoregressive_transforms, peak_memory
+from tarflow.training.acceleration import autoregressive_transforms
+from tarflow.training.monitoring import peak_memory
 from tarflow.training.operations import peak_rate, training_operations
 from tests.models import tiny_flow
 from tests.wandb_file import history
@@ -184,9 +184,9 @@ def test_validation_checkpoints_and_grids_take_no_time(monkeypatch, tmp_path):
     ]
 
     class SlowGrid(SampleGrid):
-        def _draw(self, flow, noise):
+        def _draw(self, flow):
             ticks.time += 100
-            return super()._draw(flow, noise)
+            return super()._draw(flow)
 
     slow = [
         LastCheckpoint(tmp_path / "last.ckpt", 3),
@@ -197,17 +197,6 @@ def test_validation_checkpoints_and_grids_take_no_time(monkeypatch, tmp_path):
     fit(callbacks, max_steps=10, log_every_n_steps=10, val_check_interval=4)
     assert ticks.time > 900
     assert record.logged[-1]["perf/images_per_second"] == pytest.approx(4)
-
-
-def test_a_clock_runs_between_start_and_stop():
-    clock = Clock()
-    clock.stop(CPU)
-    assert clock.seconds == 0
-    begin = time.perf_counter()
-    clock.start()
-    clock.start()
-    clock.stop(CPU)
-    assert 0 < clock.seconds <= time.perf_counter() - begin
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ import torch
 
 from tarflow import NoNoise, Pixels, TarFlow, UniformDequantization
 from tarflow.data import ImageData, ImageDataModule
-from tarflow.data.loading.training_part import Mirrored
+from tarflow.data.loading.batches import Mirrored
 from tarflow.data.storage.image_files import ImageFiles
 from tarflow.training import (
     FlowModule,

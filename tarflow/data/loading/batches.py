@@ -12,6 +12,9 @@ from tarflow.arguments import shown
 from tarflow.errors import DataError
 from tarflow.flows.context import Context
 
+Example = tuple[Shaped[Tensor, "..."], Mapping[str, Any]]
+"""What is stored, and the parts of its context by name: numbers or tensors."""
+
 Draw = tuple[int, int]
 """Index of an example, and the seed of what is drawn as it is read."""
 
@@ -34,10 +37,7 @@ class Batch(NamedTuple):
 
 
 def collate(examples: Sequence[Any]) -> Batch:
-    """Put examples together.
-
-    Args:
-        examples: What is stored, the parts of its context by name, and its index, of each.
+    """Put examples together: of each what is stored, the parts of its context, and its index.
 
     Raises:
         DataError: Examples have no parts of a context by name, or not all the same.
@@ -67,17 +67,21 @@ def _rows(values: list[Any]) -> Shaped[Tensor, "batch ..."]:
 
 
 class Wrapped(Dataset):
-    """The examples of another data set, read in another way.
-
-    Args:
-        dataset: The examples.
-    """
+    """The examples of another data set, read in another way."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)  # pyright: ignore[reportArgumentType]
+
+
+class Mirrored(Wrapped):
+    """Images of which half are mirrored, drawn anew at each reading."""
+
+    def __getitem__(self, index: int) -> Example:
+        image, context = self.dataset[index]
+        return (image.flip(-1) if torch.rand(1) < 0.5 else image), context
 
 
 class Drawn(Wrapped):

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from tarflow.arguments import check_integer
 from tarflow.data.images import ImageData
@@ -36,10 +36,7 @@ class ImageDataModule(LightningDataModule):
 
     Batch sizes count the images of all processes together: the share of each, and the number of
     steps that accumulate gradients, follow from them, so that a run means the same on any number
-    of devices.
-
-    Every batch is a `Batch`: images as they are stored, what they are conditioned on, and their
-    indices, in evaluation `PADDING` for one that does not count.
+    of devices. Every batch is a `Batch`.
 
     Args:
         data: The data set.
@@ -52,8 +49,8 @@ class ImageDataModule(LightningDataModule):
         drop_last: Whether to leave out the last training batch of an epoch if it is not full.
 
     Raises:
-        DataError: A batch is empty, or larger than the training set and always left out, or
-            cannot be divided.
+        DataError: A batch is empty, or larger than the training set and always left out; later,
+            it cannot be divided between the processes, or there is nothing to validate on.
     """
 
     def __init__(
@@ -67,41 +64,42 @@ class ImageDataModule(LightningDataModule):
     ):
         super().__init__()
         self.data = data
-        self.batch_size = batch_size
+        self.batch_size = check_integer("batch_size", batch_size, 1, DataError)
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        check_integer("eval_batch_size", self.eval_batch_size, 1, DataError)
         self.device_batch_size = device_batch_size
-        self.num_workers = num_workers
+        self.num_workers = check_integer("num_workers", num_workers, 0, DataError)
         self.drop_last = drop_last
-        self._check_sizes()
-        num_train = len(self.data.train)  # pyright: ignore[reportArgumentType]
+        num_train = len(data.parts["train"])
+        if drop_last and batch_size > num_train:
+            raise DataError(
+                f"batch_size {batch_size} exceeds the {num_train} training images, so every batch"
+                f" would be left out: choose at most {num_train}, or drop_last=False"
+            )
         self.batches = Batches(num_train, batch_size, torch.initial_seed(), drop_last)
 
     def setup(self, stage: str) -> None:
-        """Share the batches out, and turn validation off where no images were set aside for it.
-
-        Raises:
-            DataError: Batches cannot be divided between the processes; or validation alone is
-                asked for, and no images were set aside for it.
-        """
-        if stage == "fit" and self.trainer is not None:
-            self._share_out(self.trainer)
+        """Share the batches out, and turn validation off where no images were set aside for it."""
+        fitting = self.trainer if stage == "fit" else None
+        if fitting is not None:
+            self._share_out(fitting)
         if self.data.validation is not None:
             return
         if stage == "validate":
             raise DataError(f"{self.data.name} has no validation part: pass validation_fraction")
-        if stage == "fit" and self.trainer is not None:
+        if fitting is not None:
             # Lightning warns of an empty list of loaders, and runs callbacks of an empty loop
-            self.trainer.limit_val_batches = 0
+            fitting.limit_val_batches = 0
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(Drawn(self.data.train), ResumedLoader, batch_sampler=self.batches)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Batches to choose by; none where no images were set aside."""
-        return [] if self.data.validation is None else self._evaluation(self.data.validation)
+        return [] if self.data.validation is None else self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader:
-        return self._evaluation(self.data.test)
+        return self._evaluation("test")
 
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint keeps: how many batches are done, in this order."""
@@ -141,14 +139,14 @@ class ImageDataModule(LightningDataModule):
         trainer.accumulate_grad_batches = shares.parts
         self.batches.shares = shares
 
-    def _evaluation(self, dataset: Dataset) -> DataLoader:
+    def _evaluation(self, part: str) -> DataLoader:
         """This process's share of a part, in its order."""
-        number: Any = dataset
+        dataset = self.data.parts[part]
         place = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = EvaluationBatches(len(number), self.eval_batch_size, *place)
+        batches = EvaluationBatches(len(dataset), self.eval_batch_size, *place)
         return self._loader(Numbered(dataset), batch_sampler=batches)
 
-    def _loader(self, dataset: Dataset, kind: type = DataLoader, **options) -> DataLoader:
+    def _loader(self, dataset: Drawn | Numbered, kind: type = DataLoader, **options) -> DataLoader:
         """Batch a part of the data."""
         return kind(
             dataset,
@@ -158,15 +156,3 @@ class ImageDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **options,
         )
-
-    def _check_sizes(self) -> None:
-        """Refuse batches that would be empty, or never full."""
-        for name in ("batch_size", "eval_batch_size"):
-            check_integer(name, getattr(self, name), 1, DataError)
-        check_integer("num_workers", self.num_workers, 0, DataError)
-        num_train = len(self.data.train)  # pyright: ignore[reportArgumentType]
-        if self.drop_last and self.batch_size > num_train:
-            raise DataError(
-                f"batch_size {self.batch_size} exceeds the {num_train} training images, so every"
-                f" batch would be left out: choose at most {num_train}, or drop_last=False"
-            )

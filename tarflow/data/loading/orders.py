@@ -26,8 +26,7 @@ class Batches(Sampler[list[Draw]]):
 
     Attributes:
         shares: The part of every batch that this process reads; set before the first iteration.
-        first: Number of the part that the next iteration begins with; it goes on to the end of
-            an epoch.
+        first: Number of the part that the next iteration begins with, up to the epoch's end.
     """
 
     def __init__(self, num_examples: int, batch_size: int, seed: int, drop_last: bool):
@@ -39,7 +38,7 @@ class Batches(Sampler[list[Draw]]):
         self.epoch = 0
 
     def __len__(self) -> int:
-        """Number of parts that this process reads in an epoch."""
+        """Number of parts of batches in an epoch."""
         full, rest = divmod(self.num_examples, self.shares.batch_size)
         return (full if self.drop_last or not rest else full + 1) * self.shares.parts
 
@@ -72,12 +71,7 @@ class EvaluationBatches(Sampler[list[int]]):
     """All examples in their order, once, each batch shared out between the processes.
 
     Every process reads equally many, as those that share a model have to; `PADDING` fills up.
-
-    Args:
-        num_examples: Number of examples.
-        batch_size: Number of examples in a batch, over all processes.
-        rank: Which of the processes this is.
-        world_size: Number of processes.
+    Batch sizes count the examples of all processes.
     """
 
     def __init__(self, num_examples: int, batch_size: int, rank: int = 0, world_size: int = 1):

@@ -25,13 +25,7 @@ class BatchShares:
     def divide(
         cls, batch_size: int, device_batch_size: int | None, rank: int, world_size: int
     ) -> "BatchShares":
-        """Divide a batch evenly.
-
-        Args:
-            batch_size: Number of rows of a batch, over all processes.
-            device_batch_size: Number of rows that a device takes at once; None: all its own.
-            rank: Which of the processes this is.
-            world_size: Number of processes.
+        """Divide a batch evenly, into parts of `device_batch_size` rows; None: one part.
 
         Raises:
             DataError: The rows cannot be divided evenly.

@@ -1,11 +1,11 @@
 """How examples are divided into parts: stratified, and the same at every call."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
+from torch.utils.data import Subset
 
 from tarflow.arguments import check_real
 from tarflow.errors import DataError
@@ -17,51 +17,20 @@ VALIDATION_SEED = 1
 MADE_SPLIT = f"stratified split, seed {TEST_SEED}"
 GIVEN_SPLIT = "split as given"
 
-Examples = TypeVar("Examples")
-
-
-@dataclass(frozen=True)
-class Split:
-    """Indices of the examples of each part."""
-
-    train: list[int]
-    validation: list[int]
-    test: list[int]
-
-
-def make_split(
-    labels: Integer[np.ndarray, " num"], test_size: int, validation_fraction: float
-) -> Split:
-    """Divide examples so that every part has the classes in equal proportion.
-
-    Args:
-        labels: The class of each example; all equal for unlabelled data, which is then shuffled.
-        test_size: Number of test examples.
-        validation_fraction: Fraction of the other examples that becomes the validation part.
-
-    Raises:
-        DataError: The fraction is out of range, or a part cannot hold every class.
-    """
-    everything = np.arange(len(labels))
-    rest, test = _hold_out(everything, labels, test_size, TEST_SEED)
-    validation_size = count_of("validation_fraction", validation_fraction, len(rest))
-    train, validation = _hold_out(rest, labels, validation_size, VALIDATION_SEED)
-    return Split(train.tolist(), validation.tolist(), test.tolist())
-
 
 def complete_parts(
-    parts: dict[str, Examples],
+    parts: Mapping[str, Any],
     labels: Integer[np.ndarray, " num"],
-    select: Callable[[Examples, list[int]], Examples],
     test_fraction: float,
     validation_fraction: float,
-) -> dict[str, Examples]:
+) -> dict[str, Any]:
     """Take out of the `train` part a `test` part, if there is none, and a `val` part, if asked.
+
+    Every part gets the classes in equal proportion.
 
     Args:
         parts: The parts that the data came in.
-        labels: The classes of the training examples.
-        select: Picks examples of a part by index.
+        labels: The class of each training example; all equal for unlabelled data.
         test_fraction: Fraction of the examples that becomes the test part, if there is none.
         validation_fraction: Fraction of the other examples that becomes the validation part.
 
@@ -73,17 +42,23 @@ def complete_parts(
             f"validation_fraction {validation_fraction} would divide the training images, but the"
             " data has a validation part already: leave it 0"
         )
-    test_size = 0 if "test" in parts else _test_size(test_fraction, len(labels))
-    split = make_split(labels, test_size, validation_fraction)
-    made = {"train": select(parts["train"], split.train)}
-    if split.validation:
-        made["val"] = select(parts["train"], split.validation)
-    if split.test:
-        made["test"] = select(parts["train"], split.test)
-    return parts | made
+    indices = {"train": np.arange(len(labels))}
+    if "test" not in parts:
+        if test_fraction == 0:
+            raise DataError(
+                "test_fraction 0 leaves no test images: choose 0 < test_fraction < 1, or supply"
+                " the data with a test part of its own"
+            )
+        size = _count_of("test_fraction", test_fraction, len(labels))
+        indices |= _hold_out("test", indices["train"], labels, size, TEST_SEED)
+    size = _count_of("validation_fraction", validation_fraction, len(indices["train"]))
+    if size:
+        indices |= _hold_out("val", indices["train"], labels, size, VALIDATION_SEED)
+    made = {part: Subset(parts["train"], chosen.tolist()) for part, chosen in indices.items()}
+    return {**parts, **made}
 
 
-def count_of(name: str, fraction: float, total: int) -> int:
+def _count_of(name: str, fraction: float, total: int) -> int:
     """Number of examples that a fraction stands for; at least one, unless it is zero."""
     check_real(name, fraction, DataError)
     if not 0 <= fraction < 1:
@@ -91,29 +66,17 @@ def count_of(name: str, fraction: float, total: int) -> int:
     return max(1, round(fraction * total)) if fraction else 0
 
 
-def _test_size(fraction: float, total: int) -> int:
-    """Number of test examples; never zero, as every data set has a part to report on."""
-    if fraction == 0:
-        raise DataError(
-            "test_fraction 0 leaves no test images: choose 0 < test_fraction < 1, or supply the"
-            " data with a test part of its own"
-        )
-    return count_of("test_fraction", fraction, total)
-
-
 def _hold_out(
-    indices: np.ndarray, labels: np.ndarray, size: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Divide indices into the rest and a stratified part of a given size."""
-    if size == 0:
-        return indices, indices[:0]
+    part: str, indices: np.ndarray, labels: np.ndarray, size: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Divide indices into a stratified part of a given size and the rest, which is to train on."""
     _check_classes(labels[indices], size)
     from sklearn.model_selection import train_test_split
 
-    rest, part = train_test_split(
+    train, held_out = train_test_split(
         indices, test_size=size, stratify=labels[indices], random_state=seed
     )
-    return np.asarray(rest), np.asarray(part)
+    return {"train": np.asarray(train), part: np.asarray(held_out)}
 
 
 def _check_classes(labels: np.ndarray, size: int) -> None:

@@ -3,20 +3,18 @@
 The releases have 16,130 images and, with some 2 % removed, 15,803 (arXiv 1912.01865, 2106.12423).
 """
 
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 from tarflow.data.images import ImageData
-from tarflow.data.sources.editions import Edition, choose
+from tarflow.data.sources.editions import ClassFolders, choose
 from tarflow.registry import register
 
 
-def _release(version: str, test: str, counts: Mapping[str, tuple[int, ...]]) -> Edition:
+def _release(version: str, test: str, counts: dict[str, tuple[int, ...]]) -> ClassFolders:
     """A release of AFHQ."""
     folders = f"ROOT/train/cat, dog, wild and ROOT/{test}/cat, dog, wild with images in each"
     choice = f"data=afhq data.data.version={version}"
-    return Edition(f"AFHQ {version}", choice, folders, counts, 3)
+    return ClassFolders(f"AFHQ {version}", choice, folders, counts, 3, test)
 
 
 AFHQ = {
@@ -36,18 +34,10 @@ def afhq(
 ) -> ImageData:
     """AFHQ: faces of cats, dogs and wild animals; v1 has 16,130 images, v2 15,803 sharper ones.
 
-    Args:
-        root: The folder of `train` and `test` (v1: `val`), or a prepared one.
-        image_size: Height and width to bring images to.
-        version: `v1` or `v2`.
-        check_counts: Whether to refuse a subset.
-        validation_fraction: Fraction of the training images that is set aside to choose by.
-        horizontal_flip: Whether to mirror training images at random; no others are.
+    The arguments besides the version, `v1` or `v2`, are those of `imagenet`.
 
     Raises:
         DataError: The version is unknown, or folders are missing or incomplete.
     """
-    edition = choose(AFHQ, version)
-    names = {"train": "train", "test": "val" if version == "v1" else "test"}
-    read = partial(edition.read_class_folders, names=names, image_size=image_size)
-    return edition.load(root, image_size, read, check_counts, validation_fraction, horizontal_flip)
+    data = choose(AFHQ, version).load(root, image_size, check_counts)
+    return data.for_training(validation_fraction, horizontal_flip)

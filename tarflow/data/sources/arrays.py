@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
 
 from tarflow.arguments import check_integer
-from tarflow.data.images import UNLABELLED, ArrayDataset, ImageData
+from tarflow.data.images import UNLABELLED, ArrayDataset, ImageData, check_levels
 from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
 from tarflow.data.storage.array_files import find_parts, load_arrays
 from tarflow.errors import DataError
@@ -52,41 +51,33 @@ def arrays(
         DataError: The file is missing, unreadable or has other arrays; images or labels are of
             another kind, shape or range; or an argument is out of range.
     """
-    check_integer("levels", levels, kind=DataError)
+    check_levels(levels)
     for name, count in {"num_classes": num_classes, "num_channels": num_channels}.items():
         if count is not None:
             check_integer(name, count, 0, DataError)
-    if not 2 <= levels <= 256:
-        raise DataError(f"levels {levels} is out of range: choose 2 ... 256")
     file = Path(path).expanduser()
-    given = _read_parts(file, levels, num_classes, channels_last)
+    loaded = load_arrays(file)
+    given = {}
+    for part, beginning in find_parts(file, loaded).items():
+        images = _read_images(loaded, f"{beginning}images", levels, channels_last)
+        labels = _read_labels(loaded, f"{beginning}labels", len(images), num_classes)
+        given[part] = ArrayDataset(images, labels)
     shape = _common_shape(given, num_channels)
-    labels = given["train"].labels.numpy()
-    datasets: dict[str, Dataset] = {**given}
-    parts = complete_parts(datasets, labels, Subset, test_fraction, validation_fraction)
     largest = max(int(dataset.labels.max()) for dataset in given.values())
-    return ImageData(
-        name=f"{file.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
-        train=parts["train"],
-        validation=parts.get("val"),
-        test=parts["test"],
+    labels = given["train"].labels.numpy()
+    return ImageData.of(
+        f"{file.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
+        complete_parts(given, labels, test_fraction, validation_fraction),
         codec=Pixels(levels),
         num_classes=largest + 1 if num_classes is None else num_classes,
         image_shape=shape,
     )
 
 
-def read_images(
-    name: str,
-    loaded: dict[str, Shaped[np.ndarray, "..."]],
-    levels: int,
-    channels_last: bool | None,
+def _read_images(
+    loaded: dict[str, np.ndarray], name: str, levels: int, channels_last: bool | None
 ) -> UInt8[Tensor, "num channels height width"]:
-    """Check an array of images, and see it as bytes with channels first.
-
-    Raises:
-        DataError: It is of another kind, shape or range, or it is unclear where channels are.
-    """
+    """Check an array of images, and see it as bytes with channels first."""
     pixels = loaded[name]
     if not np.issubdtype(pixels.dtype, np.integer):
         raise DataError(
@@ -107,17 +98,10 @@ def read_images(
     return images.movedim(-1, 1) if channels_last else images
 
 
-def read_labels(
-    name: str,
-    loaded: dict[str, Shaped[np.ndarray, "..."]],
-    num_images: int,
-    num_classes: int | None,
+def _read_labels(
+    loaded: dict[str, np.ndarray], name: str, num_images: int, num_classes: int | None
 ) -> Int[Tensor, " num"]:
-    """Check an array of labels; where there is none, all images are unlabelled.
-
-    Raises:
-        DataError: Labels are of another number, kind, shape or range.
-    """
+    """Check an array of labels; where there is none, all images are unlabelled."""
     if name not in loaded:
         if num_classes:
             raise DataError(f"num_classes is {num_classes}, but there are no {name}: leave it out")
@@ -132,27 +116,15 @@ def read_labels(
         raise DataError(f"{name} have dtype {labels.dtype}, but labels are integers 0, 1, ...")
     limit = MAX_CLASSES if num_classes is None else num_classes
     if labels.min() < 0 or labels.max() >= limit:
-        own = f"0 ... {limit - 1} (num_classes)"
-        allowed = f"0 or more, below {limit:,}" if num_classes is None else own
+        allowed = f"0 or more, below {limit:,}"
+        if num_classes is not None:
+            allowed = f"0 ... {limit - 1} (num_classes)"
         raise DataError(f"{name} go from {labels.min()} to {labels.max()}; allowed is {allowed}")
     return torch.from_numpy(labels.reshape(-1).astype(np.int64))
 
 
-def _read_parts(
-    file: Path, levels: int, num_classes: int | None, channels_last: bool | None
-) -> dict[str, ArrayDataset]:
-    """Read and check the arrays of every part."""
-    loaded = load_arrays(file)
-    parts = {}
-    for part, prefix in find_parts(file, loaded).items():
-        images = read_images(f"{prefix}images", loaded, levels, channels_last)
-        labels = read_labels(f"{prefix}labels", loaded, len(images), num_classes)
-        parts[part] = ArrayDataset(images, labels)
-    return parts
-
-
 def _check_range(name: str, pixels: np.ndarray, levels: int) -> None:
-    """Refuse pixels out of range; bytes of 256 levels need no look, which would read the file."""
+    """Refuse pixels out of range; of bytes of 256 levels none are, and a look reads the file."""
     if pixels.dtype == np.uint8 and levels == 256:
         return
     low, high = pixels.min(), pixels.max()
@@ -182,8 +154,8 @@ def _common_shape(
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
         raise DataError(f"images differ in channels, height or width: {listed}; make them equal")
-    channels, height, width = next(iter(shapes.values()))
-    if num_channels is not None and channels != num_channels:
+    channels, height, width = shapes["train"]
+    if num_channels not in (None, channels):
         raise DataError(
             f"images have {channels} channels, but num_channels is {num_channels}: convert the"
             f" images, or pass num_channels={channels}"

@@ -1,14 +1,13 @@
 """Handwritten digits of 8 x 8 pixels, which come with scikit-learn: a data set for trials."""
 
 import torch
-from torch.utils.data import Subset
 
 from tarflow.data.images import ArrayDataset, ImageData
-from tarflow.data.loading.splits import MADE_SPLIT, make_split
+from tarflow.data.loading.splits import MADE_SPLIT, complete_parts
 from tarflow.flows.codec import Pixels
 from tarflow.registry import register
 
-NUM_TEST = 360
+TEST_FRACTION = 360 / 1_797
 
 
 @register
@@ -34,12 +33,9 @@ def digits(validation_fraction: float = 0.0) -> ImageData:
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 8, 8)
     dataset = ArrayDataset(images, torch.from_numpy(labels))
-    split = make_split(labels, NUM_TEST, validation_fraction)
-    return ImageData(
-        name=f"digits (scikit-learn {sklearn.__version__}), {MADE_SPLIT}",
-        train=Subset(dataset, split.train),
-        validation=Subset(dataset, split.validation) if split.validation else None,
-        test=Subset(dataset, split.test),
+    return ImageData.of(
+        f"digits (scikit-learn {sklearn.__version__}), {MADE_SPLIT}",
+        complete_parts({"train": dataset}, labels, TEST_FRACTION, validation_fraction),
         codec=Pixels(17),
         num_classes=10,
         image_shape=(1, 8, 8),

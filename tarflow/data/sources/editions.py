@@ -2,9 +2,12 @@
 
 Each has a file of its own, with the numbers and the layout of its versions and a reader of its
 files as they were given out; any of them may be what `tarflow prepare` made of these instead.
+Files that are missing, damaged, incomplete or of another data set are a `DataError`, which says
+what is expected.
 """
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +16,19 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from tarflow.data.images import UNLABELLED, ImageData
-from tarflow.data.loading.training_part import with_training_part
+from tarflow.data.sources.memory_mapped import memory_mapped
 from tarflow.data.storage.image_files import ImageFiles, Samples, read_classes
-from tarflow.data.storage.prepared import META, read_prepared
+from tarflow.data.storage.prepared import META
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
 
-RESIZED = "(shorter side resized with antialiasing, centre kept)"
 MAX_LISTED = 5
 """Numbers of more classes than these are not listed one by one."""
 
 
 @dataclass(frozen=True)
-class Edition:
-    """One version of a published data set.
+class Edition(ABC):
+    """One version of a published data set; subclasses read its files.
 
     Attributes:
         name: The data set and its version: two versions are not comparable.
@@ -42,6 +44,10 @@ class Edition:
     counts: Mapping[str, tuple[int, ...]]
     num_classes: int
 
+    @abstractmethod
+    def read(self, folder: Path, image_size: int) -> ImageData:
+        """Read the files as they are published."""
+
     @property
     def help(self) -> str:
         """What is expected, and how to prepare it."""
@@ -50,41 +56,27 @@ class Edition:
             f" prepare {self.choice} data.data.root=SOURCE output=FOLDER"
         )
 
-    def load(
-        self,
-        root: str | Path,
-        image_size: int,
-        read: Callable[[Path], ImageData],
-        check_counts: bool,
-        validation_fraction: float,
-        horizontal_flip: bool,
-    ) -> ImageData:
-        """Read a folder, as published, by a function, or prepared, and check what is in it.
-
-        Raises:
-            DataError: Files are missing, damaged, incomplete, or of another data set.
-        """
+    def load(self, root: str | Path, image_size: int, check_counts: bool) -> ImageData:
+        """Read a folder, as published or prepared, and check what is in it."""
         folder = Path(root).expanduser()
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}. {self.help}")
-        data = read_prepared(folder) if (folder / META).exists() else read(folder)
+        prepared = (folder / META).exists()
+        data = memory_mapped(folder) if prepared else self.read(folder, image_size)
         if not data.name.startswith(self.name) or data.image_shape != (3, image_size, image_size):
             raise DataError(
                 f"{folder} holds {data.name}, of shape {data.image_shape}; wanted is {self.name}"
                 f" at {image_size} x {image_size}: give another data.data.root. {self.help}"
             )
-        parts: dict[str, Any] = {"train": data.train, "test": data.test}
-        for part, dataset in parts.items():
+        for part in ("train", "test"):
             set_aside = part == "train" and data.validation is not None
-            self._check(part, dataset, data.image_shape, check_counts and not set_aside)
-        return with_training_part(data, validation_fraction, horizontal_flip)
+            if check_counts and not set_aside:
+                self.check(part, data.parts[part].labels)
+            self._check_shape(part, data.parts[part], data.image_shape)
+        return data
 
     def check(self, part: str, labels: Any) -> None:
-        """Compare the number of images, of each class where that is known.
-
-        Raises:
-            DataError: There are more or fewer.
-        """
+        """Compare the number of images, of each class where that is known."""
         expected = self.counts[part]
         found = (len(labels),)
         if len(expected) > 1:
@@ -105,30 +97,48 @@ class Edition:
         self,
         parts: Mapping[str, Dataset],
         image_size: int,
-        resized: bool = False,
+        size: str = "as published",
         class_names: tuple[str, ...] = (),
     ) -> ImageData:
         """Put parts together, of images published at that size or resized to it."""
-        size = f"{image_size} x {image_size} {RESIZED}" if resized else "as published"
-        return ImageData(
-            name=f"{self.name}, {size}, split as published",
-            train=parts["train"],
-            validation=None,
-            test=parts["test"],
+        return ImageData.of(
+            f"{self.name}, {size}, split as published",
+            parts,
             codec=Pixels(256),
             num_classes=self.num_classes,
             image_shape=(3, image_size, image_size),
             class_names=class_names,
         )
 
-    def read_class_folders(
-        self, folder: Path, names: Mapping[str, str], image_size: int
-    ) -> ImageData:
-        """Read a folder for each part, by its name, with a folder for each class.
+    def list_images(self, folder: Path) -> Samples:
+        """Paths of all PNG files in order, without labels."""
+        paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
+        if not paths:
+            raise DataError(f"{folder} holds no .png files. {self.help}")
+        return [(str(path), UNLABELLED) for path in paths]
 
-        Raises:
-            DataError: Folders are missing, or hold other classes.
-        """
+    def _check_shape(self, part: str, dataset: Any, shape: tuple[int, int, int]) -> None:
+        """Check that a part has images, and the shape of the first."""
+        if not len(dataset):
+            raise DataError(f"there are no {part} images. {self.help}")
+        found = tuple(dataset[0][0].shape)
+        if found != shape:
+            raise DataError(f"images are of shape {found}, not {shape}. {self.help}")
+
+
+def resized(image_size: int) -> str:
+    """What the name of a data set tells of images that were brought to one size."""
+    return f"{image_size} x {image_size} (shorter side resized with antialiasing, centre kept)"
+
+
+@dataclass(frozen=True)
+class ClassFolders(Edition):
+    """An edition published as folders `train` and `test_folder`, with a folder for each class."""
+
+    test_folder: str
+
+    def read(self, folder: Path, image_size: int) -> ImageData:
+        names = {"train": "train", "test": self.test_folder}
         read = {part: read_classes(folder / name, self.help) for part, name in names.items()}
         classes, _ = read["train"]
         if len(classes) != self.num_classes or read["test"][0] != classes:
@@ -137,38 +147,11 @@ class Edition:
                 f"{folder} has other classes than it should, or they differ: {found}. {self.help}"
             )
         parts = {part: ImageFiles(samples, image_size) for part, (_, samples) in read.items()}
-        return self.assemble(parts, image_size, resized=True, class_names=tuple(classes))
-
-    def list_images(self, folder: Path) -> Samples:
-        """Paths of all PNG files in order, without labels.
-
-        Raises:
-            DataError: The folder holds no PNG files.
-        """
-        paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
-        if not paths:
-            raise DataError(f"{folder} holds no .png files. {self.help}")
-        return [(str(path), UNLABELLED) for path in paths]
-
-    def _check(
-        self, part: str, dataset: Any, shape: tuple[int, int, int], check_counts: bool
-    ) -> None:
-        """Check the number of images of a part, and the shape of the first."""
-        if check_counts:
-            self.check(part, dataset.labels)
-        if not len(dataset):
-            raise DataError(f"there are no {part} images. {self.help}")
-        found = tuple(dataset[0][0].shape)
-        if found != shape:
-            raise DataError(f"images are of shape {found}, not {shape}. {self.help}")
+        return self.assemble(parts, image_size, resized(image_size), tuple(classes))
 
 
 def choose(versions: Mapping[str, Edition], version: str) -> Edition:
-    """Look a version up.
-
-    Raises:
-        DataError: It is unknown.
-    """
+    """Look a version up."""
     if version not in versions:
         raise DataError(f"version {version} is unknown: choose {' or '.join(versions)}")
     return versions[version]

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from tarflow.arguments import check_integer
 from tarflow.data.images import ImageData
 from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
-from tarflow.data.loading.training_part import Mirrored
 from tarflow.data.storage.image_files import ImageFiles, Samples, read_classes
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
@@ -52,26 +49,19 @@ def image_folder(
     folder = Path(root).expanduser()
     classes, given = _read_parts(folder)
     if verify:
-        samples = [sample for part in given.values() for sample in part]
-        ImageFiles(samples, image_size, num_channels).verify()
-    labels = np.array([label for _, label in given["train"]])
-    parts = complete_parts(given, labels, _select, test_fraction, validation_fraction)
-    read = {name: ImageFiles(part, image_size, num_channels) for name, part in parts.items()}
-    return ImageData(
-        name=f"{folder.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
-        train=Mirrored(read["train"]) if horizontal_flip else read["train"],
-        validation=read.get("val"),
-        test=read["test"],
+        everything = [sample for samples in given.values() for sample in samples]
+        ImageFiles(everything, image_size, num_channels).verify()
+    read = {part: ImageFiles(few, image_size, num_channels) for part, few in given.items()}
+    parts = complete_parts(read, read["train"].labels, test_fraction, validation_fraction)
+    data = ImageData.of(
+        f"{folder.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
+        parts,
         codec=Pixels(256),
         num_classes=len(classes),
         image_shape=(num_channels, image_size, image_size),
         class_names=tuple(classes),
     )
-
-
-def _select(samples: Samples, indices: list[int]) -> Samples:
-    """Pick samples by index."""
-    return [samples[index] for index in indices]
+    return data.for_training(0.0, horizontal_flip)
 
 
 def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:

@@ -1,13 +1,12 @@
 """ImageNet, from its pictures; numbers of images are from arXiv 1409.0575."""
 
-from functools import partial
 from pathlib import Path
 
 from tarflow.data.images import ImageData
-from tarflow.data.sources.editions import Edition
+from tarflow.data.sources.editions import ClassFolders
 from tarflow.registry import register
 
-IMAGENET = Edition(
+IMAGENET = ClassFolders(
     name="ImageNet (ILSVRC 2012)",
     choice="data=imagenet data.data.image_size=64",
     layout=(
@@ -16,6 +15,7 @@ IMAGENET = Edition(
     ),
     counts={"train": (1_281_167,), "test": (50_000,)},
     num_classes=1_000,
+    test_folder="val",
 )
 
 
@@ -29,21 +29,15 @@ def imagenet(
 ) -> ImageData:
     """ImageNet (ILSVRC 2012) from its pictures: 1,000 classes, 1,281,167 and 50,000 images.
 
-    The published validation images are the `test` part: those to report on.
+    The published validation images are the `test` part: those to report on. The other arguments
+    are those of `image_folder`.
 
     Args:
-        root: The folder of `train` and `val`, or a prepared one.
-        image_size: Height and width to bring images to: the shorter side is resized, with
-            antialiasing, and the centre is kept.
+        root: The folder of the files as published, or a prepared one.
         check_counts: Whether to refuse a subset.
-        validation_fraction: Fraction of the training images that is set aside to choose by.
-        horizontal_flip: Whether to mirror training images at random; no others are.
 
     Raises:
         DataError: Folders are missing or incomplete.
     """
-    names = {"train": "train", "test": "val"}
-    read = partial(IMAGENET.read_class_folders, names=names, image_size=image_size)
-    return IMAGENET.load(
-        root, image_size, read, check_counts, validation_fraction, horizontal_flip
-    )
+    data = IMAGENET.load(root, image_size, check_counts)
+    return data.for_training(validation_fraction, horizontal_flip)

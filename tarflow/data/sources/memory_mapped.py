@@ -1,10 +1,18 @@
 """What `tarflow prepare` wrote."""
 
+from functools import cached_property
 from pathlib import Path
 
-from tarflow.data.images import ImageData
-from tarflow.data.loading.training_part import with_training_part
-from tarflow.data.storage.prepared import read_prepared
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from tarflow.data.images import ArrayDataset, ImageData, LabelledImages
+from tarflow.data.storage.prepared import LAYOUT, META, Description, Digest
+from tarflow.data.storage.tar_images import read_part
+from tarflow.errors import DataError
+from tarflow.flows.codec import Pixels
 from tarflow.registry import register
 
 
@@ -19,14 +27,89 @@ def memory_mapped(
 
     Arrays are mapped to memory: processes share what they read, and none holds all of it.
 
+    The other arguments are those of `image_folder`.
+
     Args:
         root: The folder.
-        validation_fraction: Fraction of the training images that is set aside to choose by.
-        horizontal_flip: Whether to mirror training images at random; no others are.
         verify: Whether to read everything once now, and compare it with the hash.
 
     Raises:
         DataError: The folder is missing, incomplete or damaged.
     """
-    data = read_prepared(Path(root).expanduser(), verify)
-    return with_training_part(data, validation_fraction, horizontal_flip)
+    folder = Path(root).expanduser()
+    description = Description.read(folder)
+    parts: dict[str, LabelledImages] = {}
+    for part in description.counts:
+        if description.format == "shards":
+            parts[part] = read_part(folder, f"{part}-*.tar", None, description.image_shape[0])
+        else:
+            parts[part] = MappedImages(
+                folder / f"{part}_images.npy", folder / f"{part}_labels.npy"
+            )
+        _check(folder, part, parts[part], description, verify)
+    data = ImageData.of(
+        description.name,
+        parts,
+        codec=Pixels(description.levels),
+        num_classes=description.num_classes,
+        image_shape=description.image_shape,
+        class_names=description.class_names,
+    )
+    return data.for_training(validation_fraction, horizontal_flip)
+
+
+class MappedImages(ArrayDataset):
+    """Images in a .npy file that is mapped to memory, and their labels in another."""
+
+    def __init__(self, images: Path, labels: Path):
+        self.path = images
+        try:
+            found = np.load(labels, allow_pickle=False)
+            dtype, shape = self.images.dtype, self.images.shape
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{images} or {labels} cannot be read ({error}): {LAYOUT}") from error
+        if found.shape != shape[:1] or dtype != np.uint8:
+            raise DataError(
+                f"{images} holds {dtype} of shape {shape}, and {labels} labels of"
+                f" shape {found.shape}: expected are bytes, and one label for each image"
+            )
+        super().__init__(self.images, found)
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """The images, of shape (number, channels, height, width)."""
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
+
+    def __getstate__(self) -> dict:
+        """The map stays behind; whoever gets a copy maps the file anew."""
+        return {key: value for key, value in self.__dict__.items() if key != "images"}
+
+    def image(self, index: int) -> UInt8[Tensor, "..."]:
+        return torch.from_numpy(np.array(self.images[index]))
+
+
+def _check(
+    folder: Path, part: str, dataset: LabelledImages, description: Description, verify: bool
+) -> None:
+    """Compare a part with what is told of it."""
+    count = description.counts[part]
+    if len(dataset) != count:
+        raise DataError(
+            f"{folder} holds {len(dataset)} {part} images, but its {META} tells of {count}:"
+            f" prepare it again; {LAYOUT}"
+        )
+    shape = tuple(dataset.image(0).shape)
+    if shape != description.image_shape:
+        raise DataError(
+            f"the {part} images in {folder} are of shape {shape}, but its {META} tells of"
+            f" {description.image_shape}: prepare it again"
+        )
+    if verify:
+        digest = Digest()
+        for index in range(count):
+            digest.add(dataset.image(index), dataset.labels[index : index + 1])
+        if digest.hexdigest() != description.sha256[part]:
+            raise DataError(
+                f"the {part} images in {folder} have the hash {digest.hexdigest()}, but its {META}"
+                f" tells of {description.sha256[part]}: the files have changed; prepare them again"
+            )

@@ -1,6 +1,5 @@
 """Patches of the colour photographs that come with scikit-learn and scikit-image, for trials."""
 
-from collections.abc import Iterator
 from importlib.metadata import version
 
 import torch
@@ -14,7 +13,7 @@ from tarflow.registry import register
 PHOTOGRAPHS = ("china", "flower", "astronaut", "chelsea", "coffee", "rocket", "motorcycle_left")
 """What the labels mean. Pictures of few colours, such as those by microscopes, are left out."""
 
-REGIONS = {"train": (0.0, 0.65), "validation": (0.65, 0.8), "test": (0.8, 1.0)}
+REGIONS = {"train": (0.0, 0.65), "val": (0.65, 0.8), "test": (0.8, 1.0)}
 """Columns of each part, as shares of a photograph's width.
 
 Patches drawn at random would lie across those of another part, and a model could know them.
@@ -36,14 +35,12 @@ def photographs(size: int = 16) -> ImageData:
     """
     if not 1 <= size <= 32:
         raise ConfigurationError(f"size {size} is out of range: choose 1 ... 32")
-    strides = {"train": max(1, size // 2), "validation": size, "test": size}
-    images = list(_load())
-    parts = {part: _part(images, part, size, stride) for part, stride in strides.items()}
-    return ImageData(
-        name=f"photographs ({_versions()}), patches of {size} x {size}, split by region",
-        train=parts["train"],
-        validation=parts["validation"],
-        test=parts["test"],
+    strides = {"train": max(1, size // 2), "val": size, "test": size}
+    images = _load()
+    packages = (f"{package} {version(package)}" for package in ("scikit-learn", "scikit-image"))
+    return ImageData.of(
+        f"photographs ({', '.join(packages)}), patches of {size} x {size}, split by region",
+        {part: _part(images, part, size, stride) for part, stride in strides.items()},
         codec=Pixels(256),
         num_classes=len(PHOTOGRAPHS),
         image_shape=(3, size, size),
@@ -52,25 +49,17 @@ def photographs(size: int = 16) -> ImageData:
 
 
 def _part(images: list[Tensor], part: str, size: int, stride: int) -> ArrayDataset:
-    """All patches of a part."""
-    patches = [_patches(_region(image, part), size, stride) for image in images]
-    labels = [torch.full((len(few),), label) for label, few in enumerate(patches)]
+    """All patches of a part, those of each photograph on a regular grid of its columns."""
+    patches, labels = [], []
+    for label, image in enumerate(images):
+        first, last = (round(share * image.shape[2]) for share in REGIONS[part])
+        windows = image[:, :, first:last].unfold(1, size, stride).unfold(2, size, stride)
+        patches.append(windows.permute(1, 2, 0, 3, 4).flatten(0, 1).contiguous())
+        labels.append(torch.full((len(patches[-1]),), label))
     return ArrayDataset(torch.cat(patches), torch.cat(labels))
 
 
-def _region(image: Tensor, part: str) -> Tensor:
-    """The columns of a part."""
-    first, last = (round(share * image.shape[2]) for share in REGIONS[part])
-    return image[:, :, first:last]
-
-
-def _patches(image: Tensor, size: int, stride: int) -> Tensor:
-    """The patches of a regular grid."""
-    windows = image.unfold(1, size, stride).unfold(2, size, stride)
-    return windows.permute(1, 2, 0, 3, 4).flatten(0, 1).contiguous()
-
-
-def _load() -> Iterator[Tensor]:
+def _load() -> list[Tensor]:
     """Read the photographs, channels first."""
     try:
         import skimage.data
@@ -84,12 +73,4 @@ def _load() -> Iterator[Tensor]:
     loaded = [load_sample_image(f"{name}.jpg") for name in PHOTOGRAPHS[:2]]
     loaded += [getattr(skimage.data, name)() for name in PHOTOGRAPHS[2:-1]]
     loaded += [skimage.data.stereo_motorcycle()[0]]
-    for image in loaded:
-        yield torch.tensor(image).permute(2, 0, 1)
-
-
-def _versions() -> str:
-    """The packages that the photographs come with."""
-    return ", ".join(
-        f"{package} {version(package)}" for package in ("scikit-learn", "scikit-image")
-    )
+    return [torch.tensor(image).permute(2, 0, 1) for image in loaded]

@@ -1,40 +1,28 @@
 """Random bytes in the shape of a data set: a stand-in to try configurations and speed with."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from tarflow.arguments import check_integer
-from tarflow.data.images import Example, ImageData
+from tarflow.data.images import ImageData, check_levels
+from tarflow.data.loading.batches import Example
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
 from tarflow.registry import register
 
 
+@dataclass(frozen=True)
 class RandomImages(Dataset):
-    """Images of independent, uniform pixels; each is made as it is read, and always the same.
+    """Images of independent, uniform pixels; each is made as it is read, and always the same."""
 
-    Args:
-        count: Number of images.
-        image_shape: Channels, height and width of an image.
-        num_classes: Number of classes; 0 for images without labels.
-        levels: Number of values that a pixel takes.
-        seed: What the images follow from.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        image_shape: tuple[int, int, int],
-        num_classes: int,
-        levels: int,
-        seed: int,
-    ):
-        self.count = count
-        self.image_shape = image_shape
-        self.num_classes = num_classes
-        self.levels = levels
-        self.seed = seed
+    count: int
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    levels: int
+    seed: int
 
     def __len__(self) -> int:
         return self.count
@@ -80,26 +68,20 @@ def random_images(
         >>> len(data.train), image.shape
         (1281167, torch.Size([3, 32, 32]))
     """
-    counts = {"num_train": num_train, "num_test": num_test, "image_size": image_size}
-    for name, count in {**counts, "num_channels": num_channels}.items():
-        check_integer(name, count, 1, DataError)
-    for name, count in {"levels": levels, "num_classes": num_classes, "seed": seed}.items():
-        check_integer(name, count, None, DataError)
-    if not 2 <= levels <= 256 or num_classes < 0 or seed < 0:
-        raise DataError(
-            f"levels {levels}, num_classes {num_classes} and seed {seed}: choose 2 ... 256 levels,"
-            " and 0 or more of the others"
-        )
+    counts = {"train": num_train, "test": num_test}
+    positive = {"num_train": num_train, "num_test": num_test, "image_size": image_size}
+    for name, value in {**positive, "num_channels": num_channels}.items():
+        check_integer(name, value, 1, DataError)
+    for name, value in {"num_classes": num_classes, "seed": seed}.items():
+        check_integer(name, value, 0, DataError)
+    check_levels(levels)
     shape = (num_channels, image_size, image_size)
-    train, test = (
-        RandomImages(count, shape, num_classes, levels, 2 * seed + part)
-        for part, count in enumerate((num_train, num_test))
-    )
-    return ImageData(
-        name=f"random bytes in place of images, seed {seed}",
-        train=train,
-        validation=None,
-        test=test,
+    return ImageData.of(
+        f"random bytes in place of images, seed {seed}",
+        {
+            part: RandomImages(count, shape, num_classes, levels, 2 * seed + stream)
+            for stream, (part, count) in enumerate(counts.items())
+        },
         codec=Pixels(levels),
         num_classes=num_classes,
         image_shape=shape,

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from tarflow.data.images import ImageData
 from tarflow.data.loading.splits import GIVEN_SPLIT
-from tarflow.data.loading.training_part import with_training_part
 from tarflow.data.storage.tar_images import read_part
 from tarflow.flows.codec import Pixels
 from tarflow.registry import register
@@ -24,17 +23,13 @@ def tar_shards(
     """Read WebDataset shards of any origin; those of `tarflow prepare` tell more by themselves.
 
     An index is made at the first reading and kept beside the shards where that can be written.
+    The other arguments are those of `image_folder`.
 
     Args:
         root: The folder of the shards.
-        image_size: Height and width to bring images to: the shorter side is resized, with
-            antialiasing, and the centre is kept.
-        num_channels: 1 converts images to grey, 3 to colour.
         train: Pattern of the names of shards with training images.
         test: Pattern of the names of shards with images to report on.
         validation: Pattern of the names of shards with images to choose by, if there are any.
-        validation_fraction: Fraction of the training images that is set aside to choose by.
-        horizontal_flip: Whether to mirror training images at random; no others are.
 
     Raises:
         DataError: Shards are missing, damaged or of another layout.
@@ -45,13 +40,11 @@ def tar_shards(
         part: read_part(folder, pattern, image_size, num_channels)
         for part, pattern in patterns.items()
     }
-    data = ImageData(
-        name=f"{folder.resolve()} ({train}, {test}), {GIVEN_SPLIT}",
-        train=parts["train"],
-        validation=parts.get("val"),
-        test=parts["test"],
+    data = ImageData.of(
+        f"{folder.resolve()} ({train}, {test}), {GIVEN_SPLIT}",
+        parts,
         codec=Pixels(256),
         num_classes=1 + max(int(part.labels.max()) for part in parts.values()),
         image_shape=(num_channels, image_size, image_size),
     )
-    return with_training_part(data, validation_fraction, horizontal_flip)
+    return data.for_training(validation_fraction, horizontal_flip)

@@ -9,18 +9,9 @@ from numpy.lib.npyio import NpzFile
 
 from tarflow.errors import DataError
 
-WANTED = (
-    "wanted are images (and labels), or train_images and test_images (and val_images), each with"
-    " its labels or none of them"
-)
-
 
 def load_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Read the arrays of a file by name; the one of a .npy file, `images`, stays on disk.
-
-    Raises:
-        DataError: The file is missing, damaged, of another format, or holds Python objects.
-    """
+    """Read the arrays of a file by name; the one of a .npy file, `images`, stays on disk."""
     if not path.is_file() or path.suffix not in (".npz", ".npy"):
         problem = f"{path} is neither" if path.is_file() else f"there is no file {path}"
         raise DataError(f"{problem}: pass the path of a .npz or .npy file")
@@ -41,18 +32,8 @@ def load_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
         ) from error
 
 
-def find_parts(path: Path, keys: Iterable[str]) -> dict[str, str]:
-    """Tell what the names of the arrays of each part begin with.
-
-    Args:
-        path: The file, for messages.
-        keys: Names of its arrays.
-
-    Returns:
-        The beginnings by part; one part, `train`, where the data is not divided.
-
-    Raises:
-        DataError: An array is missing, has another name, or only some parts have labels.
+def find_parts(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Tell what the names of the arrays of each part of a file begin with.
 
     Example:
         >>> find_parts(Path("cats.npz"), ["images", "labels"])
@@ -60,16 +41,15 @@ def find_parts(path: Path, keys: Iterable[str]) -> dict[str, str]:
         >>> find_parts(Path("cats.npz"), ["test_images", "train_images"])
         {'train': 'train_', 'test': 'test_'}
     """
-    found = set(keys)
-    if "images" in found:
-        prefixes = {"train": ""}
-    else:
-        prefixes = {part: f"{part}_" for part in ("train", "test")}
-        if "val_images" in found:
-            prefixes["val"] = "val_"
-    images = {f"{prefix}images" for prefix in prefixes.values()}
-    labels = {f"{prefix}labels" for prefix in prefixes.values()}
+    found = set(names)
+    parts = ("train", "test", "val") if "val_images" in found else ("train", "test")
+    beginnings = {"train": ""} if "images" in found else {part: f"{part}_" for part in parts}
+    images = {f"{beginning}images" for beginning in beginnings.values()}
+    labels = {f"{beginning}labels" for beginning in beginnings.values()}
     if found not in (images, images | labels):
         listed = ", ".join(sorted(found)) or "none"
-        raise DataError(f"{path} holds the arrays {listed}; {WANTED}")
-    return prefixes
+        raise DataError(
+            f"{path} holds the arrays {listed}; wanted are images (and labels), or train_images"
+            " and test_images (and val_images), with labels for all of them or for none"
+        )
+    return beginnings

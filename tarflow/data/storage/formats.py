@@ -39,15 +39,7 @@ class Format(Part, ABC):
     def write(
         self, folder: Path, part: str, count: int, shape: Shape, batches: ImageBatches
     ) -> None:
-        """Write a part.
-
-        Args:
-            folder: Where to.
-            part: Its name.
-            count: Number of images.
-            shape: Shape of an image.
-            batches: Images and labels, in order.
-        """
+        """Write a part of so many images of a shape, which come in order."""
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,18 @@ class Framing:
     Args:
         image_size: Height and width to bring pictures to; None leaves them as they are.
         num_channels: 1 converts pictures to grey, 3 to colour.
-
-    Raises:
-        DataError: The size or number of channels is out of range.
     """
 
     def __init__(self, image_size: int | None, num_channels: int = 3):
         from torchvision import transforms
 
-        if image_size is not None:
-            check_integer("image_size", image_size, 1, DataError)
         if num_channels not in MODES:
             raise DataError(f"num_channels {num_channels}: choose 1 for grey or 3 for colour")
         self.mode = MODES[num_channels]
         steps = []
         if image_size is not None:
-            steps += [transforms.Resize(image_size, antialias=True)]
+            check_integer("image_size", image_size, 1, DataError)
+            steps = [transforms.Resize(image_size, antialias=True)]
             steps += [transforms.CenterCrop(image_size)]
         self.transform: Callable[[Image.Image], Tensor] = transforms.Compose(
             [*steps, transforms.PILToTensor()]
@@ -44,23 +40,11 @@ class Framing:
     def __call__(
         self, file: str | io.BytesIO, name: str
     ) -> UInt8[Tensor, "channels height width"]:
-        """Decode a file.
-
-        Args:
-            file: The file, or its path.
-            name: What messages call it.
-
-        Raises:
-            DataError: It cannot be decoded.
-        """
+        """Decode a file, or the one at a path, which messages call by the name."""
         return self.transform(self.decode(file, name))
 
     def decode(self, file: str | io.BytesIO, name: str) -> Image.Image:
-        """Decode a file into pixels of the wanted mode, at their own size.
-
-        Raises:
-            DataError: It cannot be decoded.
-        """
+        """Decode a file into pixels of the wanted mode, at their own size."""
         try:
             with Image.open(file) as image:
                 # Pillow clips such pixels to 255 instead of scaling them

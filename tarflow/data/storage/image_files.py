@@ -5,12 +5,12 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import track
-from torch.utils.data import Dataset
+from torch import Tensor
 
-from tarflow.data.images import UNLABELLED, Example, context_of
+from tarflow.data.images import LabelledImages
 from tarflow.data.storage.framing import Framing
 from tarflow.errors import DataError
 
@@ -21,40 +21,19 @@ CHUNK = 64
 NUM_REPORTED = 5
 
 
-class ImageFiles(Dataset):
-    """Images brought to one size: the shorter side resized with antialiasing, the centre kept.
-
-    Args:
-        samples: Path and label of each image.
-        image_size: Height and width to bring images to; None leaves them as they are.
-        num_channels: 1 converts images to grey, 3 to colour.
-
-    Raises:
-        DataError: The size or number of channels is out of range.
-    """
+class ImageFiles(LabelledImages):
+    """Images brought to one size; the arguments are those of `Framing`, and their samples."""
 
     def __init__(self, samples: Samples, image_size: int | None, num_channels: int = 3):
-        self.samples = samples
+        super().__init__(np.array([label for _, label in samples], np.int64))
+        self.paths = [path for path, _ in samples]
         self.framing = Framing(image_size, num_channels)
 
-    @property
-    def labels(self) -> Int64[np.ndarray, " num"]:
-        """The label of each image."""
-        return np.array([label for _, label in self.samples], np.int64)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Example:
-        path, label = self.samples[index]
-        return self.framing(path, path), context_of(label, label != UNLABELLED)
+    def image(self, index: int) -> UInt8[Tensor, "channels height width"]:
+        return self.framing(self.paths[index], self.paths[index])
 
     def verify(self) -> None:
-        """Decode every file once, with a progress bar.
-
-        Raises:
-            DataError: Files cannot be decoded; names the first of them and says how many.
-        """
+        """Decode every file once, with a progress bar, and refuse those that cannot be."""
         starts = range(0, len(self), CHUNK)
         console = Console(stderr=True)
         with ThreadPoolExecutor() as pool:
@@ -71,7 +50,7 @@ class ImageFiles(Dataset):
     def _find_faults(self, start: int) -> list[str]:
         """What is wrong with the files of one chunk."""
         faults = []
-        for path, _ in self.samples[start : start + CHUNK]:
+        for path in self.paths[start : start + CHUNK]:
             try:
                 self.framing.decode(path, path)
             except DataError as error:
@@ -80,15 +59,7 @@ class ImageFiles(Dataset):
 
 
 def read_classes(folder: Path, layout: str) -> tuple[list[str], Samples]:
-    """List the classes and the files of a folder with a subfolder for each class.
-
-    Args:
-        folder: The folder.
-        layout: What messages say is expected.
-
-    Raises:
-        DataError: The folder or its classes are missing, or a class has no images.
-    """
+    """List the classes and the files of a folder with a subfolder for each class."""
     from torchvision.datasets import ImageFolder
 
     try:

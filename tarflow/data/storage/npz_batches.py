@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from numpy.lib import format as npy
-from torch.utils.data import Dataset
+from torch import Tensor
 
-from tarflow.data.images import Example
+from tarflow.data.images import LabelledImages
 from tarflow.data.storage.array_files import load_arrays
 from tarflow.errors import DataError
 
@@ -19,64 +20,45 @@ LOCAL_HEADER = struct.Struct("<26xHH")
 """The end of a zip member's own header: the lengths of its name and of an extra field."""
 
 
-class NpzBatches(Dataset):
+class NpzBatches(LabelledImages):
     """Images in files with arrays `data` (number, 3 * side * side) and `labels` from 1.
 
     Members that are not compressed are mapped to memory. Compressed ones are read a file at a
-    time, hence in order only, as `tarflow prepare` reads but training does not.
-
-    Args:
-        paths: The files, in order.
-        side: Height and width of the images.
-
-    Attributes:
-        labels: The label of each image, from 0, in the order of the authors of the files: not
-            the order of sorted WordNet names that folders give.
-
-    Raises:
-        DataError: A file is damaged, or has other arrays.
+    time, hence in order only, as `tarflow prepare` reads but training does not. Labels, from 0,
+    are in the order of the authors of the files: not that of sorted WordNet names as of folders.
     """
 
     def __init__(self, paths: list[Path], side: int):
+        labels = [_read_labels(path, NUM_CHANNELS * side**2) for path in paths]
+        super().__init__(np.concatenate(labels))
         self.paths = paths
         self.side = side
-        labels = [_read_labels(path, NUM_CHANNELS * side**2) for path in paths]
-        self.labels = np.concatenate(labels)
         self.starts = np.cumsum([0, *map(len, labels)])
-        self._mapped: dict[int, np.ndarray] = {}
-        self._loaded = (-1, np.empty(0, np.uint8))
+        self._opened: dict[int, np.ndarray] = {}
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def image(self, index: int) -> UInt8[Tensor, "channels height width"]:
         file = int(np.searchsorted(self.starts, index, side="right")) - 1
         row = np.array(self._open(file)[index - self.starts[file]])
-        image = torch.from_numpy(row).view(NUM_CHANNELS, self.side, self.side)
-        return image, {"label": int(self.labels[index])}
+        return torch.from_numpy(row).view(NUM_CHANNELS, self.side, self.side)
 
     def __getstate__(self) -> dict:
         """Files stay behind; whoever gets a copy opens them again."""
-        return {**self.__dict__, "_mapped": {}, "_loaded": (-1, np.empty(0, np.uint8))}
+        return {**self.__dict__, "_opened": {}}
 
     def _open(self, file: int) -> np.ndarray:
         """The images of a file."""
-        if file in self._mapped:
-            return self._mapped[file]
-        if self._loaded[0] != file:
+        if file not in self._opened:
             images = map_member(self.paths[file], "data")
-            if images is not None:
-                return self._mapped.setdefault(file, images)
-            if file < self._loaded[0]:
-                raise DataError(
-                    f"{self.paths[file]} is compressed, so that its images can be read in order"
-                    " only: convert the batches once with tarflow prepare"
-                )
-            self._loaded = (-1, np.empty(0, np.uint8))  # room for the next one
-            self._loaded = (file, load_arrays(self.paths[file])["data"])
-        return self._loaded[1]
+            if images is None:
+                if file < max(self._opened, default=0):
+                    raise DataError(
+                        f"{self.paths[file]} is compressed, so that its images can be read in"
+                        " order only: convert the batches once with tarflow prepare"
+                    )
+                self._opened.clear()  # room for the next one
+                images = load_arrays(self.paths[file])["data"]
+            self._opened[file] = images
+        return self._opened[file]
 
 
 def map_member(path: Path, name: str) -> np.ndarray | None:

@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tarflow.arguments import check_integer
 from tarflow.data.images import UNLABELLED, ImageData
-from tarflow.data.loading.batches import Batch, Numbered, collate
-from tarflow.data.loading.training_part import Mirrored
+from tarflow.data.loading.batches import Batch, Mirrored, Numbered, collate
 from tarflow.data.storage.formats import Arrays, Format, Shape
 from tarflow.data.storage.prepared import Description, Digest
 from tarflow.errors import ConfigurationError, DataError
@@ -33,10 +32,7 @@ LOCK = ".lock"
 
 
 def prepare(
-    data: ImageData,
-    output: str | Path,
-    format: Format = Arrays(),
-    num_workers: int | None = 0,
+    data: ImageData, output: str | Path, format: Format = Arrays(), num_workers: int | None = 0
 ) -> Description:
     """Write a data set into a folder, which appears when it is complete.
 
@@ -101,13 +97,11 @@ def _num_cores() -> int:
 
 def _write(data: ImageData, folder: Path, format: Format, num_workers: int) -> Description:
     """Write every part, and at last the description."""
-    train = data.train.dataset if isinstance(data.train, Mirrored) else data.train
-    given = {"train": train, "val": data.validation, "test": data.test}
-    parts: dict[str, Any] = {name: part for name, part in given.items() if part is not None}
-    digests = {part: Digest() for part in parts}
+    parts, digests = data.parts, {part: Digest() for part in data.parts}
     for part, dataset in parts.items():
-        batches = _read(dataset, part, data.image_shape, digests[part], num_workers)
-        format.write(folder, part, len(dataset), data.image_shape, batches)
+        plain: Any = dataset.dataset if isinstance(dataset, Mirrored) else dataset
+        batches = _read(plain, part, data.image_shape, digests[part], num_workers)
+        format.write(folder, part, len(plain), data.image_shape, batches)
     description = Description(
         format=format.name,
         name=data.name,
@@ -127,22 +121,20 @@ def _read(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Read images and labels in order, with a progress bar."""
     loader = DataLoader(Numbered(dataset), BATCH, num_workers=num_workers, collate_fn=collate)
-    bar = track(loader, f"Preparing {part} images", console=Console(stderr=True))
-    for batch in bar:
+    for batch in track(loader, f"Preparing {part} images", console=Console(stderr=True)):
         images, labels = batch.x, _labels(batch, part)
         if tuple(images.shape[1:]) != shape:
             raise DataError(
                 f"{part} images are of shape {tuple(images.shape[1:])}, but the data set tells of"
                 f" {shape}"
             )
-        digest.add(images, labels)
+        digest.add(images, labels.numpy())
         yield images, labels
 
 
 def _labels(batch: Batch, part: str) -> Int[Tensor, " batch"]:
     """The labels of a batch as files keep them; refuses what files could not keep."""
-    others = set(batch.context) - {"label"}
-    if others or batch.x.dtype != torch.uint8:
+    if set(batch.context) - {"label"} or batch.x.dtype != torch.uint8:
         raise DataError(
             f"{part} images hold {batch.x.dtype} and the parts {sorted(batch.context)} of a"
             " context: only bytes and a label can be prepared"

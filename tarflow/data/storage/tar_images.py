@@ -3,9 +3,7 @@
 The format is plain tar: files that share a name up to its first dot make an example, such as
 `000017.png` and `000017.cls`. The `webdataset` package streams shards in their order; a training
 run here asks for any image at any time, so that its batches follow from the seed alone and it goes
-on bitwise after a kill. So an index tells where in which shard each image lies, and reading and
-writing them needs no package. The extra `webdataset` is for streaming the same shards elsewhere,
-and a test reads what is written here with it.
+on bitwise after a kill. So an index tells where in which shard each image lies.
 """
 
 import contextlib
@@ -15,13 +13,13 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 
-from tarflow.data.images import UNLABELLED, Example, context_of
+from tarflow.data.images import UNLABELLED, LabelledImages
 from tarflow.data.storage.framing import Framing
 from tarflow.errors import DataError
 from tarflow.machine.files import write_atomically
@@ -35,93 +33,27 @@ LAYOUT = (
     " make them: tarflow prepare data=NAME data.data.root=SOURCE format=shards output=ROOT"
 )
 
+COLUMNS = ("shard", "offset", "size", "label")
+"""An index has a row for each image: its shard, by the order of names, where in it its file begins
+and how long that is, in bytes, and its label."""
 
-@dataclass(frozen=True)
-class Index:
-    """Where each image of some shards lies.
-
-    Attributes:
-        shard: Number of its shard, in the order of names.
-        offset: Where its file begins in the shard, in bytes.
-        size: Length of its file.
-        label: Its label.
-    """
-
-    shard: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
-    label: np.ndarray
-
-    @classmethod
-    def of(cls, shards: list[Path]) -> "Index":
-        """Read all headers of some shards.
-
-        Raises:
-            DataError: A shard is damaged or of another format, or only some images have labels.
-        """
-        rows = [(i, *row) for i, path in enumerate(shards) for row in _read_headers(path)]
-        index = cls(*np.array(rows, np.int64).reshape(-1, 4).T)
-        if (index.label == UNLABELLED).any() and (index.label != UNLABELLED).any():
-            missing = int(np.argmax(index.label == UNLABELLED))
-            raise DataError(
-                f"image {missing} of {shards[0].parent} has no label, but others have: {LAYOUT}"
-            )
-        return index
-
-    @classmethod
-    def cached(cls, folder: Path, pattern: str, shards: list[Path]) -> "Index":
-        """Read the index that lies beside shards; make it where there is none, or an old one.
-
-        Raises:
-            DataError: As `of` does.
-        """
-        path = folder / f".{re.sub('[^.a-zA-Z0-9-]', '_', pattern)}.index.npz"
-        state = np.array([_fingerprint(shard) for shard in shards], np.int64)
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if np.array_equal(arrays["state"], state):
-                    return cls(*(arrays[key] for key in ("shard", "offset", "size", "label")))
-        except Exception:  # missing or damaged: it can be made again
-            pass
-        index = cls.of(shards)
-        content = io.BytesIO()
-        np.savez(content, state=state, **index.__dict__)
-        with contextlib.suppress(OSError):  # storage that is for reading only
-            write_atomically(path, content.getvalue())
-        return index
+Index = Int64[np.ndarray, "num 4"]
 
 
-class TarImages(Dataset):
-    """Images in tar files, decoded as they are needed.
-
-    Args:
-        shards: The tar files.
-        index: Where the images lie.
-        framing: Brings them to one shape.
-    """
+class TarImages(LabelledImages):
+    """Images in tar files, decoded as they are needed, where an index tells that they lie."""
 
     def __init__(self, shards: list[Path], index: Index, framing: Framing):
+        super().__init__(index[:, 3])
         self.shards = shards
-        self.index = index
+        self.places = index[:, :3]
         self.framing = framing
         self._open: dict[int, int] = {}
 
-    @property
-    def labels(self) -> np.ndarray:
-        """The label of each image."""
-        return self.index.label
-
-    def __len__(self) -> int:
-        return len(self.index.label)
-
-    def __getitem__(self, index: int) -> Example:
-        shard, offset, size = (
-            int(array[index]) for array in (self.index.shard, self.index.offset, self.index.size)
-        )
+    def image(self, index: int) -> UInt8[Tensor, "channels height width"]:
+        shard, offset, size = self.places[index].tolist()
         content = os.pread(self._file(shard), size, offset)
-        image = self.framing(io.BytesIO(content), f"{self.shards[shard]}, byte {offset}")
-        label = int(self.index.label[index])
-        return image, context_of(label, label != UNLABELLED)
+        return self.framing(io.BytesIO(content), f"{self.shards[shard]}, byte {offset}")
 
     def __getstate__(self) -> dict:
         """Files stay behind; whoever gets a copy opens them again."""
@@ -146,18 +78,44 @@ class TarImages(Dataset):
 
 
 def read_part(folder: Path, pattern: str, image_size: int | None, num_channels: int) -> TarImages:
-    """Read the shards whose names match a pattern.
-
-    Raises:
-        DataError: Shards are missing, damaged or of another layout.
-    """
+    """Read the shards whose names match a pattern."""
     shards = sorted(path for path in folder.glob(pattern or "*.tar") if path.is_file())
     if not pattern or not shards:
         raise DataError(f"there is no {folder / pattern}: {LAYOUT}")
-    index = Index.cached(folder, pattern, shards)
-    if not len(index.label):
+    index = _read_index(folder / f".{re.sub('[^.a-zA-Z0-9-]', '_', pattern)}.index.npz", shards)
+    if not len(index):
         raise DataError(f"{folder / pattern} holds no images: {LAYOUT}")
     return TarImages(shards, index, Framing(image_size, num_channels))
+
+
+def _read_index(path: Path, shards: list[Path]) -> Index:
+    """Read the index that lies beside shards; make it where there is none, or an old one."""
+    state = np.array([_fingerprint(shard) for shard in shards], np.int64)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if np.array_equal(arrays["state"], state):
+                return np.stack([arrays[column] for column in COLUMNS], axis=1)
+    except Exception:  # missing or damaged: it can be made again
+        pass
+    index = _make_index(shards)
+    content = io.BytesIO()
+    np.savez(content, state=state, **dict(zip(COLUMNS, index.T, strict=True)))
+    with contextlib.suppress(OSError):  # storage that is for reading only
+        write_atomically(path, content.getvalue())
+    return index
+
+
+def _make_index(shards: list[Path]) -> Index:
+    """Read all headers of some shards."""
+    rows = [(i, *row) for i, path in enumerate(shards) for row in _read_headers(path)]
+    index = np.array(rows, np.int64).reshape(-1, 4)
+    missing = index[:, 3] == UNLABELLED
+    if missing.any() and not missing.all():
+        raise DataError(
+            f"image {missing.argmax()} of {shards[0].parent} has no label, but others have:"
+            f" {LAYOUT}"
+        )
+    return index
 
 
 def _fingerprint(path: Path) -> tuple[int, int]:
@@ -171,8 +129,8 @@ def _fingerprint(path: Path) -> tuple[int, int]:
 
 def _read_headers(path: Path) -> Iterator[tuple[int, int, int]]:
     """Offset, size and label of each image of a shard, in order."""
-    examples: dict[str, tuple[int, int, int]] = {}
-    labels: dict[str, int] = {}
+    images: dict[tuple[str, str], tuple[int, int]] = {}
+    labels: dict[tuple[str, str], int] = {}
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
@@ -180,11 +138,10 @@ def _read_headers(path: Path) -> Iterator[tuple[int, int, int]]:
                 key, _, extension = name.partition(".")
                 kind = extension.lower().rpartition(".")[2]
                 if kind in IMAGES:
-                    examples[f"{folder}/{key}"] = (member.offset_data, member.size, UNLABELLED)
-                elif kind == "cls":
-                    file = archive.extractfile(member)
-                    labels[f"{folder}/{key}"] = int(file.read()) if file else UNLABELLED
+                    images[folder, key] = (member.offset_data, member.size)
+                elif kind == "cls" and (file := archive.extractfile(member)):
+                    labels[folder, key] = int(file.read())
     except (tarfile.TarError, ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read ({error}): {LAYOUT}") from error
-    for key, (offset, size, label) in examples.items():
-        yield offset, size, labels.get(key, label)
+    for example, place in images.items():
+        yield *place, labels.get(example, UNLABELLED)

@@ -1,0 +1,31 @@
+"""Callbacks that act after every optimizer step."""
+
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch import Callback
+
+
+class StepCallback(Callback):
+    """Acts after every optimizer step: once, also where gradients are accumulated."""
+
+    _step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self.after_step(trainer, pl_module)
+
+    def after_step(self, trainer: Trainer, module: Any) -> None:
+        """Act; `trainer.global_step` counts the steps that were taken."""
+        raise NotImplementedError
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The callbacks of a run, in their order."""
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
