@@ -155,11 +155,15 @@ class CausalSelfAttention(nn.Module):
         self.proj = nn.Linear(model_dim, model_dim)
 
     def forward(
-        self, x: Float[Tensor, "batch window model_dim"], window: Window | Step = WHOLE
-    ) -> Float[Tensor, "batch window model_dim"]:
-        """Attend to the inputs and to what the window's cache holds before them."""
+        self, x: Float[Tensor, "batch *window model_dim"], window: Window | Step = WHOLE
+    ) -> Float[Tensor, "batch *window model_dim"]:
+        """Attend to the inputs and to what the window's cache holds before them.
+
+        Inputs of a single position may come without its dimension.
+        """
         # Views, as in the output: einops costs a tenth of a step at batch 1.
-        heads = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        count = x.shape[1] if x.ndim == 3 else 1
+        heads = self.qkv(x).reshape(x.shape[0], count, 3, self.num_heads, self.head_dim)
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind()
         if window.temperature is not None:
             q = q / window.temperature.to(q.dtype)[:, None, None, None]
@@ -168,7 +172,7 @@ class CausalSelfAttention(nn.Module):
             attended = self.kernel(q, k, v, dropout)
         else:
             attended = window.attend(self.layer, q, k, v, dropout)
-        return self.proj(attended.transpose(1, 2).flatten(2))
+        return self.proj(attended.transpose(1, 2).reshape(x.shape))
 
 
 def attend(q: New, k: Known, v: Known, dropout: float = 0.0) -> New:

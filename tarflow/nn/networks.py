@@ -71,11 +71,11 @@ class Networks:
         What needs no preparation is left alone; everything else is done to a copy.
         """
         dtype = self._dtype(network)
-        if not (self.compile or dtype != network.dtype or can_pack(network)):
-            return network
         with self.lock:
             kept = self.prepared.get(id(network))
             if kept is None or not kept.serves(network, dtype):
+                if not (self.compile or dtype != network.dtype or can_pack(network)):
+                    return network
                 kept = self.prepared[id(network)] = self._copy(network, dtype)
             return kept.ready
 

@@ -44,8 +44,11 @@ class PackedTransformer:
         self.outline = Outline(network).description
         self.dtype = network.dtype
         self.network = network
-        for module in reversed([*network.modules()]):  # what is within comes first
+        modules = [*network.modules()]
+        for module in reversed(modules):  # what is within comes first
             hasten(module)
+        # Products of rows of matrices: of three dimensions they take 2 us more of 29.
+        self.takes_rows = all(type(module) in ROWWISE for module in modules)
 
     def new_cache(self, rows: int) -> KVCache:
         """A cache of so many sequences, in which nothing counts as written."""
@@ -58,6 +61,8 @@ class PackedTransformer:
         window: Window = WHOLE,
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
+        if self.takes_rows and x.shape[1] == 1:
+            return self.network(x[:, 0], condition, window)[:, None]
         return self.network(x, condition, window)
 
 
@@ -125,6 +130,9 @@ DIRECT = {
 }
 """Types of modules that are called faster."""
 
+ROWWISE = {PackedLinear, ActivatedLinear, *DIRECT.values(), nn.ModuleList, nn.GELU, nn.Dropout}
+"""Types of modules that take rows of matrices as well as windows of sequences."""
+
 
 def hasten(module: nn.Module) -> None:
     """Let a module, in place, do what it does faster; leave it alone unless its type is known."""
@@ -136,6 +144,8 @@ def hasten(module: nn.Module) -> None:
         module.__class__ = DIRECT[kind]
         if isinstance(module, nn.Sequential):
             module._modules = shorten(module)
+        if has_own_results(module):  # an addition in place takes half the time
+            vars(module)["add"] = Tensor.add_
     else:
         return
     # Attributes of the object are found at once, those of `nn.Module` after a call.
@@ -160,6 +170,15 @@ def shorten(sequence: nn.Sequential) -> dict[str, nn.Module]:
 def is_plain(module: nn.Module) -> bool:
     """Whether a module does what its type does: it has no hooks, and no `forward` of its own."""
     return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in HOOKS)
+
+
+def has_own_results(module: nn.Module) -> bool:
+    """Whether what a module adds to was made for it alone, by a product."""
+    if isinstance(module, Block):
+        last = [*module.mlp.children()][-1:] if isinstance(module.mlp, MLP) else []
+        made = [module.attention.proj if type(module.attention) in ROWWISE else None, *last]
+        return len(made) == 2 and all(type(each) is PackedLinear for each in made)
+    return isinstance(module, CausalTransformer) and type(module.proj_in) is PackedLinear
 
 
 def is_gelu(module: nn.Module) -> bool:

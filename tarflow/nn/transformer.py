@@ -59,6 +59,9 @@ class MLP(nn.Sequential):
 class Block(nn.Module):
     """One layer: attention, then an MLP, each after a LayerNorm and added to its input."""
 
+    add = staticmethod(torch.add)
+    """Adds to what was computed last, which packing does in place."""
+
     def __init__(
         self, model_dim: int, head_dim: int, expansion: int, dropout: float = 0.0, layer: int = 0
     ):
@@ -69,11 +72,11 @@ class Block(nn.Module):
         self.mlp = MLP(model_dim, expansion, dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch window model_dim"], window: Window | Step = WHOLE
-    ) -> Float[Tensor, "batch window model_dim"]:
+        self, x: Float[Tensor, "batch *window model_dim"], window: Window | Step = WHOLE
+    ) -> Float[Tensor, "batch *window model_dim"]:
         """Apply the layer."""
-        x = x + self.attention(self.attention_norm(x), window)
-        return x + self.mlp(self.mlp_norm(x))
+        x = self.add(self.attention(self.attention_norm(x), window), x)
+        return self.add(self.mlp(self.mlp_norm(x)), x)
 
 
 class CausalTransformer(nn.Module):
@@ -97,6 +100,8 @@ class CausalTransformer(nn.Module):
         num_recomputed: Number of layers, from the first, that are computed again for gradients
             instead of keeping what is within: less memory, a third more time.
     """
+
+    add = staticmethod(torch.add)
 
     def __init__(
         self,
@@ -135,18 +140,20 @@ class CausalTransformer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch window in_features"],
+        x: Float[Tensor, "batch *window in_features"],
         condition: Condition = None,
         window: Window | Step = WHOLE,
-    ) -> Float[Tensor, "batch window out_features"]:
+    ) -> Float[Tensor, "batch *window out_features"]:
         """Transform vectors at the positions of a window, in the dtype of the weights.
 
-        The condition is added at every position.
+        The condition is added at every position. Vectors of a single position may come without
+        its dimension, if the layers allow that.
         """
         h = self.proj_in(x.to(self.dtype))
-        h = h + window.rows(self.position_embedding, x.shape[1])
+        h = self.add(h, window.rows(self.position_embedding, x.shape[1] if x.ndim == 3 else 1))
         if condition is not None:
-            h = h + condition.to(self.dtype)[:, None]
+            condition = condition.to(self.dtype)
+            h = self.add(h, condition[:, None] if x.ndim == 3 else condition)
         num_recomputed = self.num_recomputed if torch.is_grad_enabled() else 0
         for index, block in enumerate(self.blocks):
             if index < num_recomputed:
