@@ -46,9 +46,11 @@ class Density(nn.Module):
     ):
         super().__init__()
         check_instance("base", base, StandardNormal, "pass one, such as StandardNormal(4, 12)")
-        for name, value, kind in (("codec", codec, Codec), ("noise", noise, Noise)):
-            if value is not None:
-                check_instance(name, value, kind, f"pass a {kind.__name__}")
+        if codec is not None:
+            check_instance("codec", codec, Codec, "pass one, such as Pixels(256)")
+        if noise is not None:
+            hint = "pass GaussianNoise(0.1) or NoNoise(); UniformDequantization is a codec"
+            check_instance("noise", noise, Noise, hint)
         self.transform = Composition(transforms)
         self.conditioners = self.transform.conditioners  # what reads the parts of a context
         self.base = base
