@@ -62,7 +62,7 @@ class PackedTransformer:
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
         if self.takes_rows and x.shape[1] == 1:
-            return self.network(x[:, 0], condition, window)[:, None]
+            return self.network(x.squeeze(1), condition, window).unsqueeze(1)
         return self.network(x, condition, window)
 
 
@@ -150,6 +150,8 @@ def hasten(module: nn.Module) -> None:
         return
     # Attributes of the object are found at once, those of `nn.Module` after a call.
     vars(module).update(module._parameters | module._modules)
+    if isinstance(module, CausalTransformer):
+        vars(module)["blocks"] = [*module.blocks]  # walked in half the time
 
 
 def shorten(sequence: nn.Sequential) -> dict[str, nn.Module]:

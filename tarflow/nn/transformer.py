@@ -152,8 +152,8 @@ class CausalTransformer(nn.Module):
         h = self.proj_in(x.to(self.dtype))
         h = self.add(h, window.rows(self.position_embedding, x.shape[1] if x.ndim == 3 else 1))
         if condition is not None:
-            condition = condition.to(self.dtype)
-            h = self.add(h, condition[:, None] if x.ndim == 3 else condition)
+            added = condition.to(self.dtype)
+            h = self.add(h, added[:, None] if x.ndim == 3 else added)
         num_recomputed = self.num_recomputed if torch.is_grad_enabled() else 0
         for index, block in enumerate(self.blocks):
             if index < num_recomputed:
