@@ -144,7 +144,7 @@ def test_a_changed_checkpoint_is_noticed(sample, checkpoint, tmp_path):
 
 
 @dataclass(frozen=True)
-class Brightness(Conditioner):
+class GivenBrightness(Conditioner):
     """Reads one number per image."""
 
     part: ClassVar[str] = "brightness"
@@ -176,7 +176,7 @@ class Numbers(nn.Module):
 def test_other_conditions_are_given_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {"codec": Pixels(17), "noise": GaussianNoise(0.3)}
-    tiny_flow(num_channels=1, conditioners=(Brightness(),), **options).save_pretrained("run")
+    tiny_flow(num_channels=1, conditioners=(GivenBrightness(),), **options).save_pretrained("run")
     command = ["sample", "checkpoint=run", "num_samples=4", "denoise=false", "save_npz=true"]
     drawn = {}
     for name, given in {"one": "0.5", "turns": "[0.5,2.0]", "other": "2.0"}.items():
