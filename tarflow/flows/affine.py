@@ -31,7 +31,7 @@ class Affine:
 
     def to_data(self, z: Vectors) -> Vectors:
         r"""Undo `to_noise`: $x = z \exp(\alpha) + \mu$."""
-        return z * torch.exp(self.log_scale) + self.shift
+        return torch.addcmul(self.shift, z, torch.exp(self.log_scale))
 
     def after_first(self) -> "Affine":
         """Put the identity map, of the position that nothing precedes, in front."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -67,8 +68,8 @@ class AutoregressiveTransform(Transform):
             inverse = task.solve(network)
             if lowered:
                 inverse = task.repair(inverse, networks.exact.of(self.network))
-        inputs = z, *self.parameters(), *context.parts.values()
-        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
+        inputs = (z, *context.parts.values()), self.parameters()
+        if not torch.is_grad_enabled() or not any(x.requires_grad for x in chain(*inputs)):
             return inverse
         return Inverse(*differentiable(inverse.x, z, task.predict(self.network)), inverse.report)
 
@@ -127,7 +128,7 @@ class GuidedPrediction:
         both = self.prediction(torch.cat([x, x]), start)
         log_scale, null_log_scale = both.log_scale.chunk(2)
         shift, null_shift = both.shift.chunk(2)
-        weight = self.weights[start + 1 : start + 1 + x.shape[1]]
+        weight = self.weights.narrow(0, start + 1, x.shape[1])
         return self.guidance(Affine(log_scale, shift), Affine(null_log_scale, null_shift), weight)
 
 

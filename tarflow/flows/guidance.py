@@ -108,9 +108,9 @@ class LinearGuidance(Guidance):
     def __call__(self, conditional: Affine, null: Affine, weight: Weight) -> Affine:
         log_scale, shift = conditional.log_scale, conditional.shift
         if self.on_log_scale:
-            log_scale = log_scale + weight * (log_scale - null.log_scale)
+            log_scale = torch.addcmul(log_scale, weight, log_scale - null.log_scale)
         if self.on_shift:
-            shift = shift + weight * (shift - null.shift)
+            shift = torch.addcmul(shift, weight, shift - null.shift)
         return Affine(log_scale, shift)
 
 

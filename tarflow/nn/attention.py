@@ -80,7 +80,7 @@ class Window:
         self, table: Float[Tensor, "length model_dim"], count: int
     ) -> Float[Tensor, "window model_dim"]:
         """The rows of a table by position that belong to `count` inputs."""
-        return table[self.start : self.start + count]
+        return table.narrow(0, self.start, count)
 
     def attend(self, layer: int, q: New, k: New, v: New, dropout: float = 0.0) -> New:
         """Write a layer's keys and values into the cache and attend to all up to each query."""

@@ -60,8 +60,6 @@ class Outline:
 
     def _describe(self, value: Any) -> Hashable:
         """What tells a value from another, of tensors the kind alone."""
-        if type(value) in PLAIN:
-            return value
         if isinstance(value, dict):
             return self._describe_all(value)
         if isinstance(value, list | tuple | set):
