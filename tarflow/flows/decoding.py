@@ -194,4 +194,4 @@ class DecodeOptions:
 
     def deeper(self, num_decoded: int) -> "DecodeOptions":
         """The same, after some more autoregressive transforms were inverted."""
-        return replace(self, depth=self.depth + num_decoded)
+        return replace(self, depth=self.depth + num_decoded) if num_decoded else self

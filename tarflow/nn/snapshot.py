@@ -11,6 +11,9 @@ from torch import Tensor, nn
 PLAIN = {bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size}
 """Types of settings that are compared by value."""
 
+LISTED = (list, tuple, set)
+"""Types of collections that are compared by what is in them."""
+
 EMPTY = {dict, OrderedDict, set}
 """Types of collections that are left out where they are empty."""
 
@@ -60,17 +63,17 @@ class Outline:
 
     def _describe(self, value: Any) -> Hashable:
         """What tells a value from another, of tensors the kind alone."""
+        if isinstance(value, Tensor) and value.layout is torch.strided:
+            self.tensors.append(value)
+            return type(value), value.shape, value.stride(), value.dtype, value.device
         if isinstance(value, dict):
             return self._describe_all(value)
-        if isinstance(value, list | tuple | set):
-            return type(value), self._describe_all(dict(enumerate(value)))
         if isinstance(value, nn.Module):
             place = self._places.setdefault(id(value), len(self._places))
             is_new = place == len(self._places) - 1
             return (type(value), self._describe_all(vars(value))) if is_new else place
-        if isinstance(value, Tensor) and value.layout is torch.strided:
-            self.tensors.append(value)
-            return type(value), value.shape, value.stride(), value.dtype, value.device
+        if isinstance(value, LISTED):
+            return type(value), self._describe_all(dict(enumerate(value)))
         if is_dataclass(value) and not isinstance(value, type):
             return type(value), self._describe_all(vars(value))
         return Itself(value)
