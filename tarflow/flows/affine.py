@@ -31,7 +31,7 @@ class Affine:
 
     def to_data(self, z: Vectors) -> Vectors:
         r"""Undo `to_noise`: $x = z \exp(\alpha) + \mu$."""
-        return torch.addcmul(self.shift, z, torch.exp(self.log_scale))
+        return z * torch.exp(self.log_scale) + self.shift
 
     def after_first(self) -> "Affine":
         """Put the identity map, of the position that nothing precedes, in front."""

@@ -87,9 +87,9 @@ class Sequential(Decoder):
 
     def __call__(self, predict: Predict, z: Sequences) -> Inverse:
         x, log_scale, shift = [z[:, :1]], [z[:, :0]], [z[:, :0]]
-        for position, z_next in enumerate(z[:, 1:].split(1, dim=1)):
+        for position in range(z.shape[1] - 1):
             affine = predict(x[-1], position)
-            x.append(affine.to_data(z_next))
+            x.append(affine.to_data(z.narrow(1, position + 1, 1)))
             log_scale.append(affine.log_scale)
             shift.append(affine.shift)
         affine = Affine(torch.cat(log_scale, dim=1), torch.cat(shift, dim=1))
