@@ -118,10 +118,10 @@ def with_null(
 
     Attention logits of the null prediction, and of it alone, are divided by the temperature.
     """
-    null = null_context(conditioners, examples)
-    if temperature == 1 and context.temperature is None:
-        null = null.updated(temperature=None)  # dividing by one would cost time
+    if temperature == 1 and context.temperature is None:  # dividing by one would cost time
+        null = null_context([c for c in conditioners if c.part != "temperature"], examples)
         return null.updated(**context.parts).cat(null)
+    null = null_context(conditioners, examples)
     own = null.updated(**context.parts)
     own = own.updated(temperature=own["temperature"].to(examples.dtype))
     return own.cat(null.updated(temperature=temperature * null["temperature"]))

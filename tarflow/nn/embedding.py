@@ -17,7 +17,8 @@ class LabelEmbedding(nn.Module):
 
     def forward(self, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
         """Look the labels up."""
-        label, last = label.long(), len(self.weight) - 1
-        known = self.weight[label.clamp(0, last)]
-        vectors = torch.where((label < 0)[:, None], self.weight.mean(dim=0), known)
-        return vectors.masked_fill(((label < -1) | (label > last))[:, None], torch.nan)
+        label = label.long()
+        index = label.clamp(-1, len(self.weight) - 1)
+        known = self.weight.index_select(0, index.relu())
+        vectors = torch.where((index < 0).unsqueeze(1), self.weight.mean(dim=0), known)
+        return vectors.masked_fill((index != label).unsqueeze(1), torch.nan)

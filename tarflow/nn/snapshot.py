@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, is_dataclass
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import torch
@@ -28,24 +30,38 @@ class Snapshot:
     """
 
     def __init__(self, network: nn.Module, copied: nn.Module):
-        outline = Outline(network)
-        self.outline = outline.description
+        self.outline = Outline(network)
+        self.contents = self.outline.contents()
         self.numbers = [bits(tensor) for tensor in Outline(copied).tensors]
         # Views of the same memory: to make them takes as long as to compare a small network.
-        self.views = [(tensor, tensor.data_ptr(), bits(tensor)) for tensor in outline.tensors]
+        self.tensors = [tensor.detach() for tensor in self.outline.tensors]
+        self.views = [bits(tensor) for tensor in self.tensors]
 
     def shows(self, network: nn.Module) -> bool:
-        """Whether the network is what it was."""
+        """Whether the network, the one it was taken of, is what it was."""
+        if self._holds_the_same():
+            return all(map(torch.equal, self.numbers, self.views))
         now = Outline(network)
-        if now.description != self.outline:
+        return now.description == self.outline.description and all(
+            map(torch.equal, self.numbers, map(bits, now.tensors))
+        )
+
+    def _holds_the_same(self) -> bool:
+        """Whether all of it holds the very objects that it held, and tensors the same memory.
+
+        Then an outline, which takes thrice the time, would be the same. Where there is a list, or
+        a tensor of a type that says itself what it holds, this cannot be known.
+        """
+        outline, (types, names, values) = self.outline, self.contents
+        if outline.has_lists or any(outline.empty):
             return False
-        for kept, tensor, (known, place, view) in zip(
-            self.numbers, now.tensors, self.views, strict=True
-        ):
-            same_memory = tensor is known and tensor.data_ptr() == place
-            if not torch.equal(kept, view if same_memory else bits(tensor)):
-                return False
-        return True
+        types_now, names_now, values_now = outline.contents()
+        return (
+            types == types_now
+            and names == names_now
+            and all(map(is_, values, values_now))
+            and all(map(is_view, outline.tensors, self.tensors))
+        )
 
 
 class Outline:
@@ -54,12 +70,26 @@ class Outline:
     Attributes:
         description: Hashable; networks of equal descriptions compute the same from their tensors.
         tensors: The tensors, parameters and others, in the order of the description.
+        owners: What has attributes: modules, and descriptions of parts.
+        mappings: The dictionaries in these that hold something.
+        empty: Collections in these that hold nothing.
+        has_lists: Whether there are collections whose content `contents` does not tell.
     """
 
     def __init__(self, network: nn.Module):
         self.tensors: list[Tensor] = []
+        self.owners: list[Any] = []
+        self.mappings: list[dict[Any, Any]] = []
+        self.empty: list[Any] = []
+        self.has_lists = False
         self._places: dict[int, int] = {}
         self.description = self._describe(network)
+
+    def contents(self) -> tuple[list[type], list[Any], list[Any]]:
+        """The types of all owners, and the names and values in all dictionaries, as of now."""
+        mappings = [*map(vars, self.owners), *self.mappings]
+        values = chain.from_iterable(map(dict.values, mappings))
+        return [*map(type, self.owners)], [*chain.from_iterable(mappings)], [*values]
 
     def _describe(self, value: Any) -> Hashable:
         """What tells a value from another, of tensors the kind alone."""
@@ -67,19 +97,27 @@ class Outline:
             self.tensors.append(value)
             return type(value), value.shape, value.stride(), value.dtype, value.device
         if isinstance(value, dict):
+            self.mappings.append(value)
             return self._describe_all(value)
         if isinstance(value, nn.Module):
             place = self._places.setdefault(id(value), len(self._places))
             is_new = place == len(self._places) - 1
-            return (type(value), self._describe_all(vars(value))) if is_new else place
+            return self._describe_owner(value) if is_new else place
         if isinstance(value, LISTED):
+            self.has_lists |= not isinstance(value, tuple)
             return type(value), self._describe_all(dict(enumerate(value)))
         if is_dataclass(value) and not isinstance(value, type):
-            return type(value), self._describe_all(vars(value))
+            return self._describe_owner(value)
         return Itself(value)
+
+    def _describe_owner(self, value: Any) -> Hashable:
+        """The type and the attributes of what has some."""
+        self.owners.append(value)
+        return type(value), self._describe_all(vars(value))
 
     def _describe_all(self, values: dict[Any, Any]) -> Hashable:
         """What is in a dictionary, but for what is empty, as most of a module's is."""
+        self.empty += [each for each in values.values() if each.__class__ in EMPTY and not each]
         return tuple(
             [
                 (name, value if type(value) in PLAIN else self._describe(value))
@@ -100,6 +138,11 @@ class Itself:
 
     def __hash__(self) -> int:
         return id(self.value)
+
+
+def is_view(tensor: Tensor, known: Tensor) -> bool:
+    """Whether a tensor shows the same memory, in the same way, as a known one of torch's type."""
+    return type(known) is Tensor and tensor.dtype is known.dtype and tensor.is_set_to(known)
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -130,6 +130,17 @@ def untie(network: CausalTransformer) -> None:
     network.proj_in.weight = torch.nn.Parameter(network.proj_in.weight.detach() + 1)
 
 
+def transpose(network: CausalTransformer) -> None:
+    """Read the memory of a parameter in another order."""
+    weight = network.blocks[0].attention.proj.weight
+    weight.data = weight.data.mT
+
+
+def retype(network: CausalTransformer) -> None:
+    """Give a module, in place, another type."""
+    network.blocks[1].mlp[1].__class__ = torch.nn.Tanh
+
+
 CHANGES = {
     "SGD": lambda network: train(network, torch.optim.SGD),
     "AdamW": lambda network: train(network, torch.optim.AdamW),
@@ -146,7 +157,21 @@ CHANGES = {
     "layer": swap,
     "setting": scale_norm,
     "hook": hook,
+    "strides": transpose,
+    "type": retype,
 }
+
+
+class Scaled(torch.nn.GELU):
+    """A GELU whose result is multiplied by a number in a collection."""
+
+    def __init__(self, gains):
+        super().__init__()
+        self.gains = gains
+
+    def forward(self, x):
+        """Apply the layer."""
+        return self.gains[0] * super().forward(x)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float64])
@@ -164,6 +189,17 @@ def test_other_weights_are_prepared_anew(network, dtype, change):
     fresh = Networks(dtype).of(network)
     assert torch.equal(after, fresh(x))
     assert not torch.allclose(after, before, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("gains", [[1.0], {0: 1.0}, {}])
+def test_a_number_in_a_collection_is_seen(network, gains):
+    network.blocks[0].mlp[1] = Scaled(gains)
+    networks, x = Networks(), torch.randn(2, 5, 2)
+    first = networks.of(network)
+    assert networks.of(network) is first
+    gains[0] = 2.0
+    torch.testing.assert_close(networks.of(network)(x), network(x).detach())
+    assert networks.of(network) is not first
 
 
 def test_networks_of_several_transformers_are_kept_apart(network):
