@@ -92,6 +92,18 @@ def test_workers_and_copies_open_the_files_anew(tmp_path, data, format):
         assert [{"label": label} for label in labels] == content_of(train)[1]
 
 
+def test_batches_of_a_map_are_its_images(tmp_path):
+    prepare(random_images(500, 1, image_size=9), tmp_path / "out")
+    train = memory_mapped(tmp_path / "out").train
+    for indices in ([499, 0, 17, 17], list(range(500))):
+        images, contexts = zip(*train.__getitems__(indices), strict=True)
+        assert all(torch.equal(i, train[n][0]) for i, n in zip(images, indices, strict=True))
+        assert list(contexts) == [train[n][1] for n in indices]
+    assert torch.equal(train[-1][0], train[499][0])
+    with pytest.raises(IndexError):
+        train.__getitems__([500])
+
+
 def test_a_map_is_not_pickled(tmp_path):
     prepare(random_images(100, 1, image_size=32), tmp_path / "out")
     train = memory_mapped(tmp_path / "out").train
