@@ -154,8 +154,7 @@ class FlowModule(lightning.LightningModule):
         trainer = self.trainer
         parts, world_size = trainer.accumulate_grad_batches, trainer.world_size
         shares = BatchShares(rows * world_size * parts, trainer.global_rank, world_size, parts)
-        number, start = shares.locate(self._number)
-        return Share(stream_seed(self.seed, "batch", number), start, shares.batch_size)
+        return shares.source(self.seed, self._number)
 
     def _mean(self, value: Tensor) -> Tensor:
         """The mean over all processes."""

@@ -1,5 +1,6 @@
 """How examples are divided into parts: stratified, and the same at every call."""
 
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,8 +55,12 @@ def complete_parts(
     size = _count_of("validation_fraction", validation_fraction, len(indices["train"]))
     if size:
         indices |= _hold_out("val", indices["train"], labels, size, VALIDATION_SEED)
-    made = {part: Subset(parts["train"], chosen.tolist()) for part, chosen in indices.items()}
-    return {**parts, **made}
+    return {**parts, **{part: _take(parts["train"], each) for part, each in indices.items()}}
+
+
+def _take(part: Any, indices: np.ndarray) -> Subset:
+    """Some examples of a part; eight bytes for each of their indices, where a list takes forty."""
+    return Subset(part, array("q", indices.astype(np.int64).tobytes()))
 
 
 def _count_of(name: str, fraction: float, total: int) -> int:
