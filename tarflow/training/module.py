@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tarflow.arguments import check_instance, check_integer, check_real
 from tarflow.data.loading.batches import Batch
 from tarflow.data.loading.shares import BatchShares
-from tarflow.errors import ConfigurationError, NonFiniteError, TarflowError
+from tarflow.errors import ConfigurationError, ContextError, NonFiniteError, TarflowError
 from tarflow.flows.flow import Flow
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
@@ -207,10 +207,24 @@ class FlowModule(lightning.LightningModule):
         warnings.warn(f"{message}: skipped, {self.skipped_steps} in all", stacklevel=2)
 
     def _explain(self, step: list[Loss]) -> str:
-        """Where the first value that is not finite came from."""
-        for part in step:
-            try:
-                self.flow.check_finite(part.value, part.x, part.context)
-            except NonFiniteError as error:
-                return f"loss: {error}"
-        return "a gradient, or the loss of another process"
+        """Where the first value that is not finite came from, in any process; all have to ask."""
+        found = [error for part in step if (error := self._blame(part)) is not None]
+        rank = self.global_rank if found else self.trainer.world_size
+        least = self.trainer.strategy.reduce(
+            torch.tensor(rank, device=self.device), reduce_op="min"
+        )
+        if (first := int(least)) == self.trainer.world_size:
+            return "a gradient"
+        error = self.trainer.strategy.broadcast(found[0] if found else None, src=first)
+        if isinstance(error, ContextError):
+            raise error
+        return f"loss: {error}"
+
+    def _blame(self, loss: Loss) -> TarflowError | None:
+        """What made a loss not finite, if it is not; all processes compute it once more."""
+        try:
+            with self.trainer.precision_plugin.train_step_context():
+                self.flow.check_finite(torch.tensor(torch.nan), loss.x, loss.context)
+        except (ContextError, NonFiniteError) as error:
+            return None if loss.value.isfinite().all() else error
+        return None

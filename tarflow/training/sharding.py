@@ -35,9 +35,10 @@ def shard(flow: Flow, mesh: DeviceMesh | None) -> None:
     """Divide a flow's weights between the processes of Lightning's mesh, if there is one."""
     if mesh is None:
         return
-    # One layer's weights are gathered at a time, and the next ones' while it computes.
+    # One layer's weights are gathered at a time, and the next ones' while it computes. Left alone,
+    # torch keeps the flow's own whole after a forward pass: after a validation, the averages.
     for part in (*(block for network in networks(flow) for block in network.blocks), flow):
-        fully_shard(part, mesh=mesh["data_parallel"])
+        fully_shard(part, mesh=mesh["data_parallel"], reshard_after_forward=True)
 
 
 def whole(tensor: Tensor) -> Tensor:
