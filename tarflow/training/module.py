@@ -21,6 +21,7 @@ from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.registry import register
 from tarflow.training.acceleration import compile_blocks, multiplied_in, recompute, use_attention
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
+from tarflow.training.precision import check_precision, check_weights_wide, unscale
 from tarflow.training.sharding import shard, whole
 
 ADVICE = (
@@ -97,6 +98,8 @@ class FlowModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         """Choose how to compute, and divide the weights where the strategy wants that."""
+        check_precision(str(self.trainer.precision), sharded=self._device_mesh is not None)
+        check_weights_wide(self.flow)
         dtype = multiplied_in(str(self.trainer.precision), self.flow.base.anchor.dtype)
         use_attention(self.flow, self.attention, self.trainer.strategy.root_device, dtype)
         recompute(self.flow, self.checkpointed_layers)
@@ -127,6 +130,7 @@ class FlowModule(lightning.LightningModule):
             self._log_mean(f"val/{name}", values, batch.index >= 0)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        scaler = unscale(self.trainer.precision_plugin, optimizer)
         norm = whole(nn.utils.clip_grad_norm_(self.flow.parameters(), self.max_grad_norm))
         step, self._step = self._step, []
         # Both are the same in all processes, and so is what follows from them.
@@ -135,7 +139,11 @@ class FlowModule(lightning.LightningModule):
         self._log_step(step, loss, norm)
         if loss.isfinite() & norm.isfinite():
             self._update_base(step)
-        else:
+            return
+        for parameter in self.flow.parameters():
+            parameter.grad = None  # optimizers pass over these
+        # The scale of a loss is halved where gradients overflow, until they do not.
+        if scaler is None or not loss.isfinite() or scaler.get_scale() <= 1:
             self._skip(step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -194,10 +202,8 @@ class FlowModule(lightning.LightningModule):
             self._clipped = []
 
     def _skip(self, step: list[Loss]) -> None:
-        """Leave weights and moments as they are, and stop where that happens too often."""
+        """Count and tell a step that changes nothing, and stop where that happens too often."""
         self.skipped_steps += 1
-        for parameter in self.flow.parameters():
-            parameter.grad = None  # optimizers pass over these
         message = f"the step after {self.global_step} is not finite ({self._explain(step)})"
         if self.skipped_steps > self.max_skipped_steps:
             raise DivergenceError(
