@@ -105,7 +105,7 @@ class FlowModule(lightning.LightningModule):
         recompute(self.flow, self.checkpointed_layers)
         if self.compiled:
             compile_blocks(self.flow)
-        shard(self.flow, self._device_mesh)
+        shard(self.flow, self._device_mesh, dtype)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         try:

@@ -64,6 +64,21 @@ class Watch(StepCallback):
         self.validation[trainer.global_step] = float(trainer.callback_metrics["val/nats_per_dim"])
 
 
+class Within(lightning.Callback):
+    """Notes the dtypes of the weights of a layer while it computes."""
+
+    def __init__(self):
+        self.seen: set[str] = set()
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        def look(module: Any, *_: Any) -> None:
+            for name, weight in module.named_parameters():
+                self.seen.add(f"{name} {weight.dtype}")
+
+        pl_module.flow.transform[1].network.blocks[0].mlp_norm.register_forward_hook(look)
+        pl_module.flow.transform[1].network.blocks[0].mlp[0].register_forward_hook(look)
+
+
 class Overflow(lightning.Callback):
     """Makes a transform's output of the first image of a batch infinite in one step."""
 
@@ -89,6 +104,8 @@ def train(
     optimizer: Callable[..., Any] = adamw,
     label: Tensor = torch.arange(24) % 3,
     parts: int = 1,
+    layers: int = 1,
+    recomputed: int = 0,
     **flow: Any,
 ) -> dict[str, Any]:
     """Train a flow; returns all that is left of it, with whole tensors."""
@@ -98,7 +115,7 @@ def train(
         2,
         1,
         2,
-        1,
+        layers,
         16,
         8,
         num_classes=3,
@@ -107,7 +124,13 @@ def train(
         **flow,
     )
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
-    module = FlowModule(made, functools.partial(optimizer, lr=3e-3), schedule, MaximumLikelihood())
+    module = FlowModule(
+        made,
+        functools.partial(optimizer, lr=3e-3),
+        schedule,
+        MaximumLikelihood(),
+        checkpointed_layers=recomputed,
+    )
     watch, data = Watch(), images(label)
     data.device_batch_size = 8 // (parts * options.get("devices", 1))
     trainer = lightning.Trainer(
@@ -159,6 +182,9 @@ def everything(folder: Path, options: Callable[[], Options], parts: int = 1) -> 
     results = {"validation": go(options(), optimizer=muon)}
     results["overflow"] = go(options(), Overflow(2))
     results["volume"] = go(options(), Overflow(2), parts=parts, scale=UnitScale())
+    within, half = Within(), {"precision": "bf16-mixed"}
+    results["bfloat16"] = go(options() | half, within, layers=2, recomputed=1)
+    results["within"] = sorted(within.seen)
     go(options(), steps=2)
     results["straight"] = go(options())
     results["resumed"] = go(options(), after=folder / "2.ckpt")

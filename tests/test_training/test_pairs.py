@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from tests.test_training.scenarios import STRATEGIES, everything
 
@@ -62,6 +63,25 @@ def alone(tmp_path_factory) -> dict:
 def two(request, tmp_path_factory) -> list[dict]:
     """The scenarios in two processes, for each strategy."""
     return pair(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def test_two_processes_multiply_in_bfloat16_as_one_does_and_keep_float32(two, alone):
+    for found in two:
+        for name in ("losses", "validation"):
+            expected = alone["bfloat16"][name]
+            assert found["bfloat16"][name] == pytest.approx(expected, abs=1e-4)
+        for state in (found["bfloat16"]["weights"], *found["bfloat16"]["averages"].values()):
+            assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+def test_divided_matrices_travel_in_bfloat16_and_nothing_else_does(two, alone, request):
+    kept = ["bias torch.float32", "weight torch.float32"]
+    assert alone["within"] == kept
+    divided = request.node.callspec.params["two"] == "fsdp2"
+    if divided and hasattr(MixedPrecisionPolicy, "param_dtype_override_fn"):  # since torch 2.15
+        kept = ["bias torch.float32", "weight torch.bfloat16", "weight torch.float32"]
+    for found in two:
+        assert found["within"] == kept
 
 
 @pytest.mark.parametrize("scenario", ["validation", "overflow", "volume", "straight", "resumed"])
