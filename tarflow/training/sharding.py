@@ -72,6 +72,13 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def divided(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor that every process holds whole, divided as another one is."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+    return value
+
+
 def fill(tensor: Tensor, value: Tensor) -> None:
     """Copy a whole tensor into one of which this process may hold a part."""
     value = value.to(tensor.device)

@@ -180,14 +180,13 @@ def everything(folder: Path, options: Callable[[], Options], parts: int = 1) -> 
     """All scenarios; the volume-preserving flow takes its batches in parts."""
     go = functools.partial(train, folder)
     results = {"validation": go(options(), optimizer=muon)}
+    go(options(), steps=2, optimizer=muon)
+    results["resumed"] = go(options(), after=folder / "2.ckpt", optimizer=muon)
     results["overflow"] = go(options(), Overflow(2))
     results["volume"] = go(options(), Overflow(2), parts=parts, scale=UnitScale())
     within, half = Within(), {"precision": "bf16-mixed"}
     results["bfloat16"] = go(options() | half, within, layers=2, recomputed=1)
     results["within"] = sorted(within.seen)
-    go(options(), steps=2)
-    results["straight"] = go(options())
-    results["resumed"] = go(options(), after=folder / "2.ckpt")
     stray = torch.arange(24) % 3
     stray[1] = 5  # which one process alone reads
     results["context"] = refused(lambda: go(options() | {"limit_val_batches": 0}, label=stray))
