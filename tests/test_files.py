@@ -81,7 +81,11 @@ def assert_held_before_named(disk, *names):
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, disk):
     write_atomically(tmp_path / "file", "content")
-    assert disk == [("hold", ".file.new"), ("rename", ".file.new", "file"), ("hold", tmp_path.name)]
+    assert disk == [
+        ("hold", ".file.new"),
+        ("rename", ".file.new", "file"),
+        ("hold", tmp_path.name),
+    ]
 
 
 def test_everything_that_replaces_is_on_the_disk_first(tmp_path, disk):

@@ -19,7 +19,7 @@ from tarflow.cli.settings import Section, Settings
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.flows.flow import Flow
-from tarflow.training import Preemption, Run
+from tarflow.training import LastCheckpoint, Preemption, PretrainedExport, Run
 from tarflow.training.steps import callbacks_of
 
 tell = rank_zero_only(print)
@@ -65,7 +65,8 @@ def train(config: TrainSettings) -> None:
     checkpoint = run.start(config.composed, config.resume, leads)
     done = run.step()
     if done >= config.trainer.max_steps:
-        tell(f"{run.directory} is trained already: {done} steps. Its model: {run.pretrained}")
+        model = f"Its model: {run.pretrained}" if run.has_model else "No model was written"
+        tell(f"{run.directory} is trained already: {done} steps. {model}")
         return
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
@@ -79,17 +80,27 @@ def train(config: TrainSettings) -> None:
     if checkpoint:
         tell(f"going on from {checkpoint} at step {done}")
     trainer.fit(module, datamodule, ckpt_path=checkpoint)
-    _leave_if_told(trainer)
-    tell(f"the trained model is in {run.pretrained}")
+    _tell_end(run, trainer, done)
 
 
-def _leave_if_told(trainer: lightning.Trainer) -> None:
-    """End the program where a signal ended the run, so that nobody takes it for a finished one."""
+def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:
+    """Tell what is kept; end the program if a signal did, so that the run is not taken as done."""
+    step, written = trainer.global_step, before
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, LastCheckpoint) and callback.path == run.checkpoint:
+            written = callback.step
+    goes_on = f"the same command goes on from {'there' if written == step else f'step {written}'}"
     for callback in callbacks_of(trainer):
         if isinstance(callback, Preemption) and callback.received:
-            step = f"{callback.received.name} stopped the run at step {trainer.global_step}"
-            tell(f"{step}: the same command goes on from there")
+            tell(f"{callback.received.name} stopped the run at step {step}: {goes_on}")
             sys.exit(128 + callback.received)
+    if step < trainer.max_steps:
+        tell(f"the run ended at step {step} of {trainer.max_steps}: {goes_on}")
+    exports = [each for each in callbacks_of(trainer) if isinstance(each, PretrainedExport)]
+    folders = [each.directory for each in exports if each.step == step]
+    if step == before and run.has_model:
+        folders = [run.pretrained]
+    tell(f"the trained model is in {folders[0]}" if folders else "no model was written")
 
 
 def _make_trainer(config: TrainSettings) -> lightning.Trainer:
