@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from tarflow.arguments import check_integer
@@ -45,7 +46,7 @@ class TrainSettings(Settings):
     optimizer: Section
     schedule: Section
     trainer: Section
-    callbacks: Section
+    callbacks: Section | None = None
     logger: Section | None = None
 
 
@@ -106,9 +107,26 @@ def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:
 def _make_trainer(config: TrainSettings) -> lightning.Trainer:
     """Make the trainer, for as many processes as a launcher started."""
     numbers = _launched() if config.trainer.devices == "auto" else {}
-    loggers = [instantiate(logger) for logger in (config.logger or {}).values()]
-    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    loggers, callbacks = (_made(each, config) for each in ("logger", "callbacks"))
+    if not loggers:  # where one of Lightning's callbacks would refuse to run
+        callbacks = [each for each in callbacks if not isinstance(each, LearningRateMonitor)]
+    if not any(isinstance(each, ProgressBar) for each in callbacks):
+        numbers = {"enable_progress_bar": False, **numbers}
     return instantiate(config.trainer, logger=loggers, callbacks=callbacks, **numbers)
+
+
+def _made(name: str, config: TrainSettings) -> list[Any]:
+    """Make what a section lists, without what is switched off by null or false."""
+    listed = {key: each for key, each in (getattr(config, name) or {}).items() if each}
+    if not any("_target_" in each for each in listed.values()):
+        return []  # all are off, and an experiment sets something of them
+    for key, each in listed.items():
+        if "_target_" not in each:
+            raise ConfigurationError(
+                f"{name}.{key} has no _target_, so it is not known what it sets: switched on are"
+                f" {', '.join(key for key in listed if '_target_' in listed[key])}"
+            )
+    return [instantiate(each) for each in listed.values()]
 
 
 def _launched() -> dict[str, int]:
