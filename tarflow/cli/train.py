@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from tarflow.arguments import check_integer
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
+from tarflow.cli.trainer import make_trainer
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.flows.flow import Flow
@@ -74,7 +73,7 @@ def train(config: TrainSettings) -> None:
     flow = make_flow(config.model, config.codec, config.noise, datamodule.data)
     run.check(flow)
     module = instantiate(config.module, flow=flow)
-    trainer = _make_trainer(config)
+    trainer = make_trainer(config.trainer, config.logger, config.callbacks)
     num_parameters = sum(parameter.numel() for parameter in flow.parameters())
     num_images = len(datamodule.data.train)
     tell(f"{config.name}: {num_parameters:,} parameters, {num_images:,} training images")
@@ -102,43 +101,6 @@ def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:
     if step == before and run.has_model:
         folders = [run.pretrained]
     tell(f"the trained model is in {folders[0]}" if folders else "no model was written")
-
-
-def _make_trainer(config: TrainSettings) -> lightning.Trainer:
-    """Make the trainer, for as many processes as a launcher started."""
-    numbers = _launched() if config.trainer.devices == "auto" else {}
-    loggers, callbacks = (_made(each, config) for each in ("logger", "callbacks"))
-    if not loggers:  # where one of Lightning's callbacks would refuse to run
-        callbacks = [each for each in callbacks if not isinstance(each, LearningRateMonitor)]
-    if not any(isinstance(each, ProgressBar) for each in callbacks):
-        numbers = {"enable_progress_bar": False, **numbers}
-    return instantiate(config.trainer, logger=loggers, callbacks=callbacks, **numbers)
-
-
-def _made(name: str, config: TrainSettings) -> list[Any]:
-    """Make what a section lists, without what is switched off by null or false."""
-    listed = {key: each for key, each in (getattr(config, name) or {}).items() if each}
-    if not any("_target_" in each for each in listed.values()):
-        return []  # all are off, and an experiment sets something of them
-    for key, each in listed.items():
-        if "_target_" not in each:
-            raise ConfigurationError(
-                f"{name}.{key} has no _target_, so it is not known what it sets: switched on are"
-                f" {', '.join(key for key in listed if '_target_' in listed[key])}"
-            )
-    return [instantiate(each) for each in listed.values()]
-
-
-def _launched() -> dict[str, int]:
-    """Numbers of devices of each node and of nodes, as torchrun or srun tell; else nothing."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        devices, total = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-        return {"devices": devices, "num_nodes": total // devices}
-    # Without srun, a batch script runs a command once, whatever the job asked for.
-    if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))) > 1:
-        nodes = int(os.environ["SLURM_STEP_NUM_NODES"])
-        return {"devices": tasks // nodes, "num_nodes": nodes}
-    return {}
 
 
 def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -> Flow:

@@ -136,7 +136,14 @@ class ImageDataModule(LightningDataModule):
                 f"accumulate_grad_batches {trainer.accumulate_grad_batches}: leave it out, since"
                 f" it follows from batch_size and device_batch_size (and is {shares.parts})"
             )
-        trainer.accumulate_grad_batches = shares.parts
+        if trainer.accumulate_grad_batches != shares.parts:
+            trainer.accumulate_grad_batches = shares.parts
+            if trainer.check_val_every_n_epoch is None and isinstance(
+                trainer.val_check_interval, int
+            ):
+                trainer.val_check_interval *= (
+                    shares.parts
+                )  # Lightning counts parts, and users steps
         self.batches.shares = shares
 
     def _evaluation(self, part: str) -> DataLoader:
