@@ -138,7 +138,7 @@ def test_a_batch_script_without_srun_trains_alone_and_says_how_not_to(monkeypatc
         monkeypatch.setenv(f"SLURM_{name}", value)
     tarflow(*RUN, "trainer.max_steps=2", "callbacks.throughput=null", "callbacks.sample_grid=null")
     said = capsys.readouterr().out
-    assert "this job has 4 tasks, and one command was started, without srun" in said
+    assert "this job has 4 tasks, and this command was started once, without srun" in said
     assert MODEL in said
 
 

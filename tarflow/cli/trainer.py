@@ -18,8 +18,8 @@ NORMS = "module.max_grad_norm is the largest norm of all gradients together"
 EVALUATION = "`tarflow evaluate` reads test images, all of them"
 
 REFUSED = {
-    "accumulate_grad_batches": "data.device_batch_size is what a device takes at once, and gradients"
-    " accumulate over as many steps as data.batch_size needs then",
+    "accumulate_grad_batches": "it follows from data.device_batch_size, the number of images which"
+    " a device takes at once",
     "barebones": "callbacks=null logger=null leave out what takes time",
     "callbacks": "add one to the section callbacks, as +callbacks.NAME._target_=...",
     "fast_dev_run": "trainer=smoke takes two small steps",
@@ -28,7 +28,7 @@ REFUSED = {
     "inference_mode": EVALUATION,
     "limit_predict_batches": "`tarflow sample` draws num_samples=... samples",
     "limit_test_batches": EVALUATION,
-    "logger": "choose by logger=csv, tensorboard, wandb, or several as logger=[csv,wandb], or null",
+    "logger": "choose by logger=csv, tensorboard or wandb, several by logger=[csv,wandb]",
     "model_registry": "`pretrained` in the run folder is the model to publish",
     "overfit_batches": "give few images by the data section (as data=random data.data.num_train=64"
     " does) and data.batch_size",
@@ -123,19 +123,16 @@ def _environment(section: Mapping[str, Any]) -> dict[str, Any]:
         return plugins | _devices(section, tasks // nodes, nodes)
     if "SLURM_NTASKS" not in os.environ:
         return {}
-    # A batch script runs a command once, whatever the job asked for; Lightning would wait for more.
+    # A batch script runs a command once, whatever the job asked for; Lightning expects the rest.
     if os.environ["SLURM_NTASKS"] != "1" and "SLURM_STEP_NUM_TASKS" not in os.environ:
         rank_zero_only(print)(
-            f"this job has {os.environ['SLURM_NTASKS']} tasks, and one command was started, without"
-            " srun: it trains alone. For a process in each task: srun tarflow train trainer=ddp ..."
+            f"this job has {os.environ['SLURM_NTASKS']} tasks, and this command was started once,"
+            " without srun: it trains alone. To use them all: srun tarflow train trainer=ddp ..."
         )
     return plugins
 
 
 def _devices(section: Mapping[str, Any], devices: int, nodes: int) -> dict[str, int]:
     """The numbers, unless they are set."""
-    return (
-        {"devices": devices, "num_nodes": nodes}
-        if section.get("devices", "auto") == "auto"
-        else {}
-    )
+    unset = section.get("devices", "auto") == "auto"
+    return {"devices": devices, "num_nodes": nodes} if unset else {}

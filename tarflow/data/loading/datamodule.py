@@ -138,12 +138,9 @@ class ImageDataModule(LightningDataModule):
             )
         if trainer.accumulate_grad_batches != shares.parts:
             trainer.accumulate_grad_batches = shares.parts
-            if trainer.check_val_every_n_epoch is None and isinstance(
-                trainer.val_check_interval, int
-            ):
-                trainer.val_check_interval *= (
-                    shares.parts
-                )  # Lightning counts parts, and users steps
+            interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
+            if every is None and isinstance(interval, int):
+                trainer.val_check_interval = shares.parts * interval  # users count steps
         self.batches.shares = shares
 
     def _evaluation(self, part: str) -> DataLoader:
