@@ -84,5 +84,5 @@ def _check_trained(part: PicturePart, indices: list[int]) -> None:
         raise DataError(
             f"class {name} has no image to train on: all of them"
             f" ({part.labels.count(missing[0])}) are held out, since their names tell which are;"
-            " add some, choose smaller fractions, or remove the class"
+            " add some, choose a smaller test_fraction or validation_fraction, or remove the class"
         )
