@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from tarflow import GaussianNoise, Pixels
 from tarflow.cli import run_command
 from tarflow.cli.calibrate import calibrate
-from tarflow.cli.command import settings_of, told_plainly
+from tarflow.cli.command import settings_of
 from tarflow.cli.evaluate import evaluate
 from tarflow.cli.prepare import prepare
 from tarflow.cli.sample import sample
