@@ -20,6 +20,7 @@ from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.flows.flow import Flow
 from tarflow.training import Preemption, Run
+from tarflow.training.precision import check_precision
 from tarflow.training.steps import callbacks_of
 
 tell = rank_zero_only(print)
@@ -95,6 +96,8 @@ def _leave_if_told(trainer: lightning.Trainer) -> None:
 def _make_trainer(config: TrainSettings) -> lightning.Trainer:
     """Make the trainer, for as many processes as a launcher started."""
     numbers = _launched() if config.trainer.devices == "auto" else {}
+    sharded = "ShardedStrategy" in str(config.trainer.get("strategy"))
+    check_precision(str(config.trainer.get("precision") or "32-true"), sharded)
     loggers = [instantiate(logger) for logger in (config.logger or {}).values()]
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     return instantiate(config.trainer, logger=loggers, callbacks=callbacks, **numbers)

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tarflow.arguments import check_instance, check_integer
-from tarflow.data.loading.batches import Example, Mirrored
+from tarflow.data.loading.augmentation import Augmentation, mirror
+from tarflow.data.loading.batches import Example
 from tarflow.data.loading.splits import complete_parts
 from tarflow.errors import DataError
 from tarflow.flows.codec import Codec
@@ -37,6 +38,8 @@ class ImageData:
         num_classes: Number of classes; 0 for data without labels.
         image_shape: Channels, height and width of an image.
         class_names: A name for each class, where classes have names.
+        augment: What training makes of its batches of stored images, such as `mirror`; nothing
+            else that reads the training part, as evaluation does, sees it.
 
     Raises:
         ConfigurationError: The codec is not a `Codec`.
@@ -50,6 +53,7 @@ class ImageData:
     num_classes: int
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
+    augment: Augmentation | None = None
 
     def __post_init__(self):
         check_instance("codec", self.codec, Codec, "pass Pixels(256) for images of bytes")
@@ -75,13 +79,14 @@ class ImageData:
         return {**sizes, "num_classes": self.num_classes, **codec}
 
     def for_training(self, validation_fraction: float, horizontal_flip: bool) -> "ImageData":
-        """Set a fraction of the training images, which have `labels`, aside; mirror the others."""
+        """Set a fraction of the training images aside, by their `labels`; mirror in training."""
         parts = self.parts
         if validation_fraction:
             labels = np.asarray(parts["train"].labels)
             parts = complete_parts(parts, labels, 0.0, validation_fraction)
-        train = Mirrored(parts["train"]) if horizontal_flip else parts["train"]
-        return replace(self, train=train, validation=parts.get("val"))
+        augment = mirror if horizontal_flip else None
+        train, validation = parts["train"], parts.get("val")
+        return replace(self, train=train, validation=validation, augment=augment)
 
 
 class LabelledImages(Dataset, ABC):

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from tarflow.data import afhq, cifar10, ffhq, imagenet, imagenet64, prepare
-from tarflow.data.loading.batches import Mirrored
+from tarflow.data.loading.augmentation import mirror
 from tarflow.data.sources.afhq import AFHQ
 from tarflow.data.sources.editions import ClassFolders
 from tarflow.data.sources.imagenet64 import IMAGENET64
@@ -231,7 +231,7 @@ def test_counts_by_class_are_compared():
 
 def test_prepared_folders_take_the_place_of_published_files(cifar, tmp_path):
     before = cifar10(cifar, **SUBSET, horizontal_flip=True)
-    assert isinstance(before.train, Mirrored)
+    assert before.augment is mirror
     prepare(before, tmp_path / "prepared")
     after = cifar10(tmp_path / "prepared", **SUBSET)
     assert after.name == before.name

@@ -1,5 +1,6 @@
 """How examples are divided into parts, the same at every call: stratified, or by their names."""
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -107,8 +108,12 @@ def _complete(
     for part, fraction in {"test": test_fraction, "val": validation_fraction}.items():
         if part not in parts and _check_fraction(FRACTIONS[part], fraction):
             indices["train"], indices[part] = divide(part, indices["train"], fraction)
-    made = {part: Subset(parts["train"], chosen.tolist()) for part, chosen in indices.items()}
-    return {**parts, **made}
+    return {**parts, **{part: _take(parts["train"], each) for part, each in indices.items()}}
+
+
+def _take(part: Any, indices: np.ndarray) -> Subset:
+    """Some examples of a part; eight bytes for each of their indices, where a list takes forty."""
+    return Subset(part, array("q", indices.astype(np.int64).tobytes()))
 
 
 def _check_fraction(name: str, fraction: float) -> float:
