@@ -108,7 +108,7 @@ def _complete(
     for part, fraction in {"test": test_fraction, "val": validation_fraction}.items():
         if part not in parts and _check_fraction(FRACTIONS[part], fraction):
             indices["train"], indices[part] = divide(part, indices["train"], fraction)
-    return {**parts, **{part: _take(parts["train"], chosen) for part, chosen in indices.items()}}
+    return {**parts, **{part: _take(parts["train"], each) for part, each in indices.items()}}
 
 
 def _take(part: Any, indices: np.ndarray) -> Subset:
