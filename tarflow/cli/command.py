@@ -1,6 +1,7 @@
 """How a command finds its configuration, runs, and tells of errors."""
 
 import errno
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,9 +51,21 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=task.__name__)
     with told_plainly():
         import_own_packages()
-    read = [f"tarflow {task.__name__}", *arguments]  # what Hydra does
+    read = [f"tarflow {task.__name__}", *map(off, arguments)]  # what Hydra does
     with patch.object(sys, "argv", read), checked_section(arguments, told_plainly):
         main(task_told_plainly)()
+
+
+def off(argument: str) -> str:
+    """Write a group of sections that is switched off, as by `logger=null`, as Hydra reads it.
+
+    Example:
+        >>> off("logger=null"), off("callbacks=False"), off("seed=null")
+        ('logger=[]', 'callbacks=[]', 'seed=null')
+    """
+    key, _, value = argument.partition("=")
+    group = re.fullmatch(r"\w+", key) and (CONF / key).is_dir()
+    return f"{key}=[]" if group and value.lower() in ("null", "none", "false", "off") else argument
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Integer, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -149,3 +149,38 @@ def check_levels(levels: int) -> None:
     check_integer("levels", levels, kind=DataError)
     if not 2 <= levels <= 256:
         raise DataError(f"levels {levels} is out of range: choose 2 ... 256")
+
+
+def count_classes(
+    labels: Mapping[str, Integer[Any, " num"]], num_classes: int | None, origin: str
+) -> int:
+    """The number of classes of the labels of each part.
+
+    Args:
+        labels: Those of each part; all `UNLABELLED` where there are none.
+        num_classes: The number, where it is known; it may count classes without images.
+        origin: Whose labels they are, for messages.
+
+    Raises:
+        DataError: A label is out of range; or the number is to be found, but a class has no
+            training image: it would be sampled, and averaged into the null, without being trained.
+    """
+    found = {part: set(np.unique(np.asarray(given)).tolist()) for part, given in labels.items()}
+    every = sorted(set().union(*found.values()) - {UNLABELLED})
+    if num_classes is not None:
+        if every and every[-1] >= num_classes:
+            raise DataError(
+                f"the labels of {origin} go to {every[-1]}; allowed is 0 ... {num_classes - 1}"
+                " (num_classes)"
+            )
+        return num_classes
+    count = every[-1] + 1 if every else 0
+    missing = next((label for label in range(count) if label not in found["train"]), None)
+    if missing is not None:
+        raise DataError(
+            f"the labels of {origin} go from {every[0]} to {every[-1]}, but no training image is"
+            f" of class {missing}: number the classes from 0 without gaps, as by"
+            " numpy.unique(labels, return_inverse=True)[1], or pass"
+            f" num_classes={count} to keep classes without images"
+        )
+    return count

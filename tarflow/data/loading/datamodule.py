@@ -147,7 +147,11 @@ class ImageDataModule(LightningDataModule):
                 f"accumulate_grad_batches {trainer.accumulate_grad_batches}: leave it out, since"
                 f" it follows from batch_size and device_batch_size (and is {shares.parts})"
             )
-        trainer.accumulate_grad_batches = shares.parts
+        if trainer.accumulate_grad_batches != shares.parts:
+            trainer.accumulate_grad_batches = shares.parts
+            interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
+            if every is None and isinstance(interval, int):
+                trainer.val_check_interval = shares.parts * interval  # users count steps
         self.batches.shares = shares
 
     def _evaluation(self, part: str) -> DataLoader:
