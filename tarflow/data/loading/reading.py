@@ -47,10 +47,11 @@ class ReadAhead:
         starts = range(indices.start, len(self.part), max(step, len(indices)))
         rest = [range(i, min(i + len(indices), len(self.part))) for i in starts[1:]]
         self._coming = [indices, *rest]
+        batches: Any = list(self._coming)  # ranges serve where lists are announced
         self._batches = iter(
             DataLoader(
                 Numbered(self.part),
-                batch_sampler=list(self._coming),
+                batch_sampler=batches,
                 collate_fn=collate,
                 num_workers=self.num_workers,
                 generator=torch.Generator(),  # the global one is not the reader's to draw from

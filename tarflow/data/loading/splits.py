@@ -75,7 +75,7 @@ def complete_parts_by_name(
     """
 
     def by_name(part: str, indices: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-        places = np.array([_place(names[index], SEEDS[part]) for index in indices])
+        places = np.array([_place(names[int(index)], SEEDS[part]) for index in indices])
         chosen = places < fraction
         # of a few, none or all may be chosen: each side gets one, whatever the fraction
         chosen[places.argmin()], chosen[places.argmax()] = True, False
