@@ -93,16 +93,23 @@ class Told(lightning.Callback):
 
 
 class Overflow(lightning.Callback):
-    """Makes a transform's output of the first image of a batch infinite in one step."""
+    """Makes a transform's output of the first image of a batch infinite in one step.
 
-    def __init__(self, step: int):
-        self.step = step
+    Or else its gradient.
+    """
+
+    def __init__(self, step: int, forward: bool = True):
+        self.step, self.forward = step, forward
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         def spoil(module: Any, inputs: Any, output: Any) -> Any:
             z, log_det = output
             if trainer.global_step == self.step and trainer.is_global_zero and trainer.training:
-                z = z * torch.where(torch.arange(len(z)) == 0, torch.inf, 1.0)[:, None, None]
+                spoilt = torch.where(torch.arange(len(z)) == 0, torch.inf, 1.0)[:, None, None]
+                if self.forward:
+                    z = z * spoilt
+                elif z.requires_grad:
+                    z.register_hook(lambda gradient: gradient * spoilt)
             return z, log_det
 
         pl_module.flow.transform[3].register_forward_hook(spoil)
@@ -171,7 +178,7 @@ def train(
     return {
         "losses": watch.losses,
         "validation": watch.validation,
-        "weights": whole_state(made.state_dict()),
+        "weights": whole_state(made.state_dict(), trainer.is_global_zero),
         "averages": dict(averages(trainer, made)),
         "variances": watch.variances,
         "skipped": module.skipped_steps,
@@ -195,6 +202,7 @@ def everything(folder: Path, options: Callable[[], Options], parts: int = 1) -> 
     go(options() | {"num_sanity_val_steps": 1}, steps=2, optimizer=muon)
     results["resumed"] = go(options(), after=folder / "2.ckpt", optimizer=muon)
     results["overflow"] = go(options(), Overflow(2))
+    results["gradient"] = go(options(), Overflow(2, forward=False))
     results["volume"] = go(options(), Overflow(2), parts=parts, scale=UnitScale())
     within, half = Within(), {"precision": "bf16-mixed"}
     results["bfloat16"] = go(options() | half, within, layers=2, recomputed=1)
