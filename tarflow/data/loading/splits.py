@@ -60,7 +60,7 @@ def complete_parts(
 
 def _count_of(name: str, fraction: float, total: int) -> int:
     """Number of examples that a fraction stands for; at least one, unless it is zero."""
-    check_real(name, fraction, DataError)
+    fraction = check_real(name, fraction, DataError)
     if not 0 <= fraction < 1:
         raise DataError(f"{name} {fraction} is out of range: choose 0 <= {name} < 1")
     return max(1, round(fraction * total)) if fraction else 0
