@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tarflow.cli.hydra_section import check_section
 from tarflow.cli.telling import told_plainly
-from tarflow.cli.typed import OVERRIDE, as_typed, keep_text
+from tarflow.cli.typed import as_typed, keep_text
 from tarflow.errors import ConfigurationError
 
 
@@ -63,9 +63,7 @@ def own_loader(arguments: Sequence[str], kinds: Mapping[str, Any]) -> Iterator[N
             if not (unknown := re.match(r"Could not override '([^']+)'", message)):
                 return ConfigurationError(message)
             key = unknown[1]
-            others = [
-                each for each in typed if (m := OVERRIDE.fullmatch(each)) and m["key"] != key
-            ]
+            others = [each for each in typed if key != each.partition("=")[0].lstrip("+~")]
             try:
                 config = super().load_configuration(name, others, RunMode.MULTIRUN)
             except HydraException:  # another key is unknown too, and told of next

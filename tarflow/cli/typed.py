@@ -55,8 +55,8 @@ def as_typed(overrides: Sequence[str], sweeps: bool) -> list[str]:
     alone: elsewhere `keep_text` tells whether they belong to the value.
 
     Example:
-        >>> as_typed(["checkpoint=runs/lr=0.1", "label=[0,1]", "optimizer.lr=1e-3"], sweeps=False)
-        ["checkpoint='runs/lr=0.1'", 'label=[0,1]', 'optimizer.lr=1e-3']
+        >>> as_typed(["checkpoint=runs/lr=0.1", "label=[0,1]", "logger=null"], sweeps=False)
+        ["checkpoint='runs/lr=0.1'", 'label=[0,1]', 'logger=[]']
     """
     return [_argument(argument, sweeps) for argument in overrides]
 
@@ -93,6 +93,8 @@ def _argument(argument: str, sweeps: bool) -> str:
     if not found:
         return argument
     value, read = found["value"], _parsed(found["value"])
+    if _is_group(found["key"]) and value.lower() in ("null", "none", "false", "off"):
+        value, read = "[]", _parsed("[]")  # as Hydra switches off a group of sections
     several = read is not None and read.is_sweep_override()
     if sweeps and read is None:
         value = ",".join(_value(part) for part in _pieces(value))
@@ -114,8 +116,8 @@ def _several(found: re.Match[str]) -> ConfigurationError:
 
 
 def _is_group(key: str) -> bool:
-    """Whether a key chooses a file."""
-    return key.startswith("hydra") or (CONF / key.partition("@")[0]).is_dir()
+    """Whether a key chooses a file, or is Hydra's own."""
+    return key.startswith("hydra.") or (CONF / key.partition("@")[0]).is_dir()
 
 
 def _value(value: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
-from tarflow.data.loading.batches import read_batch
+from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import DataError
 from tarflow.evaluation.distances import (
     Moments,
@@ -77,8 +77,10 @@ def references_of(
         DataError: The file is of other images or features, or damaged.
     """
     is_kept = kept is not None and kept.exists()
-    compute = partial(_digests if is_kept else features.of_part, part)
-    rows = work_of("reference").do("real images", len(part), 1024 if is_kept else 256, compute)
+    work = work_of("reference")
+    read = ReadAhead(part, work.num_workers)
+    compute = partial(_digests if is_kept else features.of_part, read)
+    rows = work.do("real images", len(part), 1024 if is_kept else 256, compute)
     if rows is None:
         return None
     origin = {
@@ -142,6 +144,6 @@ def load(path: Path, origin: Mapping[str, Any]) -> dict[str, Reference]:
     return references
 
 
-def _digests(part: Dataset, indices: range) -> Rows:
+def _digests(read: ReadAhead, indices: range) -> Rows:
     """What tells real images from others."""
-    return {"digest": digests(read_batch(part, indices))}
+    return {"digest": digests(read(indices))}

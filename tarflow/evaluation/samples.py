@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from tarflow.arguments import check_integer, shown
 from tarflow.data import ImageData
+from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.evaluation.extractors import Extractor, Inception, PixelFeatures, UnavailableError
 from tarflow.evaluation.image_features import ImageFeatures
@@ -85,9 +86,9 @@ class SampleMetrics(Metrics):
         kept = Path(self.statistics).expanduser() if self.statistics else None
         part = chosen(data.train, self.num_reference)
         references = references_of(features, part, kept, work_of)
-        part = chosen(data.test, self.num_reference)
-        compute = partial(features.of_part, part)
-        real = work_of("held_out").do("held-out images", len(part), 256, compute)
+        part, work = chosen(data.test, self.num_reference), work_of("held_out")
+        compute = partial(features.of_part, ReadAhead(part, work.num_workers))
+        real = work.do("held-out images", len(part), 256, compute)
         runs = self._draw(SampleJudge(flow.eval(), features), work_of)
         if references is None or real is None:
             return None

@@ -236,16 +236,3 @@ class Composition(Transform):
             x, inverse = transform.hold(x, context)
             inverses.append(inverse)
         return x, lambda z: reduce(lambda z, inverse: inverse(z), reversed(inverses), z)
-
-    def find_non_finite(self, x: Tensor, context: Context) -> int | None:
-        """Index of the first transform whose output is not finite; None if the input is not.
-
-        Where every output is finite, but so large that its density is not, that is the last one.
-        """
-        if not x.isfinite().all():
-            return None
-        for index, transform in enumerate(self):
-            x, log_det = transform(x, context)
-            if not (x.isfinite().all() and log_det.isfinite().all()):
-                return index
-        return len(self) - 1

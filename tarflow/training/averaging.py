@@ -38,6 +38,7 @@ class WeightAveraging(StepCallback):
         self._averages: dict[float, dict[str, Tensor]] = {}
         self._loaded: dict[float, dict[str, Tensor]] = {}
         self._weights: list[nn.Parameter] = []
+        self._exchanged = False
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
@@ -65,7 +66,16 @@ class WeightAveraging(StepCallback):
         self._exchange(self.decays[0])
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._exchange(self.decays[0])
+        self.restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the weights back in their place, where validation left the average in it."""
+        if self._exchanged:
+            self._exchange(self.decays[0])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
         averages = {decay: self.whole(decay) for decay in self._averages}
@@ -91,6 +101,7 @@ class WeightAveraging(StepCallback):
     def _exchange(self, decay: float) -> None:
         """Let weights and an average change places; nothing before training starts."""
         averages = self._averages.get(decay, {}).values()
+        self._exchanged = not self._exchanged
         for average, parameter in zip(averages, self._weights, strict=True):
             kept = local(average).clone()
             local(average).copy_(local(parameter))

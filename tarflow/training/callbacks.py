@@ -29,26 +29,40 @@ from tarflow.training.steps import StepCallback
 
 @register
 class PretrainedExport(Callback):
-    """Writes the averaged model as a pretrained folder whenever a checkpoint is written.
+    """Writes the averaged model as a pretrained folder with every checkpoint, and at the end.
 
     Args:
         directory: The folder of the first average; those of others have their decay in the name.
+
+    Attributes:
+        step: The step whose model it wrote last.
     """
 
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
+        self.step: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.step = None
         assert pl_module.flow.described  # what cannot be saved is refused before it is trained
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
-        flow = pl_module.flow
+        self._write(trainer, pl_module.flow)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._write(trainer, pl_module.flow)
+
+    def _write(self, trainer: Trainer, flow: Flow) -> None:
+        """Write the model, unless that of this step is written."""
+        if self.step == trainer.global_step:
+            return
         for index, (decay, weights) in enumerate(averages(trainer, flow)):
             name = self.directory.name + (f"_{decay}" if index else "")
             if trainer.is_global_zero:
                 kind = "raw weights" if decay is None else f"average of decay {decay}"
                 words = f"{kind} at step {trainer.global_step}"
                 save(self.directory.with_name(name), flow.described, weights, words)
+        self.step = trainer.global_step
 
 
 @register

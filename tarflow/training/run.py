@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tarflow.errors import CheckpointError
-from tarflow.flows.checkpoint import check_weights
+from tarflow.flows.checkpoint import CONFIG, check_weights
 from tarflow.flows.flow import Flow
 from tarflow.machine.files import write_atomically
 
@@ -39,6 +39,11 @@ class Run:
     def pretrained(self) -> Path:
         """The averaged model, for evaluation and sampling."""
         return self.directory / "pretrained"
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model."""
+        return (self.pretrained / CONFIG).is_file()
 
     @property
     def config(self) -> Path:

@@ -64,6 +64,9 @@ def test_accumulation_follows_from_the_batch_size_and_cannot_be_set_beside_it():
     module.trainer = trainer()
     module.setup("fit")
     assert module.trainer.accumulate_grad_batches == 4
+    module.trainer = trainer(check_val_every_n_epoch=None, val_check_interval=5)
+    module.setup("fit")
+    assert module.trainer.val_check_interval == 20  # batches, which are 5 steps
     module = ImageDataModule(digits(), batch_size=16)
     module.trainer = trainer(accumulate_grad_batches=2)
     with pytest.raises(DataError, match="accumulate_grad_batches 2: leave it out"):
