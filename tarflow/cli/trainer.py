@@ -50,7 +50,7 @@ def make_trainer(
     """Make the trainer, for as many processes as a launcher started.
 
     Raises:
-        ConfigurationError: A setting is for something else to do.
+        ConfigurationError: A setting is for something else to do, or a precision too low.
     """
     _check(section)
     made = _made("logger", loggers)

@@ -4,6 +4,8 @@
 """
 
 import functools
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from tarflow.training import (
     FlowModule,
     LastCheckpoint,
     MaximumLikelihood,
+    Preemption,
     ShardedStrategy,
     WeightAveraging,
     adamw,
@@ -77,6 +80,14 @@ class Within(lightning.Callback):
 
         pl_module.flow.transform[1].network.blocks[0].mlp_norm.register_forward_hook(look)
         pl_module.flow.transform[1].network.blocks[0].mlp[0].register_forward_hook(look)
+
+
+class Told(lightning.Callback):
+    """Sends SIGTERM to the last process before the third step."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 2 and trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Overflow(lightning.Callback):
@@ -187,6 +198,11 @@ def everything(folder: Path, options: Callable[[], Options], parts: int = 1) -> 
     within, half = Within(), {"precision": "bf16-mixed"}
     results["bfloat16"] = go(options() | half, within, layers=2, recomputed=1)
     results["within"] = sorted(within.seen)
+    for seconds in (0, 1000):
+        preemption = Preemption(["SIGTERM"], seconds)
+        told = go(options(), preemption, Told())
+        assert preemption.received == signal.SIGTERM
+        results[f"told_{seconds}"] = max(told["losses"])
     stray = torch.arange(24) % 3
     stray[1] = 5  # which one process alone reads
     results["context"] = refused(lambda: go(options() | {"limit_val_batches": 0}, label=stray))

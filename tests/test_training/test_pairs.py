@@ -112,6 +112,13 @@ def test_a_step_that_is_not_finite_in_one_process_changes_nothing(two, alone):
         assert not torch.equal(found["volume"]["variances"][3], after)
 
 
+def test_a_signal_to_one_process_ends_all_at_the_same_step(two, alone):
+    for found in two:
+        assert found["told_0"] == 3
+        assert found["told_1000"] == 4  # as nobody asks before the last step
+    assert alone["told_0"] == alone["told_1000"] == 3
+
+
 def test_a_label_out_of_range_in_one_process_is_named_by_all(two, alone):
     message = (
         "ContextError: labels go from . to 5, but this flow knows 0 ... 2, and -1 for no class"
