@@ -38,7 +38,7 @@ def test_a_mistake_of_ours_is_told_whole_and_the_sweep_goes_on(capsys):
     with pytest.raises(JobError, match="KeyError: 'no such key'"), job_told_plainly():
         raise KeyError("no such key")
     assert "Traceback" in capsys.readouterr().err
-    with pytest.raises(JobError, match="^too large$"), job_told_plainly():
+    with pytest.raises(JobError, match=r"^too large$"), job_told_plainly():
         raise NonFiniteError("too large", transform=1)
 
 

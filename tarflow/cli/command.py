@@ -13,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tarflow.cli.hydra_section import checked_section
+from tarflow.cli.loader import own_loader
 from tarflow.cli.settings import CONF, Settings
 from tarflow.cli.sweep import job_told_plainly, watched_launcher
 from tarflow.cli.targets import import_own_packages
 from tarflow.cli.telling import told_plainly
+from tarflow.cli.typed import options_first
 
 
 def instantiate(section: Any, **arguments: Any) -> Any:
@@ -36,8 +37,6 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
     """Compose the settings of a command from its arguments and run it."""
     given, kind = sys.argv, settings_of(task)
     for argument in arguments:
-        if argument.startswith("="):  # which Hydra would answer with a traceback
-            sys.exit(f"tarflow: {argument} has no key: give key=value")
         if argument.startswith("--e"):  # of --experimental-rerun, which argparse lets one shorten
             sys.exit(f"tarflow: {argument} would read a pickle, which may run anything")
 
@@ -51,10 +50,11 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=task.__name__)
     with told_plainly():
         import_own_packages()
+        arguments = options_first(arguments)
     read = [f"tarflow {task.__name__}", *map(off, arguments)]  # what Hydra does
     with (
         patch.object(sys, "argv", read),
-        checked_section(arguments, told_plainly),
+        own_loader(arguments, get_type_hints(kind)),
         watched_launcher(),
     ):
         main(task_told_plainly)()

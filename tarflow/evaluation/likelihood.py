@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_integer, shown
+from tarflow.arguments import check_integer, keep, shown
 from tarflow.data import ImageData
 from tarflow.data.loading.batches import Batch, read_batch
 from tarflow.data.loading.reading import ReadAhead
@@ -61,9 +61,8 @@ class LikelihoodMetrics(Metrics):
     name: ClassVar[str] = "likelihood"
 
     def __post_init__(self):
-        check_integer("seed", self.seed)
-        for name in ("batch_size", "importance_samples"):
-            check_integer(name, getattr(self, name), least=1)
+        for name, least in (("seed", None), ("batch_size", 1), ("importance_samples", 1)):
+            keep(self, **{name: check_integer(name, getattr(self, name), least)})
         for name, kind in (("split", PartName), ("unit", UnitName)):
             value, allowed = getattr(self, name), get_args(kind)
             if not isinstance(value, str) or value not in allowed:

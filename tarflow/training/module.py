@@ -75,7 +75,7 @@ class FlowModule(lightning.LightningModule):
                 " codec=UniformDequantization(), noise=NoNoise()"
             )
         check_instance("objective", objective, Objective, "pass one, such as MaximumLikelihood()")
-        check_real("max_grad_norm", max_grad_norm)
+        max_grad_norm = check_real("max_grad_norm", max_grad_norm)
         if not max_grad_norm > 0:
             raise ConfigurationError(f"max_grad_norm {max_grad_norm} must be positive")
         self.flow = flow

@@ -11,7 +11,7 @@ import torch
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import CONFIG, check_weights
 from tarflow.flows.flow import Flow
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "resume", "run_dir")
 """Sections of a configuration that may differ when a run is resumed."""
@@ -70,7 +70,7 @@ class Run:
         if leads:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                write_atomically(self.config, json.dumps(config, indent=2) + "\n")
+                write_atomically(self.config, json_text(config))
             except OSError as error:
                 raise CheckpointError(
                     f"the run folder {self.directory} cannot be written to ({error}): make room,"
@@ -129,7 +129,7 @@ class Run:
                 f"{self.config} cannot be read ({error}), which tells what {self.checkpoint}"
                 " is of: bring it back, or choose another run_dir"
             ) from error
-        now = _flatten(json.loads(json.dumps(config)))
+        now = _flatten(json.loads(json_text(config)))
         changed = [
             f"{key}: {before.get(key)} -> {now.get(key)}"
             for key in sorted(before.keys() | now.keys())

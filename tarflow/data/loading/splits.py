@@ -118,7 +118,7 @@ def _take(part: Any, indices: np.ndarray) -> Subset:
 
 def _check_fraction(name: str, fraction: float) -> float:
     """Refuse what is not a fraction."""
-    check_real(name, fraction, DataError)
+    fraction = check_real(name, fraction, DataError)
     if not 0 <= fraction < 1:
         raise DataError(f"{name} {fraction} is out of range: choose 0 <= {name} < 1")
     return fraction
