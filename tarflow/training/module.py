@@ -20,6 +20,7 @@ from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.registry import register
 from tarflow.training.acceleration import compile_blocks, multiplied_in, recompute, use_attention
+from tarflow.training.accumulation import rescale
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
 from tarflow.training.sharding import shard, whole
 
@@ -143,6 +144,7 @@ class FlowModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps = checkpoint["skipped_steps"]
+        rescale(checkpoint, self.trainer.accumulate_grad_batches)
 
     @property
     def _number(self) -> int:

@@ -113,14 +113,8 @@ class ImageDataModule(LightningDataModule):
         return {"done": done, "parts": self.batches.shares.parts}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        parts = self.batches.shares.parts
-        if state_dict["parts"] != parts:
-            raise DataError(
-                f"the checkpoint accumulated gradients over {state_dict['parts']} steps, and this"
-                f" run would over {parts}: choose device_batch_size and the number of devices so"
-                " that they are as many"
-            )
-        self.batches.first = state_dict["done"]
+        done = state_dict["done"] // state_dict["parts"]  # whole batches
+        self.batches.first = done * self.batches.shares.parts
 
     def _share_out(self, trainer: Trainer) -> None:
         """Divide training batches by processes and steps, and tell the trainer of the steps."""
