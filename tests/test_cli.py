@@ -86,6 +86,7 @@ def test_two_processes_evaluate_as_one(trained, tmp_path):
     for world_size in (1, 2):
         for rank in reversed(range(world_size)):
             options = ["metrics.batch_size=50", f"rank={rank}", f"world_size={world_size}"]
+            options += [f"+data.num_workers={world_size - 1}"]
             folder = tmp_path / str(world_size)
             tarflow("evaluate", f"checkpoint={trained}", *options, f"output={folder}")
             assert (folder / "report.json").exists() == (rank == 0)

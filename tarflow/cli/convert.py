@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tarflow.cli.command import told_plainly
+from tarflow.cli.telling import told_plainly
 from tarflow.errors import CheckpointError
 from tarflow.flows.published import read_published
 from tarflow.machine.files import writing

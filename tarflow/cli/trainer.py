@@ -13,6 +13,7 @@ from tarflow.arguments import shown
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section
 from tarflow.errors import ConfigurationError
+from tarflow.training.precision import check_precision
 
 NORMS = "module.max_grad_norm is the largest norm of all gradients together"
 EVALUATION = "`tarflow evaluate` reads test images, all of them"
@@ -49,7 +50,7 @@ def make_trainer(
     """Make the trainer, for as many processes as a launcher started.
 
     Raises:
-        ConfigurationError: A setting is for something else to do.
+        ConfigurationError: A setting is for something else to do, or a precision too low.
     """
     _check(section)
     made = _made("logger", loggers)
@@ -75,6 +76,8 @@ def _check(section: Mapping[str, Any]) -> None:
             raise ConfigurationError(
                 f"trainer.{key}={shown(value)} is not a setting here: {instead}"
             )
+    sharded = "ShardedStrategy" in str(section.get("strategy"))
+    check_precision(str(section.get("precision") or "32-true"), sharded)
 
 
 def _made(name: str, section: Section | None) -> list[Any]:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from sklearn.svm import SVC
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tarflow.data import ImageData
 from tarflow.data.loading.batches import read_batch
+from tarflow.data.loading.reading import ReadAhead
 from tarflow.evaluation.extractors import Extractor
 from tarflow.evaluation.provenance import digests
 from tarflow.evaluation.work import Rows
@@ -43,9 +43,9 @@ class ImageFeatures:
         return columns
 
     @torch.no_grad()
-    def of_part(self, part: Dataset, indices: range) -> Rows:
+    def of_part(self, read: ReadAhead, indices: range) -> Rows:
         """Those of some images of a data set, and their digests."""
-        batch = read_batch(part, indices)
+        batch = read(indices)
         return {**self(batch.x, batch.context.label), "digest": digests(batch)}
 
     @cached_property

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from tarflow.arguments import check_integer, shown
+from tarflow.arguments import check_integer, keep, shown
 from tarflow.data import ImageData
 from tarflow.data.loading.batches import Batch, read_batch
+from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import ConfigurationError, DataError, NonFiniteError
 from tarflow.evaluation.comparison import compare_likelihoods
 from tarflow.evaluation.metrics import Metrics, WorkOf, check_fit
@@ -61,9 +61,8 @@ class LikelihoodMetrics(Metrics):
     name: ClassVar[str] = "likelihood"
 
     def __post_init__(self):
-        check_integer("seed", self.seed)
-        for name in ("batch_size", "importance_samples"):
-            check_integer(name, getattr(self, name), least=1)
+        for name, least in (("seed", None), ("batch_size", 1), ("importance_samples", 1)):
+            keep(self, **{name: check_integer(name, getattr(self, name), least)})
         for name, kind in (("split", PartName), ("unit", UnitName)):
             value, allowed = getattr(self, name), get_args(kind)
             if not isinstance(value, str) or value not in allowed:
@@ -82,8 +81,9 @@ class LikelihoodMetrics(Metrics):
         check_fit(flow, data)
         self._check_unit(flow)
         part, title = self._part(data), f"likelihood of the {self.split} part"
-        compute = partial(self._compute, flow.eval(), part)
-        rows = work_of("likelihood").do(title, len(part), self.batch_size, compute)
+        work = work_of("likelihood")
+        compute = partial(self._compute, flow.eval(), ReadAhead(part, work.num_workers))
+        rows = work.do(title, len(part), self.batch_size, compute)
         if rows is None:
             return None
         if not np.isfinite(rows["log_prob"]).any():
@@ -132,16 +132,16 @@ class LikelihoodMetrics(Metrics):
         return part
 
     @torch.no_grad()
-    def _compute(self, flow: Flow, part: Dataset, indices: range) -> Rows:
+    def _compute(self, flow: Flow, read: ReadAhead, indices: range) -> Rows:
         """The values of some images; every image has a stream of noise of its own."""
-        batch = read_batch(part, indices)
+        batch = read(indices)
         streams = ExampleStreams(self.seed, indices)
         times = range(self.importance_samples)
         draws = torch.stack([_log_prob(flow, *_inputs(flow, batch, streams)) for _ in times])
         few = range(indices.start, min(indices.stop, ROUND_TRIPS))
         deviation = np.full(len(indices), math.nan)
         if len(few):
-            first = _inputs(flow, read_batch(part, few), ExampleSeeds(self.seed, few))
+            first = _inputs(flow, read_batch(read.part, few), ExampleSeeds(self.seed, few))
             deviation[: len(few)] = _round_trip(flow, *first)
         known = flow.known(batch.context).parts.items()
         columns = {f"{CONTEXT}{name}": rows.numpy() for name, rows in known if rows.ndim == 1}

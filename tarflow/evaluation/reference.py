@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
-from tarflow.data.loading.batches import read_batch
+from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import DataError
 from tarflow.evaluation.distances import (
     Moments,
@@ -26,7 +26,7 @@ from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.metrics import WorkOf
 from tarflow.evaluation.provenance import content_of, digests
 from tarflow.evaluation.work import Rows
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 
 MOST_KEPT = 10_000
 """Vectors that are kept for what needs more than their moments."""
@@ -77,8 +77,10 @@ def references_of(
         DataError: The file is of other images or features, or damaged.
     """
     is_kept = kept is not None and kept.exists()
-    compute = partial(_digests if is_kept else features.of_part, part)
-    rows = work_of("reference").do("real images", len(part), 1024 if is_kept else 256, compute)
+    work = work_of("reference")
+    read = ReadAhead(part, work.num_workers)
+    compute = partial(_digests if is_kept else features.of_part, read)
+    rows = work.do("real images", len(part), 1024 if is_kept else 256, compute)
     if rows is None:
         return None
     origin = {
@@ -107,7 +109,7 @@ def chosen(part: Any, most: int | None) -> Subset:
 def save(path: Path, origin: Mapping[str, Any], references: Mapping[str, Reference]) -> None:
     """Write the references of all extractors with all that they depend on."""
     content = io.BytesIO()
-    arrays: dict[str, Any] = {"origin": np.array(json.dumps({"format": FORMAT, **origin}))}
+    arrays: dict[str, Any] = {"origin": np.array(json_text({"format": FORMAT, **origin}))}
     for name, reference in references.items():
         columns = {**vars(reference.moments), "features": reference.features}
         arrays |= {f"{name}/{key}": column for key, column in columns.items()}
@@ -132,7 +134,7 @@ def load(path: Path, origin: Mapping[str, Any]) -> dict[str, Reference]:
             references[name] = Reference(moments, arrays[f"{name}/features"])
     except Exception as error:  # damage shows in many ways
         raise DataError(f"{path} does not hold statistics of real images: {advice}") from error
-    wanted = json.loads(json.dumps({"format": FORMAT, **origin}))
+    wanted = json.loads(json_text({"format": FORMAT, **origin}))
     for key in sorted(held.keys() | wanted.keys()):
         if held.get(key) != wanted.get(key):
             raise DataError(
@@ -142,6 +144,6 @@ def load(path: Path, origin: Mapping[str, Any]) -> dict[str, Reference]:
     return references
 
 
-def _digests(part: Dataset, indices: range) -> Rows:
+def _digests(read: ReadAhead, indices: range) -> Rows:
     """What tells real images from others."""
-    return {"digest": digests(read_batch(part, indices))}
+    return {"digest": digests(read(indices))}

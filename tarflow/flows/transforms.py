@@ -142,7 +142,7 @@ class Patchify(Rearrangement):
     def __init__(self, image_size: tuple[int, int], patch_size: int):
         super().__init__()
         height, width = check_size("image_size", image_size)
-        check_integer("patch_size", patch_size, least=1)
+        patch_size = check_integer("patch_size", patch_size, least=1)
         if height % patch_size or width % patch_size:
             raise ConfigurationError(
                 f"patch_size {patch_size} does not divide the image size {height} x {width}"
@@ -236,16 +236,3 @@ class Composition(Transform):
             x, inverse = transform.hold(x, context)
             inverses.append(inverse)
         return x, lambda z: reduce(lambda z, inverse: inverse(z), reversed(inverses), z)
-
-    def find_non_finite(self, x: Tensor, context: Context) -> int | None:
-        """Index of the first transform whose output is not finite; None if the input is not.
-
-        Where every output is finite, but so large that its density is not, that is the last one.
-        """
-        if not x.isfinite().all():
-            return None
-        for index, transform in enumerate(self):
-            x, log_det = transform(x, context)
-            if not (x.isfinite().all() and log_det.isfinite().all()):
-                return index
-        return len(self) - 1

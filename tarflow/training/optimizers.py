@@ -14,6 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from tarflow.arguments import check_real
 from tarflow.errors import ConfigurationError
 from tarflow.registry import register
+from tarflow.training.sharding import divided, whole
+
+PIECE = 2**26
+"""Largest number of entries of matrices that Muon orthogonalizes at once, if there are several."""
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -35,7 +39,7 @@ def adamw(
     """
     hidden, others, free = _sort(named_parameters)
     groups = [{"params": hidden + others}, {"params": free, "weight_decay": 0.0}]
-    return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=True)
+    return AdamW(groups, **_settings(lr, betas, weight_decay), fused=True)
 
 
 @register
@@ -53,9 +57,17 @@ def muon(
         momentum: Decay rate of Muon's average of gradients.
     """
     hidden, others, free = _sort(named_parameters)
+    momentum = check_real("momentum", momentum)
     matrices = [{"params": hidden, "momentum": momentum}, {"params": others}]
     groups = [*matrices, {"params": free, "weight_decay": 0.0}]
-    return MuonAdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
+    return MuonAdamW(groups, **_settings(lr, betas, weight_decay))
+
+
+def _settings(lr: float, betas: Sequence[float], weight_decay: float) -> dict[str, Any]:
+    """Those of AdamW as plain numbers, which checkpoints keep."""
+    first, second = (check_real("one of betas,", beta) for beta in betas)
+    numbers = {"lr": lr, "weight_decay": weight_decay}
+    return {"betas": (first, second), **{k: check_real(k, each) for k, each in numbers.items()}}
 
 
 @register
@@ -89,12 +101,18 @@ class MuonAdamW(AdamW):
             if parameter.grad is not None:
                 same_shape[parameter.shape].append(parameter)
         for shape, parameters in same_shape.items():
-            steps = orthogonalize(torch.stack([self._direction(p, group) for p in parameters]))
-            rate = 0.2 * group["lr"] * math.sqrt(max(shape))
-            for parameter, step in zip(parameters, steps, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(step, alpha=-rate)
-                parameter.grad = None
+            count = max(1, PIECE // math.prod(shape))
+            for first in range(0, len(parameters), count):
+                self._move(parameters[first : first + count], group)
+
+    def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
+        """Move some matrices of one shape; where they are divided, all processes compute whole."""
+        steps = orthogonalize(torch.stack([whole(self._direction(p, group)) for p in parameters]))
+        rate = 0.2 * group["lr"] * math.sqrt(max(steps.shape[1:]))
+        for parameter, step in zip(parameters, steps, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(divided(step, parameter), alpha=-rate)
+            parameter.grad = None
 
     def _direction(self, parameter: nn.Parameter, group: dict) -> Tensor:
         """The gradient with Nesterov momentum."""
@@ -144,7 +162,7 @@ def warmup_cosine(
     if not 0 <= warmup_steps < total_steps:
         allowed = f"[0, total_steps={total_steps})"
         raise ConfigurationError(f"warmup_steps {warmup_steps} must be in {allowed}")
-    check_real("final_lr", final_lr)
+    final_lr = check_real("final_lr", final_lr)
     if not 0 <= final_lr < math.inf:
         raise ConfigurationError(f"final_lr {final_lr} must be finite and not negative")
     peak = optimizer.param_groups[0]["lr"]

@@ -13,7 +13,7 @@ from tarflow.data.images import ImageData
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import CONFIG, check_weights
 from tarflow.flows.flow import Flow
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 
 MUST_MATCH = (
     *("seed", "model", "codec", "noise", "objective", "optimizer", "schedule", "module"),
@@ -170,7 +170,7 @@ class Run:
                 f"{self.config} cannot be read ({error}), which tells what {self.checkpoint}"
                 " is of: bring it back, or choose another run_dir"
             ) from error
-        new = _flatten(completed(json.loads(json.dumps(config))))
+        new = _flatten(completed(json.loads(json_text(config))))
         changed = {
             key: f"{old.get(key)} -> {new.get(key)}"
             for key in sorted(old.keys() | new.keys())
@@ -193,7 +193,7 @@ class Run:
         """Write a file of the folder."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(content, indent=2) + "\n")
+            write_atomically(path, json_text(content))
         except OSError as error:
             raise CheckpointError(
                 f"the run folder {self.directory} cannot be written to ({error}): make room,"

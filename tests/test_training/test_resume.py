@@ -1,6 +1,7 @@
 """A run that was stopped at any step goes on bitwise as one that never was."""
 
 import functools
+from typing import Any
 
 import lightning
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 from tarflow import NoNoise, Pixels, TarFlow, UniformDequantization
 from tarflow.data import ImageData, ImageDataModule
-from tarflow.data.loading.batches import Mirrored
+from tarflow.data.loading.augmentation import mirror
+from tarflow.data.loading.batches import Wrapped
 from tarflow.data.storage.image_files import ImageFiles
 from tarflow.training import (
     FlowModule,
@@ -35,6 +37,14 @@ def folder(tmp_path):
     return tmp_path
 
 
+class Inverted(Wrapped):
+    """Images of which half are inverted, drawn anew at each reading."""
+
+    def __getitem__(self, index):
+        image, context = self.dataset[index]
+        return (255 - image if torch.rand(1) < 0.5 else image), context
+
+
 def run(
     folder,
     first,
@@ -49,10 +59,8 @@ def run(
     lightning.seed_everything(5, verbose=False)
     paths = sorted(folder.glob("*.png"))
     files = ImageFiles([(str(path), index % 3) for index, path in enumerate(paths)], 4, 1)
-    train = Mirrored(files)
-    data = ImageData(
-        "files", train, None, files, codec=Pixels(), num_classes=3, image_shape=(1, 4, 4)
-    )
+    shape: Any = {"num_classes": 3, "image_shape": (1, 4, 4)}
+    data = ImageData("files", Inverted(files), None, files, Pixels(), **shape, augment=mirror)
     datamodule = ImageDataModule(data, 4, None, device_batch_size, num_workers)
     flow = TarFlow(
         4,

@@ -76,26 +76,6 @@ class Wrapped(Dataset):
         return len(self.dataset)  # pyright: ignore[reportArgumentType]
 
 
-class Mirrored(Wrapped):
-    """Images of which half are mirrored, drawn anew at each reading."""
-
-    def __getitem__(self, index: int) -> Example:
-        image, context = self.dataset[index]
-        return (image.flip(-1) if torch.rand(1) < 0.5 else image), context
-
-
-class Drawn(Wrapped):
-    """Examples as a training run reads them, by index and seed.
-
-    What they draw on the way, from torch's global generator, follows from the seed.
-    """
-
-    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
-        index, seed = draw
-        torch.default_generator.manual_seed(seed)
-        return (*self.dataset[index], index)
-
-
 class Numbered(Wrapped):
     """Examples with their indices; the first example stands where there is padding."""
 
@@ -104,3 +84,27 @@ class Numbered(Wrapped):
         present = Subset(self.dataset, [max(index, 0) for index in indices])
         examples = present.__getitems__(list(range(len(indices))))
         return [(*example, index) for example, index in zip(examples, indices, strict=True)]
+
+
+class Drawn(Wrapped):
+    """Examples as a training run reads them, by index and seed.
+
+    What they draw on the way, from torch's global generator, follows from the seed: of each where
+    they are read one by one, of the first where a data set reads all of them at once.
+    """
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Any, ...]]:
+        size = len(draws) if _reads_at_once(self.dataset) else 1
+        examples, numbered = [], Numbered(self.dataset)
+        for start in range(0, len(draws), size):
+            torch.default_generator.manual_seed(draws[start][1])
+            piece = [index for index, _ in draws[start : start + size]]
+            examples += numbered.__getitems__(piece)
+        return examples
+
+
+def _reads_at_once(dataset: Any) -> bool:
+    """Whether a data set reads batches; a `Subset` has the method for it, and may still not."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return hasattr(dataset, "__getitems__")

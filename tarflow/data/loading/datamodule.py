@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from tarflow.arguments import check_integer
 from tarflow.data.images import ImageData
-from tarflow.data.loading.batches import Drawn, Numbered, collate
+from tarflow.data.loading.batches import Batch, Drawn, Numbered, collate
 from tarflow.data.loading.orders import Batches, EvaluationBatches
 from tarflow.data.loading.shares import BatchShares
 from tarflow.errors import DataError
@@ -100,6 +100,17 @@ class ImageDataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._evaluation("test")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment what is trained on, from the seed and the batch's number alone."""
+        trainer = self.trainer
+        assert trainer is not None
+        if self.data.augment is None or not trainer.training:
+            return batch
+        # Lightning counts a batch after it has moved it, so this is the number of those before.
+        number = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        source = self.batches.shares.source(self.batches.seed, number)
+        return batch._replace(x=self.data.augment(batch.x, source))
 
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint keeps: how many batches are done, in this order."""
