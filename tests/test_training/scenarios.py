@@ -198,11 +198,11 @@ def everything(folder: Path, options: Callable[[], Options], parts: int = 1) -> 
     within, half = Within(), {"precision": "bf16-mixed"}
     results["bfloat16"] = go(options() | half, within, layers=2, recomputed=1)
     results["within"] = sorted(within.seen)
-    for seconds in (0, 1000):
+    for seconds in (0.0, 1000.0):
         preemption = Preemption(["SIGTERM"], seconds)
         told = go(options(), preemption, Told())
         assert preemption.received == signal.SIGTERM
-        results[f"told_{seconds}"] = max(told["losses"])
+        results[f"told_{seconds:.0f}"] = max(told["losses"])
     stray = torch.arange(24) % 3
     stray[1] = 5  # which one process alone reads
     results["context"] = refused(lambda: go(options() | {"limit_val_batches": 0}, label=stray))
