@@ -1,5 +1,6 @@
 """How a command finds its configuration and runs."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
@@ -51,7 +52,7 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
     with told_plainly():
         import_own_packages()
         arguments = options_first(arguments)
-    read = [f"tarflow {task.__name__}", *arguments]  # what Hydra does
+    read = [f"tarflow {task.__name__}", *map(off, arguments)]  # what Hydra does
     with (
         process_kept(),
         hydra_kept(),
@@ -60,3 +61,15 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
         watched_launcher(),
     ):
         main(task_told_plainly)()
+
+
+def off(argument: str) -> str:
+    """Write a group of sections that is switched off, as by `logger=null`, as Hydra reads it.
+
+    Example:
+        >>> off("logger=null"), off("callbacks=False"), off("seed=null")
+        ('logger=[]', 'callbacks=[]', 'seed=null')
+    """
+    key, _, value = argument.partition("=")
+    group = re.fullmatch(r"\w+", key) and (CONF / key).is_dir()
+    return f"{key}=[]" if group and value.lower() in ("null", "none", "false", "off") else argument

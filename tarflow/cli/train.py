@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tarflow.arguments import check_integer
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
+from tarflow.cli.targets import completed
 from tarflow.cli.trainer import make_trainer
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
@@ -62,7 +63,7 @@ def train(config: TrainSettings) -> None:
     if check_integer("seed", config.seed, least=0) >= 2**32:
         raise ConfigurationError(f"seed {config.seed} must be below 2**32")
     run = Run(Path(config.run_dir))
-    checkpoint = run.start(config.composed, config.resume, leads)
+    checkpoint = run.start(config.composed, config.resume, leads, completed)
     done = run.step()
     if done >= config.trainer.max_steps:
         model = f"Its model: {run.pretrained}" if run.has_model else "No model was written"
@@ -72,6 +73,7 @@ def train(config: TrainSettings) -> None:
     datamodule = instantiate(config.data)
     flow = make_flow(config.model, config.codec, config.noise, datamodule.data)
     run.check(flow)
+    run.check_data(datamodule.data, leads)
     module = instantiate(config.module, flow=flow)
     trainer = make_trainer(config.trainer, config.logger, config.callbacks)
     num_parameters = sum(parameter.numel() for parameter in flow.parameters())

@@ -26,7 +26,7 @@ from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.metrics import WorkOf
 from tarflow.evaluation.provenance import content_of, digests
 from tarflow.evaluation.work import Rows
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 
 MOST_KEPT = 10_000
 """Vectors that are kept for what needs more than their moments."""
@@ -109,7 +109,7 @@ def chosen(part: Any, most: int | None) -> Subset:
 def save(path: Path, origin: Mapping[str, Any], references: Mapping[str, Reference]) -> None:
     """Write the references of all extractors with all that they depend on."""
     content = io.BytesIO()
-    arrays: dict[str, Any] = {"origin": np.array(json.dumps({"format": FORMAT, **origin}))}
+    arrays: dict[str, Any] = {"origin": np.array(json_text({"format": FORMAT, **origin}))}
     for name, reference in references.items():
         columns = {**vars(reference.moments), "features": reference.features}
         arrays |= {f"{name}/{key}": column for key, column in columns.items()}
@@ -134,7 +134,7 @@ def load(path: Path, origin: Mapping[str, Any]) -> dict[str, Reference]:
             references[name] = Reference(moments, arrays[f"{name}/features"])
     except Exception as error:  # damage shows in many ways
         raise DataError(f"{path} does not hold statistics of real images: {advice}") from error
-    wanted = json.loads(json.dumps({"format": FORMAT, **origin}))
+    wanted = json.loads(json_text({"format": FORMAT, **origin}))
     for key in sorted(held.keys() | wanted.keys()):
         if held.get(key) != wanted.get(key):
             raise DataError(

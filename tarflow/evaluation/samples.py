@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tarflow.arguments import check_integer, shown
+from tarflow.arguments import check_integer, keep, shown
 from tarflow.data import ImageData
 from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import ConfigurationError, DataError
@@ -57,14 +57,12 @@ class SampleMetrics(Metrics):
     name: ClassVar[str] = "samples"
 
     def __post_init__(self):
-        check_integer("num_samples", self.num_samples, least=4)
-        check_integer("batch_size", self.batch_size, least=1)
-        if self.num_reference is not None:
-            check_integer("num_reference", self.num_reference, least=4)
+        for name, least in (("num_samples", 4), ("batch_size", 1), ("num_reference", 4)):
+            if name != "num_reference" or self.num_reference is not None:
+                keep(self, **{name: check_integer(name, getattr(self, name), least)})
         if isinstance(self.seeds, str) or not isinstance(self.seeds, Sequence):
             raise ConfigurationError(f"seeds {shown(self.seeds)} are not a list of integers")
-        for seed in self.seeds:
-            check_integer("one of seeds,", seed)
+        keep(self, seeds=tuple(check_integer("one of seeds,", seed) for seed in self.seeds))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigurationError(
                 f"seeds {list(self.seeds)} must be one or more, all different"

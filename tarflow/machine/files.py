@@ -1,13 +1,17 @@
 """Files that are written whole or not at all."""
 
 import errno
+import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
+from torch import Tensor
 
 from tarflow.errors import DataError
 
@@ -54,6 +58,23 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file; a failure leaves what was there before."""
     with replacing(path) as new:
         new.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def listed(value: Any) -> Any:
+    """Numbers of NumPy and torch as plain ones, for JSON."""
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return value.tolist()
+    raise TypeError(f"{value!r} cannot be kept in a file")
+
+
+def json_text(content: Any, default: Callable[[Any], Any] = listed, indent: int = 2) -> str:
+    """Valid JSON of some content, which every reader takes: null stands for NaN and infinity.
+
+    The default makes what JSON keeps of what it does not know.
+    """
+    text = json.dumps(content, default=default)
+    finite = json.loads(text, parse_constant=lambda name: None)
+    return json.dumps(finite, indent=indent, allow_nan=False) + "\n"
 
 
 @contextmanager

@@ -78,7 +78,8 @@ class WeightAveraging(StepCallback):
             self._exchange(self.decays[0])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
-        averages = {decay: self.whole(decay) for decay in self._averages}
+        leads = trainer.is_global_zero
+        averages = {decay: self.whole(decay, leads) for decay in self._averages}
         checkpoint["averaging"] = {"num_updates": self.num_updates, "averages": averages}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
@@ -93,9 +94,12 @@ class WeightAveraging(StepCallback):
                 f" {missing}: averages begin with a run, so go back to its decays"
             )
 
-    def whole(self, decay: float) -> dict[str, Tensor]:
-        """An average as whole tensors, on the CPU; empty before training starts."""
-        return whole_state(self._averages.get(decay, {}))
+    def whole(self, decay: float, leads: bool) -> dict[str, Tensor]:
+        """An average as whole tensors, on the CPU, where this process leads; else empty.
+
+        Before training starts, it is empty everywhere.
+        """
+        return whole_state(self._averages.get(decay, {}), leads)
 
     @torch.no_grad()
     def _exchange(self, decay: float) -> None:
@@ -111,12 +115,14 @@ class WeightAveraging(StepCallback):
 def averages(trainer: Trainer, flow: Flow) -> Iterator[tuple[float | None, dict[str, Tensor]]]:
     """State dicts of all averages, the one that counts first; of the weights, where none are kept.
 
-    They hold whole tensors, on the CPU. All processes have to ask for them.
+    They hold whole tensors, on the CPU of the first process. All have to ask for them, and others
+    get empty ones.
     """
-    state = whole_state(flow.state_dict())
+    leads = trainer.is_global_zero
+    state = whole_state(flow.state_dict(), leads)
     for callback in callbacks_of(trainer):
         if isinstance(callback, WeightAveraging):
             for decay in callback.decays:
-                yield decay, state | callback.whole(decay)
+                yield decay, state | callback.whole(decay, leads)
             return
     yield None, state

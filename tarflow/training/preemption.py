@@ -1,5 +1,6 @@
 """What makes a run stop before its end."""
 
+import math
 import os
 import shutil
 import signal
@@ -11,9 +12,11 @@ from typing import Any
 
 from lightning import Trainer
 
+from tarflow.arguments import check_real
 from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.registry import register
 from tarflow.training.checkpoints import LastCheckpoint
+from tarflow.training.poll import Poll
 from tarflow.training.steps import StepCallback, callbacks_of
 
 
@@ -28,12 +31,16 @@ class Preemption(StepCallback):
 
     Args:
         signals: Names of the signals that end the run.
+        seconds: Several processes ask each other for signals about as often; with 0 after every
+            step, as a process alone does.
 
     Attributes:
         received: The signal that ended the run, if one did.
     """
 
-    def __init__(self, signals: Sequence[str] = ("SIGTERM", "SIGUSR1", "SIGINT")):
+    def __init__(
+        self, signals: Sequence[str] = ("SIGTERM", "SIGUSR1", "SIGINT"), seconds: float = 1.0
+    ):
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown or not signals:
             raise ConfigurationError(
@@ -41,18 +48,24 @@ class Preemption(StepCallback):
                 " SIGTERM and SIGINT; callbacks.preemption=null is without"
             )
         self.signals = [signal.Signals[name] for name in signals]
+        check_real("seconds", seconds)
+        if not 0 <= seconds < math.inf:
+            raise ConfigurationError(f"seconds {seconds} must be finite and not negative")
+        self.seconds = seconds
         self.received: signal.Signals | None = None
+        self._poll = Poll(seconds, 0)
         self._before: dict = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         self.received = None
+        self._poll = Poll(self.seconds, trainer.global_step)
         if threading.current_thread() is threading.main_thread():
             for each in self.signals:
                 self._before[each] = signal.signal(each, self._receive) or signal.SIG_DFL
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+        if self._poll(trainer, self.received is not None, module.device):
             self.received = self.received or self.signals[0]
             for callback in callbacks_of(trainer):
                 if isinstance(callback, LastCheckpoint):

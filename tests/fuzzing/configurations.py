@@ -146,6 +146,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "callbacks.averaging.decays": ("text", 3, [], [2.0], [-1.0], ["a"], None),
         "callbacks.sample_grid.num_samples": POSITIVE,
         "callbacks.preemption.signals": ("text", 3, ["SIGNONE"], [3], None),
+        "callbacks.preemption.seconds": (-1, None, *REAL),
     },
 }
 

@@ -110,7 +110,8 @@ def test_names_with_several_dots(tmp_path):
 
 def test_any_format_is_read_and_junk_is_not(tmp_path):
     write(tmp_path / "train-0.tar", {
-        "a.gif": png(1, kind="GIF"), "b.JFIF": png(20, kind="JPEG"), "./c.tif": png(3, kind="TIFF"),
+        "a.gif": png(1, kind="GIF"), "b.JFIF": png(20, kind="JPEG"),
+        "./c.tiff": png(3, kind="TIFF"),
         "._a.png": b"", "__MACOSX/a.png": b"", ".ipynb_checkpoints/a.png": b"", "a.txt": b"",
     })  # fmt: skip
     write(tmp_path / "test-0.tar", {"a.png": png(1)})

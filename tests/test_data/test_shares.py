@@ -80,7 +80,9 @@ def test_a_smaller_last_batch_cannot_be_divided():
         module.setup("fit")
 
 
-def test_a_checkpoint_of_another_accumulation_is_refused():
-    module = ImageDataModule(digits(), batch_size=16)
-    with pytest.raises(DataError, match="accumulated gradients over 2 steps, and this run would"):
-        module.load_state_dict({"done": 3, "parts": 2})
+def test_a_checkpoint_of_another_accumulation_goes_on_with_the_same_batch():
+    module = ImageDataModule(digits(), batch_size=16, device_batch_size=4)
+    module.trainer = trainer()
+    module.setup("fit")
+    module.load_state_dict({"done": 6, "parts": 2})
+    assert module.batches.first == 3 * 4

@@ -75,7 +75,7 @@ def complete_parts_by_name(
     """
 
     def by_name(part: str, indices: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-        places = np.array([_place(names[index], SEEDS[part]) for index in indices])
+        places = np.array([_place(names[int(index)], SEEDS[part]) for index in indices])
         chosen = places < fraction
         # of a few, none or all may be chosen: each side gets one, whatever the fraction
         chosen[places.argmin()], chosen[places.argmax()] = True, False
@@ -108,7 +108,7 @@ def _complete(
     for part, fraction in {"test": test_fraction, "val": validation_fraction}.items():
         if part not in parts and _check_fraction(FRACTIONS[part], fraction):
             indices["train"], indices[part] = divide(part, indices["train"], fraction)
-    return {**parts, **{part: _take(parts["train"], chosen) for part, chosen in indices.items()}}
+    return {**parts, **{part: _take(parts["train"], each) for part, each in indices.items()}}
 
 
 def _take(part: Any, indices: np.ndarray) -> Subset:
@@ -118,7 +118,7 @@ def _take(part: Any, indices: np.ndarray) -> Subset:
 
 def _check_fraction(name: str, fraction: float) -> float:
     """Refuse what is not a fraction."""
-    check_real(name, fraction, DataError)
+    fraction = check_real(name, fraction, DataError)
     if not 0 <= fraction < 1:
         raise DataError(f"{name} {fraction} is out of range: choose 0 <= {name} < 1")
     return fraction

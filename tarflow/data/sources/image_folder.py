@@ -1,5 +1,6 @@
 """A folder of images with a subfolder for each class."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tarflow.arguments import check_integer
@@ -75,7 +76,7 @@ def image_folder(
     return data.for_training(0.0, horizontal_flip)
 
 
-def _check_trained(part: PicturePart, indices: list[int]) -> None:
+def _check_trained(part: PicturePart, indices: Iterable[int]) -> None:
     """Refuse a class of which all pictures are held out: it would be sampled, yet not trained."""
     left = {part.labels[index] for index in indices}
     missing = sorted(set(part.labels) - left)
