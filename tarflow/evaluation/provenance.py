@@ -33,7 +33,7 @@ def digests(batch: Batch) -> UInt8[np.ndarray, "batch 32"]:
 
 def readable(digests: UInt8[np.ndarray, "count 32"]) -> Bool[np.ndarray, " count"]:
     """Which of some images could be read."""
-    return digests.any(axis=1)
+    return np.asarray(digests.any(axis=1))
 
 
 def of_readable(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
