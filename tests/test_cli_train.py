@@ -34,6 +34,7 @@ def test_null_and_false_switch_off(capsys):
     assert "%" not in said.err  # no bar of Lightning's in place of ours
     assert {path.name for path in Path("run").iterdir()} == {
         "config.json",
+        "data.json",
         "checkpoints",
         "pretrained",
     }
@@ -45,7 +46,7 @@ def test_groups_are_switched_off(capsys, off):
     said = capsys.readouterr()
     assert "no model was written" in said.out
     assert "trained model" not in said.out
-    assert [path.name for path in Path("run").iterdir()] == ["config.json"]
+    assert {path.name for path in Path("run").iterdir()} == {"config.json", "data.json"}
 
 
 def test_what_is_needed_cannot_be_switched_off():

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tarflow.cli.loader import own_loader
+from tarflow.cli.process_state import hydra_kept, process_kept
 from tarflow.cli.settings import CONF, Settings
 from tarflow.cli.sweep import job_told_plainly, watched_launcher
 from tarflow.cli.targets import import_own_packages
@@ -44,7 +45,7 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
         # Lightning starts other processes of a run with the arguments that started this one.
         sys.argv = given
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-        with job_told_plainly() if sweeps else told_plainly():
+        with process_kept(), job_told_plainly() if sweeps else told_plainly():
             return task(kind.of(config))
 
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=task.__name__)
@@ -53,6 +54,8 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
         arguments = options_first(arguments)
     read = [f"tarflow {task.__name__}", *map(off, arguments)]  # what Hydra does
     with (
+        process_kept(),
+        hydra_kept(),
         patch.object(sys, "argv", read),
         own_loader(arguments, get_type_hints(kind)),
         watched_launcher(),

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
-from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from tarflow.arguments import shown
@@ -87,7 +88,7 @@ def _made(name: str, section: Section | None) -> list[Any]:
         return []  # all are off, and an experiment sets something of them
     for key, each in listed.items():
         if "_target_" not in each:
-            on = ", ".join(key for key in listed if "_target_" in listed[key])
+            on = ", ".join(str(key) for key in listed if "_target_" in listed[key])
             raise ConfigurationError(
                 f"{name}.{key} has no _target_, so that it sets nothing: there are {on}"
             )

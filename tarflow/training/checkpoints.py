@@ -137,7 +137,7 @@ def _place(trainer: Trainer) -> dict[str, Any]:
     """How far the loops and the data are."""
     datamodule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     state = {} if datamodule is None else datamodule.state_dict()
-    rest = {"epoch": trainer.current_epoch}
+    rest: dict[str, Any] = {"epoch": trainer.current_epoch}
     if state:
         rest[type(datamodule).__qualname__] = state
     return {"loop": trainer.fit_loop.state_dict(), "rest": rest}

@@ -42,6 +42,11 @@ class Batch(NamedTuple):
     context: Context
     index: Int64[Tensor, " batch"]
 
+    def first(self, count: int) -> "Batch":
+        """The first of the examples."""
+        context = self.context.map(lambda rows: rows[:count])
+        return Batch(self.x[:count], context, self.index[:count])
+
 
 def collate(examples: Sequence[Any]) -> Batch:
     """Put examples together: of each what is stored, the parts of its context, and its index.
