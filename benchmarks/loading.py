@@ -1,9 +1,10 @@
-"""The share of a training step that waits for images: from memory, and from a folder of JPEGs.
+"""The share of a training step that waits for images: from memory, JPEGs, and maps of millions.
 
 A real fit of a flow with the case's transformers, in the package's fastest mode, through the data
 module with as many workers as `conf/data` gives it: Lightning's own profiler tells how long the
 training process waited for each batch. On a GPU a wait may be hidden behind a step that is still
-running: the share is an upper bound there. Files were just written, so that they are in memory.
+running: the share is an upper bound there. JPEGs were just written, so that they are in memory;
+the maps of millions of pictures are files without content, which take no room and are not.
 """
 
 import statistics
@@ -15,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
@@ -22,11 +24,14 @@ from PIL import Image
 from benchmarks.trainer import PackageTraining
 from benchmarks.training_cases import MODES, Case, Model
 from tarflow import GaussianNoise, TarFlow
-from tarflow.data import ImageData, ImageDataModule, digits, image_folder
+from tarflow.data import ImageData, ImageDataModule, digits, image_folder, memory_mapped
+from tarflow.data.storage.prepared import Description
 
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"
 SIDE = 64
 """Height and width of the JPEGs."""
+MILLIONS = {"1.28 million": 1_281_167, "10 million": 10_000_000}
+"""Numbers of pictures that are mapped to memory."""
 
 
 @dataclass(frozen=True)
@@ -132,19 +137,36 @@ def make_flow(source: Source, model: Model) -> TarFlow:
 
 @contextmanager
 def sources(length: int, num_images: int) -> Iterator[list[Source]]:
-    """The digits, and a folder of JPEGs that lasts as long as the context.
+    """The digits, and what lasts as long as the context: JPEGs, and maps of millions of pictures.
 
     Args:
         length: Most patches to cut an image into.
         num_images: Number of JPEGs.
     """
     with TemporaryDirectory() as folder:
-        write_photographs(Path(folder), num_images)
-        photographs = image_folder(folder, SIDE, verify=False)
-        yield [
+        write_photographs(Path(folder, "jpegs"), num_images)
+        photographs = image_folder(Path(folder, "jpegs"), SIDE, verify=False)
+        found = [
             Source("digits", digits(), num_workers=0, length=length),
             Source("64 px JPEGs", photographs, num_workers=2, length=length),
         ]
+        for name, count in MILLIONS.items():
+            data = map_pictures(Path(folder, name), count)
+            found.append(Source(f"{name} pictures", data, num_workers=2, length=length))
+        yield found
+
+
+def map_pictures(folder: Path, count: int) -> ImageData:
+    """Map a file of tiny pictures to memory, all black, which was never written."""
+    folder.mkdir()
+    shape = (3, 8, 8)
+    for part, number in (("train", count), ("test", 1)):
+        for name, dtype, of_one in (("images", np.uint8, shape), ("labels", np.int64, ())):
+            path = folder / f"{part}_{name}.npy"
+            np.lib.format.open_memmap(path, "w+", dtype, (number, *of_one))
+    counts = {"train": count, "test": 1}
+    Description("arrays", "black pictures", 256, 1, shape, (), counts, {}).write(folder)
+    return memory_mapped(folder)
 
 
 def write_photographs(folder: Path, num_images: int) -> None:
@@ -158,5 +180,5 @@ def write_photographs(folder: Path, num_images: int) -> None:
         top, left = (int(draw(extent - SIDE + 1)) for extent in pixels.shape[:2])
         crop = Image.fromarray(pixels[top : top + SIDE, left : left + SIDE])
         path = folder / str(index % 2) / f"{index:05d}.jpg"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         crop.save(path, quality=90)

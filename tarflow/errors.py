@@ -21,7 +21,7 @@ class NonFiniteError(TarflowError):
             the input was not finite to begin with.
     """
 
-    def __init__(self, message: str, transform: int | None):
+    def __init__(self, message: str, transform: int | None = None):
         super().__init__(message)
         self.transform = transform
 

@@ -210,7 +210,8 @@ def test_slow_precisions_are_left_out_and_named():
 
 def test_patches_are_as_small_as_the_length_allows():
     with sources(64, 40) as found:
-        digits, photographs = found
+        digits, photographs, *mapped = found
+        assert [len(each.data.train) for each in mapped] == [1_281_167, 10_000_000]
         assert (digits.patch_size, photographs.patch_size) == (1, 8)
         assert replace(photographs, length=1024).patch_size == 2
         assert isinstance(digits, Source)
@@ -268,7 +269,8 @@ def test_a_quick_run_from_end_to_end(tmp_path):
         assert 0 < each.utilization < 1
         # At least the weights, their gradients and the two moments.
         assert each.peak_bytes > 4 * weights
-    assert [each.source for each in results.loading] == ["digits", "64 px JPEGs"]
+    millions = ["1.28 million pictures", "10 million pictures"]
+    assert [each.source for each in results.loading] == ["digits", "64 px JPEGs", *millions]
     assert all(0 < each.share < 1 for each in results.loading)
     [written] = tmp_path.glob("training-*.json")
     assert len(json.loads(written.read_text())["measurements"]) == 2

@@ -86,6 +86,7 @@ def test_two_processes_evaluate_as_one(trained, tmp_path):
     for world_size in (1, 2):
         for rank in reversed(range(world_size)):
             options = ["metrics.batch_size=50", f"rank={rank}", f"world_size={world_size}"]
+            options += [f"+data.num_workers={world_size - 1}"]
             folder = tmp_path / str(world_size)
             tarflow("evaluate", f"checkpoint={trained}", *options, f"output={folder}")
             assert (folder / "report.json").exists() == (rank == 0)
@@ -205,7 +206,7 @@ def test_errors_say_what_to_do(trained, tmp_path):
     assert "is neither a pretrained folder" in error_of("sample", "checkpoint=empty")
     assert "this flow knows 0 ... 9" in error_of(*sample, "label=10")
     assert "weight -1" in error_of(*sample, "guidance=-1.0")
-    assert "another configuration" in error_of(
+    assert "other settings, on which its result depends" in error_of(
         *train, "experiment=digits_samples", f"run_dir={trained}", *TINY, "model.model_dim=32"
     )
     assert "image_size=..." in error_of("convert", "weights.pth", "out", "size=3")

@@ -11,12 +11,15 @@ from tarflow import (
     Jacobi,
     LinearGuidance,
     Networks,
+    NonFiniteError,
+    NoNoise,
     TarFlow,
     UniformDequantization,
     denoise,
 )
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.nn.attention import attend
+from tarflow.sampling.chunks import ChunkSize
 from tarflow.training import FlowModule, muon, warmup_cosine
 from tarflow.training.optimizers import orthogonalize
 from tests.models import randomized
@@ -66,25 +69,37 @@ def test_orthogonalization_in_bfloat16_is_near_that_in_float32():
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")  # inductor of torch 2.11
+@pytest.mark.filterwarnings("ignore:.*The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize(
     "options", [{}, {"checkpointed_layers": 2}, {"compile": True, "checkpointed_layers": 1}]
 )
 def test_training_in_bfloat16_keeps_weights_in_float32_and_lowers_the_loss(flow, options):
     pixels = torch.randint(0, 4, (64, 1, 8, 8), dtype=torch.uint8)
     part = ArrayDataset(pixels, torch.arange(64) % 3)
-    data = ImageData("made up", part, None, part, levels=17, num_classes=3, image_shape=(1, 8, 8))
-    flow.noise = UniformDequantization(17)
+    codec = UniformDequantization(17)
+    data = ImageData("made up", part, None, part, codec, num_classes=3, image_shape=(1, 8, 8))
+    flow.codec, flow.noise = codec, NoNoise()
     schedule = functools.partial(warmup_cosine, total_steps=20, warmup_steps=1)
     module = FlowModule(flow, functools.partial(muon, lr=3e-3), schedule, **options)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+    @torch.no_grad()
+    def held_out():
+        return -flow.log_prob(flow.noisy(pixels, ExampleSeeds(0, range(64))), part.labels).mean()
+
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = lightning.Trainer(
-        max_steps=20, accelerator="gpu", devices=1, precision="bf16-mixed", **quiet
+        max_steps=20,
+        accelerator="gpu",
+        devices=1,
+        precision="bf16-mixed",
+        **dict.fromkeys(off, False),
     )
-    before = -flow.log_prob(flow.noise(pixels), part.labels).mean()
+    before = held_out()
     trainer.fit(module, ImageDataModule(data, batch_size=32))
     flow = flow.cpu().eval()
     assert all(parameter.dtype == torch.float32 for parameter in flow.parameters())
-    assert -flow.log_prob(flow.noise(pixels), part.labels).mean() < before
+    assert held_out() < before
 
 
 # --- Decoding ---------------------------------------------------------------------------------
@@ -105,22 +120,74 @@ def test_cuda_graphs_draw_the_samples_of_eager_steps(flow):
     for first in (0, 4):  # the second batch runs on the graphs and the cache of the first
         compiled = sampled(flow, first, networks=networks)
         torch.testing.assert_close(compiled, sampled(flow, first), rtol=0, atol=1e-4)
-    ready = [
-        networks.of(transform.network) for transform in flow.transform if transform.num_decoded
-    ]
-    assert [len(network.own.graphs) for network in ready] == [4, 4]
+    (room,) = networks.memory.caches.values()
+    assert [len(graphs) for graphs in room.graphs.values()] == [4, 4]
     unguided = sampled(flow, guidance=None, networks=networks)
     torch.testing.assert_close(unguided, sampled(flow, guidance=None), rtol=0, atol=1e-4)
+
+
+def test_batches_of_other_sizes_share_the_storage_of_the_largest(flow):
+    flow = flow.cuda()
+    networks = Networks(compile=True)
+    sampled(flow, networks=networks)
+    (room,) = networks.memory.caches.values()
+    held = torch.cuda.memory_allocated()
+    few = {"guidance": None, "context": LABEL[:2], "source": ExampleSeeds(0, range(2))}
+    found = flow.sample(2, networks=networks, **few)
+    torch.testing.assert_close(found, flow.sample(2, **few), rtol=0, atol=1e-4)
+    assert [*networks.memory.caches.values()] == [room]
+    keys, _ = room.cache.held(0)
+    assert torch.cuda.memory_allocated() - held < 4 * keys.nbytes  # a cache of 2 would take them
+    many = {"context": LABEL.repeat(4), "source": ExampleSeeds(0, range(16))}
+    many["guidance"] = GUIDED["guidance"]
+    found = flow.sample(16, networks=networks, **many)
+    torch.testing.assert_close(found, flow.sample(16, **many), rtol=0, atol=1e-4)
+    (larger,) = networks.memory.caches.values()
+    assert (room.rows, larger.rows) == (8, 32)
+    again = sampled(flow, networks=networks)
+    torch.testing.assert_close(again, sampled(flow), rtol=0, atol=1e-4)
+    assert [*networks.memory.caches.values()] == [larger]
+
+
+def test_storage_is_let_go_where_memory_runs_out_and_the_samples_are_the_same(flow):
+    flow = flow.cuda()
+    networks, chunk, failures = Networks(compile=True), ChunkSize(), iter([True])
+    expected = sampled(flow)
+    sampled(flow, networks=networks)
+
+    def compute(rows: slice) -> torch.Tensor:
+        count = rows.stop - rows.start
+        source = ExampleSeeds(0, range(rows.start, rows.stop))
+        options = GUIDED | {"context": LABEL[rows], "networks": networks}
+        x = flow.sample(count, source=source, **options)
+        if next(failures, False):
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")
+        return x
+
+    with pytest.warns(RuntimeWarning, match="memory ran out"):
+        x = chunk.map(compute, 4)
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-4)
+    (room,) = networks.memory.caches.values()
+    assert room.rows == 4  # of two examples with guidance: that of four is gone
+
+
+def test_graphs_made_in_inference_mode_serve_outside_of_it(flow):
+    flow = flow.cuda()
+    networks = Networks(compile=True)
+    with torch.inference_mode():
+        sampled(flow, networks=networks)
+    torch.testing.assert_close(sampled(flow, networks=networks), sampled(flow), rtol=0, atol=1e-4)
 
 
 def test_what_is_not_finite_in_one_batch_is_not_seen_by_the_next(flow):
     flow, networks = flow.cuda(), Networks(compile=True)
     z = flow.base.sample(4, ExampleSeeds(0, range(4)))
-    expected = flow.inverse(z, LABEL)
-    flow.inverse(torch.full_like(z, torch.nan), LABEL, networks=networks)
-    torch.testing.assert_close(
-        flow.inverse(z, LABEL, networks=networks), expected, rtol=0, atol=1e-4
-    )
+    with torch.no_grad():
+        expected = flow.inverse(z, LABEL)
+        with pytest.raises(NonFiniteError, match="not finite"):
+            flow.inverse(z.sign() * torch.finfo().max, LABEL, networks=networks)
+        found = flow.inverse(z, LABEL, networks=networks)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("compile", [False, True])

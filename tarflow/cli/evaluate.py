@@ -39,7 +39,7 @@ def evaluate(config: EvaluateSettings) -> None:
     """
     directory = find_pretrained(config.checkpoint)
     metrics: Metrics = instantiate(config.metrics)
-    data = instantiate(config.data.data)
+    data, num_workers = instantiate(config.data.data), config.data.get("num_workers", 0)
     if config.baseline is not None and not metrics.compares:
         raise ConfigurationError(
             f"baseline= compares likelihoods, and {metrics.name} cannot be compared: give"
@@ -52,9 +52,11 @@ def evaluate(config: EvaluateSettings) -> None:
     def measure(pretrained: Path, values: Path) -> Report | None:
         flow = load(pretrained).to(device_of(config.device, process.local_rank))
         settings = {"weights": sha256_of(pretrained / WEIGHTS), **metrics.settings(flow, data)}
-        return metrics.evaluate(
-            flow, data, lambda part: Kept(values / part, {"part": part, **settings}, process)
-        )
+
+        def work_of(part: str) -> Kept:
+            return Kept(values / part, {"part": part, **settings}, process, num_workers)
+
+        return metrics.evaluate(flow, data, work_of)
 
     values = {"values": directory, "values_of_baseline": baseline}
     reports = [measure(p, output / name) for name, p in values.items() if p is not None]

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Integer, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tarflow.arguments import check_instance, check_integer
-from tarflow.data.loading.batches import Example, Mirrored
+from tarflow.data.loading.augmentation import Augmentation, mirror
+from tarflow.data.loading.batches import Example
 from tarflow.data.loading.splits import complete_parts
 from tarflow.errors import DataError
 from tarflow.flows.codec import Codec
@@ -37,6 +38,8 @@ class ImageData:
         num_classes: Number of classes; 0 for data without labels.
         image_shape: Channels, height and width of an image.
         class_names: A name for each class, where classes have names.
+        augment: What training makes of its batches of stored images, such as `mirror`; nothing
+            else that reads the training part, as evaluation does, sees it.
 
     Raises:
         ConfigurationError: The codec is not a `Codec`.
@@ -50,6 +53,7 @@ class ImageData:
     num_classes: int
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
+    augment: Augmentation | None = None
 
     def __post_init__(self):
         check_instance("codec", self.codec, Codec, "pass Pixels(256) for images of bytes")
@@ -75,13 +79,14 @@ class ImageData:
         return {**sizes, "num_classes": self.num_classes, **codec}
 
     def for_training(self, validation_fraction: float, horizontal_flip: bool) -> "ImageData":
-        """Set a fraction of the training images, which have `labels`, aside; mirror the others."""
+        """Set a fraction of the training images aside, by their `labels`; mirror in training."""
         parts = self.parts
         if validation_fraction:
             labels = np.asarray(parts["train"].labels)
             parts = complete_parts(parts, labels, 0.0, validation_fraction)
-        train = Mirrored(parts["train"]) if horizontal_flip else parts["train"]
-        return replace(self, train=train, validation=parts.get("val"))
+        augment = mirror if horizontal_flip else None
+        train, validation = parts["train"], parts.get("val")
+        return replace(self, train=train, validation=validation, augment=augment)
 
 
 class LabelledImages(Dataset, ABC):
@@ -144,3 +149,38 @@ def check_levels(levels: int) -> None:
     check_integer("levels", levels, kind=DataError)
     if not 2 <= levels <= 256:
         raise DataError(f"levels {levels} is out of range: choose 2 ... 256")
+
+
+def count_classes(
+    labels: Mapping[str, Integer[Any, " num"]], num_classes: int | None, origin: str
+) -> int:
+    """The number of classes of the labels of each part.
+
+    Args:
+        labels: Those of each part; all `UNLABELLED` where there are none.
+        num_classes: The number, where it is known; it may count classes without images.
+        origin: Whose labels they are, for messages.
+
+    Raises:
+        DataError: A label is out of range; or the number is to be found, but a class has no
+            training image: it would be sampled, and averaged into the null, without being trained.
+    """
+    found = {part: set(np.unique(np.asarray(given)).tolist()) for part, given in labels.items()}
+    every = sorted(set().union(*found.values()) - {UNLABELLED})
+    if num_classes is not None:
+        if every and every[-1] >= num_classes:
+            raise DataError(
+                f"the labels of {origin} go to {every[-1]}; allowed is 0 ... {num_classes - 1}"
+                " (num_classes)"
+            )
+        return num_classes
+    count = every[-1] + 1 if every else 0
+    missing = next((label for label in range(count) if label not in found["train"]), None)
+    if missing is not None:
+        raise DataError(
+            f"the labels of {origin} go from {every[0]} to {every[-1]}, but no training image is"
+            f" of class {missing}: number the classes from 0 without gaps, as by"
+            " numpy.unique(labels, return_inverse=True)[1], or pass"
+            f" num_classes={count} to keep classes without images"
+        )
+    return count

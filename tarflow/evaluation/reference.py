@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
-from tarflow.data.loading.batches import read_batch
+from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import DataError
 from tarflow.evaluation.distances import (
     NEIGHBOUR,
@@ -26,7 +26,7 @@ from tarflow.evaluation.distances import (
 )
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.metrics import WorkOf
-from tarflow.evaluation.provenance import content_of, digests
+from tarflow.evaluation.provenance import content_of, digests, of_readable
 from tarflow.evaluation.work import Rows
 from tarflow.machine.files import json_text, write_atomically
 
@@ -73,8 +73,10 @@ class Reference:
 
 def references_of(
     features: ImageFeatures, part: Subset, kept: Path | None, work_of: WorkOf
-) -> dict[str, Reference] | None:
-    """What samples are compared with, for every extractor; None where another process knows.
+) -> tuple[dict[str, Reference], int] | None:
+    """What samples are compared with, for every extractor, and how many images are unreadable.
+
+    None where another process knows.
 
     A file that is kept holds it from an earlier evaluation, or will from now on.
 
@@ -82,10 +84,14 @@ def references_of(
         DataError: The file is of other images or features, or damaged.
     """
     is_kept = kept is not None and kept.exists()
-    compute = partial(_digests if is_kept else features.of_part, part)
-    rows = work_of("reference").do("real images", len(part), 1024 if is_kept else 256, compute)
+    work = work_of("reference")
+    read = ReadAhead(part, work.num_workers)
+    compute = partial(_digests if is_kept else features.of_part, read)
+    rows = work.do("real images", len(part), 1024 if is_kept else 256, compute)
     if rows is None:
         return None
+    total, rows = len(rows["digest"]), of_readable(rows)
+    unreadable = total - len(rows["digest"])
     origin = {
         "data": features.data.name,
         "count": len(rows["digest"]),
@@ -94,11 +100,11 @@ def references_of(
         "torch": str(torch.__version__),
     }
     if kept is not None and is_kept:
-        return load(kept, origin)
+        return load(kept, origin), unreadable
     references = {name: Reference.of(rows[name]) for name in features.extractors}
     if kept is not None:
         save(kept, origin, references)
-    return references
+    return references, unreadable
 
 
 def chosen(part: Any, most: int | None) -> Subset:
@@ -147,6 +153,6 @@ def load(path: Path, origin: Mapping[str, Any]) -> dict[str, Reference]:
     return references
 
 
-def _digests(part: Dataset, indices: range) -> Rows:
+def _digests(read: ReadAhead, indices: range) -> Rows:
     """What tells real images from others."""
-    return {"digest": digests(read_batch(part, indices))}
+    return {"digest": digests(read(indices))}

@@ -49,6 +49,8 @@ def report_of(
         for name, each in runs.items()
         if any(run["non_finite"] for run in each)
     ]
+    lost = {name: count for name, count in settings["unreadable"].items() if count}
+    notes += [f"{count} {name} images are left out: unreadable" for name, count in lost.items()]
     return Report("samples", title, columns, rows, found, notes=notes)
 
 

@@ -24,7 +24,13 @@ Compute = Callable[[range], Rows]
 
 
 class Work(ABC):
-    """Has the values of many images computed, and shows how far it is."""
+    """Has the values of many images computed, and shows how far it is.
+
+    Attributes:
+        num_workers: Number of processes that read images ahead of the computation.
+    """
+
+    num_workers: int = 0
 
     @abstractmethod
     def do(self, title: str, count: int, batch_size: int, compute: Compute) -> Rows | None:
@@ -60,6 +66,7 @@ class Kept(Work):
     directory: Path
     settings: dict[str, Any]
     process: Process = Process()
+    num_workers: int = 0
 
     def do(self, title: str, count: int, batch_size: int, compute: Compute) -> Rows | None:
         folder, settings = SampleFolder(self.directory), json.loads(json_text(self.settings))

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from tarflow.arguments import shown
 from tarflow.errors import CheckpointError
-from tarflow.machine.files import json_text
+from tarflow.machine.files import json_text, put
 from tarflow.registry import KNOWN, Part
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -44,8 +43,8 @@ def save(
         tensors = {key: value.contiguous() for key, value in weights.items()}
         save_file(tensors, new_weights, {"description": words} if words else None)
         new_weights.chmod(new_config.stat().st_mode)  # safetensors keeps others from reading it
-        os.replace(new_weights, directory / WEIGHTS)
-        os.replace(new_config, directory / CONFIG)
+        put(new_weights, directory / WEIGHTS)
+        put(new_config, directory / CONFIG)
     finally:
         new_config.unlink(missing_ok=True)
         new_weights.unlink(missing_ok=True)

@@ -148,8 +148,8 @@ class Density(nn.Module):
         """
         if value.isfinite().all():
             return
-        with torch.no_grad():
-            index = self.transform.find_non_finite(x, self._read(context, x))
+        index = self._find_non_finite(x, context)  # first: processes that share weights have to
+        self.check_context(self.read_context(context, x))
         if index is None:
             raise NonFiniteError("the data is not finite: it holds NaN or infinity", None)
         raise NonFiniteError(f"the output of transform {index} is not finite", index)
@@ -183,6 +183,27 @@ class Density(nn.Module):
             rows = context.get(conditioner.part)
             if rows is not None:
                 conditioner.check(rows)
+
+    @torch.no_grad()
+    def _find_non_finite(self, x: Examples, context: ContextLike) -> int | None:
+        """Index of the first transform whose output is not finite; None if the data is not.
+
+        Where every output is finite, but so large that its density is not, that is the last one.
+        """
+        finite: list[bool] = []
+
+        def look(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+            finite.append(all(bool(part.isfinite().all()) for part in output))
+
+        hooks = [each.register_forward_hook(look) for each in dict.fromkeys(self.transform)]
+        try:
+            self(x, context)  # as a whole, which gathers weights that are shared out
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not x.isfinite().all():
+            return None
+        return finite.index(False) if False in finite else len(finite) - 1
 
     def _read(self, context: ContextLike, examples: Tensor) -> Context:
         """Read the caller's context and check its values."""

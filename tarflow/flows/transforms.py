@@ -241,16 +241,3 @@ class Composition(Transform):
             f"the inverse of transform {index} ({type(self[index]).__name__}) is not finite: lower"
             " the guidance weight, or decode in a higher precision"
         ), index
-
-    def find_non_finite(self, x: Tensor, context: Context) -> int | None:
-        """Index of the first transform whose output is not finite; None if the input is not.
-
-        Where every output is finite, but so large that its density is not, that is the last one.
-        """
-        if not x.isfinite().all():
-            return None
-        for index, transform in enumerate(self):
-            x, log_det = transform(x, context)
-            if not (x.isfinite().all() and log_det.isfinite().all()):
-                return index
-        return len(self) - 1

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import errno
 import json
 import os
 import uuid
@@ -15,13 +16,40 @@ from torch import Tensor
 from tarflow.errors import DataError
 
 
+def put(new: Path, path: Path) -> None:
+    """Give a file or a folder that is complete its name, in place of a file that has it.
+
+    What it holds is on the disk before its name is: without that, some file systems leave an empty
+    file under the name when the power fails.
+    """
+    for each in (*new.rglob("*"), new) if new.is_dir() else (new,):
+        _to_disk(each)
+    os.replace(new, path)
+    _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until the disk holds a file, or a folder's names, where the system can tell."""
+    windows = not hasattr(os, "O_DIRECTORY")
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Where to write a file that is to replace one; a failure leaves what was there before."""
     new = path.with_name(f".{path.name}.new")
     try:
         yield new
-        os.replace(new, path)
+        put(new, path)
     finally:
         new.unlink(missing_ok=True)
 

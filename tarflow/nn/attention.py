@@ -45,6 +45,14 @@ class KVCache:
             if store is not None:
                 store.zero_()
 
+    def first(self, rows: int) -> "KVCache":
+        """The cache of the first sequences, in the same storage, which is there."""
+        cache = KVCache(len(self.keys), self.length)
+        pairs = [self.held(layer) for layer in range(len(self.keys))]
+        cache.keys = [keys[:rows] for keys, _ in pairs]
+        cache.values = [values[:rows] for _, values in pairs]
+        return cache
+
     def held(self, layer: int) -> tuple[Tensor, Tensor]:
         """The whole storage of a layer, which is there."""
         keys, values = self.keys[layer], self.values[layer]

@@ -1,17 +1,19 @@
 """Single decoding steps, compiled."""
 
 import itertools
-import threading
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import cache
 from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.nn.attention import KVCache, Step, Window
+from tarflow.nn.cache_memory import CacheMemory
 from tarflow.nn.snapshot import Outline
 from tarflow.nn.transformer import CausalTransformer, Condition
 
@@ -20,12 +22,61 @@ NUMBERS = itertools.count()
 """A number for each outline of a network: those of one share compiled code."""
 
 
-class Buffers(threading.local):
-    """What CUDA graphs read and write at fixed addresses, and the graphs: those of one thread."""
+class Room:
+    """The storage of a cache, and what reads it at its addresses: views, and CUDA graphs.
 
-    def __init__(self):
-        self.graphs: dict[tuple, GraphedStep] = {}
-        self.caches: dict[int, KVCache] = {}
+    Args:
+        rows: Number of sequences that it has room for.
+        cache: The cache, which has its storage.
+    """
+
+    def __init__(self, rows: int, cache: KVCache):
+        self.rows, self.cache = rows, cache
+        self.views: dict[int, KVCache] = {}
+        self.graphs: WeakKeyDictionary[CompiledNetwork, dict[tuple, GraphedStep]]
+        self.graphs = WeakKeyDictionary()
+        # One for all graphs: they run in turn, and what they return is copied at once. A stream on
+        # which matrices are multiplied has a workspace of its own, 30 MB on an H200.
+        self.pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
+        self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+
+    def view(self, rows: int) -> KVCache:
+        """The cache of the first sequences: always the same, emptied."""
+        if rows not in self.views:
+            self.views[rows] = self.cache.first(rows)
+        cache = self.views[rows]
+        cache.clear()  # what is not finite would pass the mask: zero times it is not a number
+        return cache
+
+    def step(
+        self,
+        network: "CompiledNetwork",
+        x: Float[Tensor, "batch 1 in_features"],
+        condition: Condition,
+        step: Step,
+    ) -> Float[Tensor, "batch 1 out_features"]:
+        """Take a step by its graph, which is recorded where there is none."""
+        graphs = self.graphs.setdefault(network, {})
+        key = len(x), step.num_keys, condition is None, step.temperature is None
+        if key not in graphs:
+            graphs[key] = GraphedStep(network.network, x, condition, step, self.pool, self.stream)
+        return graphs[key](x, condition, step)
+
+
+class GraphMemory(CacheMemory):
+    """What CUDA graphs read and write, a room for each kind of network: those of one thread.
+
+    Transformers of one kind, which decode in turn, share a room. It is as large as the largest
+    batch so far: a smaller one takes its first rows, a larger one gets a new room in its place.
+    """
+
+    def new_cache(self, kind: Hashable, rows: int, make: Callable[[int], KVCache]) -> KVCache:
+        room = self.caches.get(kind)
+        if room is None or room.rows < rows:
+            self.caches.pop(kind, None)
+            del room  # before memory is taken for more
+            room = self.caches[kind] = Room(rows, make(rows))
+        return room.view(rows)
 
 
 class CompiledNetwork:
@@ -40,6 +91,7 @@ class CompiledNetwork:
         max_graphed_rows: Rows above which no CUDA graph is made: there the kernels take the time,
             not their launches. 64 examples are 128 rows with guidance.
         backend: What compiles on CPUs.
+        memory: Where caches and graphs lie; transformers that decode in turn share it.
     """
 
     def __init__(
@@ -48,48 +100,56 @@ class CompiledNetwork:
         num_buckets: int = 4,
         max_graphed_rows: int = 128,
         backend: str = "inductor",
+        memory: GraphMemory | None = None,
     ):
         self.network = network
         self.dtype = network.dtype
         self.bucket = -(-network.length // num_buckets)
         self.max_graphed_rows = max_graphed_rows
         self.backend = backend
+        self.device = network.position_embedding.device
         self.kind = KINDS.setdefault(Outline(network).description, next(NUMBERS))
-        self.own = Buffers()
+        self.memory = memory or GraphMemory()
 
     def new_cache(self, rows: int) -> KVCache:
         """A cache that has its storage; where there are graphs, the one they were made for."""
-        cache = self.own.caches.get(rows)
-        if cache is None:
-            cache, network = self.network.new_cache(rows), self.network
-            table = network.position_embedding
-            # A step gives every layer the storage that it writes to.
-            x = table.new_zeros(rows, 1, network.in_features)
-            network(x, None, Window(0, cache))
-            if table.is_cuda and rows <= self.max_graphed_rows:
-                self.own.caches[rows] = cache
-        cache.clear()  # what is not finite would pass the mask: zero times it is not a number
+        if self.device.type != "cuda" or rows > self.max_graphed_rows:
+            return self._stored(rows)
+        return self.memory.new_cache(self.place, rows, self._stored)
+
+    @property
+    def place(self) -> Hashable:
+        """What it shares with the networks that use the same room."""
+        return self.kind, self.dtype, self.device
+
+    def _stored(self, rows: int) -> KVCache:
+        """A cache with storage, empty: a step gives every layer the storage that it writes to."""
+        # What is made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            cache, table = self.network.new_cache(rows), self.network.position_embedding
+            self.network(
+                table.new_zeros(rows, 1, self.network.in_features), None, Window(0, cache)
+            )
+        cache.clear()
         return cache
 
     def __call__(
         self, x: Float[Tensor, "batch window in_features"], condition: Condition, window: Window
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
-        too_many = x.is_cuda and len(x) > self.max_graphed_rows
-        if window.cache is None or x.shape[1] > 1 or too_many:
+        room = self.memory.caches.get(self.place) if x.is_cuda else None
+        graphed = room is not None and room.views.get(len(x)) is window.cache
+        if window.cache is None or x.shape[1] > 1 or x.is_cuda != graphed:
             return self.network(x, condition, window)
         position = torch.full((1,), window.start, device=x.device)
         num_keys = min(self.network.length, (window.start // self.bucket + 1) * self.bucket)
         step = Step(position, num_keys, window.cache, window.temperature)
-        if not x.is_cuda:
-            # A copy, for the strides of a slice would make another graph.
-            x = x.clone(memory_format=torch.contiguous_format)
-            compiled = compiled_step(self.kind, len(x), num_keys, self.backend)
-            return compiled(self.network, x, condition, step)
-        key = len(x), num_keys, condition is None, window.temperature is None
-        if key not in self.own.graphs:
-            self.own.graphs[key] = GraphedStep(self.network, x, condition, step)
-        return self.own.graphs[key](x, condition, step)
+        if room is not None:
+            return room.step(self, x, condition, step)
+        # A copy, for the strides of a slice would make another graph.
+        x = x.clone(memory_format=torch.contiguous_format)
+        compiled = compiled_step(self.kind, len(x), num_keys, self.backend)
+        return compiled(self.network, x, condition, step)
 
 
 def take_step(
@@ -124,20 +184,35 @@ class GraphedStep:
         x: Float[Tensor, "batch 1 in_features"],
         condition: Condition,
         step: Step,
+        pool: Any,
+        stream: Any,
     ):
+        # What is made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            self._record(network, x, condition, step, pool, stream)
+
+    def _record(
+        self,
+        network: CausalTransformer,
+        x: Float[Tensor, "batch 1 in_features"],
+        condition: Condition,
+        step: Step,
+        pool: Any,
+        stream: Any,
+    ) -> None:
+        """Copy the inputs to where they stay, and record."""
         self.x = x.clone()
         self.condition = None if condition is None else condition.clone()
         temperature = None if step.temperature is None else step.temperature.clone()
         self.step = replace(step, position=step.position.clone(), temperature=temperature)
         # A recording must not be what first loads kernels; this also computes the step itself.
-        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             network(self.x, self.condition, self.step)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, pool, stream, capture_error_mode="thread_local"):
             self.output = network(self.x, self.condition, self.step)
 
     def __call__(

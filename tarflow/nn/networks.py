@@ -8,8 +8,9 @@ from functools import cached_property
 import torch
 
 from tarflow.errors import ConfigurationError
-from tarflow.nn.compiled import CompiledNetwork
-from tarflow.nn.packing import CacheMemory, PackedTransformer, can_pack
+from tarflow.nn.cache_memory import CacheMemory
+from tarflow.nn.compiled import CompiledNetwork, GraphMemory
+from tarflow.nn.packing import PackedTransformer, can_pack
 from tarflow.nn.snapshot import Snapshot
 from tarflow.nn.transformer import CausalTransformer
 
@@ -52,7 +53,7 @@ class Networks:
             raise ConfigurationError(f"dtype {dtype}: choose one of {', '.join(map(str, DTYPES))}")
         self.dtype = dtype
         self.compile = compile
-        self.memory = CacheMemory()
+        self.memory = GraphMemory() if compile else CacheMemory()
         self.prepared: dict[int, Prepared] = {}
         self.lock = threading.RLock()
 
@@ -99,8 +100,8 @@ class Networks:
     def _prepare(self, network: CausalTransformer) -> Network:
         """Cast, and pack or compile, a copy that is nobody else's."""
         ready = network.to(self._dtype(network))
-        if self.compile:
-            return CompiledNetwork(ready)
+        if isinstance(self.memory, GraphMemory):
+            return CompiledNetwork(ready, memory=self.memory)
         return PackedTransformer(ready, self.memory) if can_pack(ready) else ready
 
 

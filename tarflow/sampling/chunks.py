@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tarflow.arguments import check_integer
 from tarflow.errors import TarflowError
+from tarflow.nn.cache_memory import release_caches
 
 SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
 """What torch says where memory runs out on a device without an error of its own for that."""
@@ -70,6 +71,7 @@ class ChunkSize:
                     " device, or choose a device with more memory"
                 ) from error
         # Only here is the error gone, and with it the frames that held what filled the memory.
+        release_caches()
         gc.collect()
         torch.cuda.empty_cache()
         self.limit = (rows.stop - rows.start) // 2

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.flows.checkpoint import CONFIG, WEIGHTS
-from tarflow.machine.files import json_text, write_atomically, writing
+from tarflow.machine.files import json_text, put, write_atomically, writing
 from tarflow.sampling.gallery import remove_gallery
 from tarflow.sampling.sample_shards import SampleShards
 
@@ -81,7 +80,7 @@ class SampleFolder:
         # Several processes may do this at once: a name of its own first, then the common one.
         own = self.settings.with_name(f".{uuid.uuid4().hex}")
         write_atomically(own, json_text(settings))
-        os.replace(own, self.settings)
+        put(own, self.settings)
 
     def remove_samples(self) -> None:
         """Remove samples and what was made of them; settings tell until the end whose they are."""

@@ -12,15 +12,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tarflow.arguments import check_instance, check_integer, check_real
-from tarflow.data.loading.batches import Batch
+from tarflow.data.loading.batches import UNREADABLE, Batch
 from tarflow.data.loading.shares import BatchShares
-from tarflow.errors import ConfigurationError, NonFiniteError, TarflowError
+from tarflow.errors import ConfigurationError, ContextError, NonFiniteError, TarflowError
 from tarflow.flows.flow import Flow
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.registry import register
 from tarflow.training.acceleration import compile_blocks, multiplied_in, recompute, use_attention
+from tarflow.training.accumulation import rescale
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
+from tarflow.training.precision import check_precision, check_weights_wide, unscale
 from tarflow.training.sharding import shard, whole
 
 ADVICE = (
@@ -97,12 +99,14 @@ class FlowModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         """Choose how to compute, and divide the weights where the strategy wants that."""
+        check_precision(str(self.trainer.precision), sharded=self._device_mesh is not None)
+        check_weights_wide(self.flow)
         dtype = multiplied_in(str(self.trainer.precision), self.flow.base.anchor.dtype)
         use_attention(self.flow, self.attention, self.trainer.strategy.root_device, dtype)
         recompute(self.flow, self.checkpointed_layers)
         if self.compiled:
             compile_blocks(self.flow)
-        shard(self.flow, self._device_mesh)
+        shard(self.flow, self._device_mesh, dtype)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         try:
@@ -125,8 +129,10 @@ class FlowModule(lightning.LightningModule):
         source = ExampleSeeds(0, batch.index.clamp(min=0).tolist())
         for name, values in self.objective.validate(self.flow, batch, source).items():
             self._log_mean(f"val/{name}", values, batch.index >= 0)
+        self._log_count("val/unreadable", batch.index == UNREADABLE)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        scaler = unscale(self.trainer.precision_plugin, optimizer)
         norm = whole(nn.utils.clip_grad_norm_(self.flow.parameters(), self.max_grad_norm))
         step, self._step = self._step, []
         # Both are the same in all processes, and so is what follows from them.
@@ -135,7 +141,11 @@ class FlowModule(lightning.LightningModule):
         self._log_step(step, loss, norm)
         if loss.isfinite() & norm.isfinite():
             self._update_base(step)
-        else:
+            return
+        for parameter in self.flow.parameters():
+            parameter.grad = None  # optimizers pass over these
+        # The scale of a loss is halved where gradients overflow, until they do not.
+        if scaler is None or not loss.isfinite() or scaler.get_scale() <= 1:
             self._skip(step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -143,6 +153,7 @@ class FlowModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps = checkpoint["skipped_steps"]
+        rescale(checkpoint, self.trainer.accumulate_grad_batches)
 
     @property
     def _number(self) -> int:
@@ -154,8 +165,7 @@ class FlowModule(lightning.LightningModule):
         trainer = self.trainer
         parts, world_size = trainer.accumulate_grad_batches, trainer.world_size
         shares = BatchShares(rows * world_size * parts, trainer.global_rank, world_size, parts)
-        number, start = shares.locate(self._number)
-        return Share(stream_seed(self.seed, "batch", number), start, shares.batch_size)
+        return shares.source(self.seed, self._number)
 
     def _mean(self, value: Tensor) -> Tensor:
         """The mean over all processes."""
@@ -166,9 +176,13 @@ class FlowModule(lightning.LightningModule):
         finite = values[counted & values.isfinite()]
         mean, count = finite.sum() / max(len(finite), 1), len(finite)
         self.log(name, mean, prog_bar=True, batch_size=count, sync_dist=True)
-        others = (counted & ~values.isfinite()).sum().float()
-        if self._mean(others.clone()) > 0:  # all processes log it, or none: each waits for all
-            self.log(f"{name}_non_finite", others, reduce_fx="sum", sync_dist=True)
+        self._log_count(f"{name}_non_finite", counted & ~values.isfinite())
+
+    def _log_count(self, name: str, marked: Tensor) -> None:
+        """Log how many examples are marked, over all batches and processes, if any is."""
+        count = marked.sum().float()
+        if self._mean(count.clone()) > 0:  # all processes log it, or none: each waits for all
+            self.log(name, count, reduce_fx="sum", sync_dist=True)
 
     def _reduced(self, loss: Loss) -> Tensor:
         """The mean loss over examples and dimensions."""
@@ -194,10 +208,8 @@ class FlowModule(lightning.LightningModule):
             self._clipped = []
 
     def _skip(self, step: list[Loss]) -> None:
-        """Leave weights and moments as they are, and stop where that happens too often."""
+        """Count and tell a step that changes nothing, and stop where that happens too often."""
         self.skipped_steps += 1
-        for parameter in self.flow.parameters():
-            parameter.grad = None  # optimizers pass over these
         message = f"the step after {self.global_step} is not finite ({self._explain(step)})"
         if self.skipped_steps > self.max_skipped_steps:
             raise DivergenceError(
@@ -207,10 +219,24 @@ class FlowModule(lightning.LightningModule):
         warnings.warn(f"{message}: skipped, {self.skipped_steps} in all", stacklevel=2)
 
     def _explain(self, step: list[Loss]) -> str:
-        """Where the first value that is not finite came from."""
-        for part in step:
-            try:
-                self.flow.check_finite(part.value, part.x, part.context)
-            except NonFiniteError as error:
-                return f"loss: {error}"
-        return "a gradient, or the loss of another process"
+        """Where the first value that is not finite came from, in any process; all have to ask."""
+        found = [error for part in step if (error := self._blame(part)) is not None]
+        rank = self.global_rank if found else self.trainer.world_size
+        least = self.trainer.strategy.reduce(
+            torch.tensor(rank, device=self.device), reduce_op="min"
+        )
+        if (first := int(least)) == self.trainer.world_size:
+            return "a gradient"
+        error = self.trainer.strategy.broadcast(found[0] if found else None, src=first)
+        if isinstance(error, ContextError):
+            raise error
+        return f"loss: {error}"
+
+    def _blame(self, loss: Loss) -> TarflowError | None:
+        """What made a loss not finite, if it is not; all processes compute it once more."""
+        try:
+            with self.trainer.precision_plugin.train_step_context():
+                self.flow.check_finite(torch.tensor(torch.nan), loss.x, loss.context)
+        except (ContextError, NonFiniteError) as error:
+            return None if loss.value.isfinite().all() else error
+        return None

@@ -14,6 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from tarflow.arguments import check_real
 from tarflow.errors import ConfigurationError
 from tarflow.registry import register
+from tarflow.training.sharding import divided, whole
+
+PIECE = 2**26
+"""Largest number of entries of matrices that Muon orthogonalizes at once, if there are several."""
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -97,12 +101,18 @@ class MuonAdamW(AdamW):
             if parameter.grad is not None:
                 same_shape[parameter.shape].append(parameter)
         for shape, parameters in same_shape.items():
-            steps = orthogonalize(torch.stack([self._direction(p, group) for p in parameters]))
-            rate = 0.2 * group["lr"] * math.sqrt(max(shape))
-            for parameter, step in zip(parameters, steps, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(step, alpha=-rate)
-                parameter.grad = None
+            count = max(1, PIECE // math.prod(shape))
+            for first in range(0, len(parameters), count):
+                self._move(parameters[first : first + count], group)
+
+    def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
+        """Move some matrices of one shape; where they are divided, all processes compute whole."""
+        steps = orthogonalize(torch.stack([whole(self._direction(p, group)) for p in parameters]))
+        rate = 0.2 * group["lr"] * math.sqrt(max(steps.shape[1:]))
+        for parameter, step in zip(parameters, steps, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(divided(step, parameter), alpha=-rate)
+            parameter.grad = None
 
     def _direction(self, parameter: nn.Parameter, group: dict) -> Tensor:
         """The gradient with Nesterov momentum."""

@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tarflow.flows.flow import Flow
@@ -31,13 +31,35 @@ class ShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
 
-def shard(flow: Flow, mesh: DeviceMesh | None) -> None:
-    """Divide a flow's weights between the processes of Lightning's mesh, if there is one."""
+def shard(flow: Flow, mesh: DeviceMesh | None, dtype: torch.dtype = torch.float32) -> None:
+    """Divide a flow's weights between the processes of Lightning's mesh, if there is one.
+
+    Args:
+        dtype: What products are computed in: matrices of layers travel in it.
+    """
     if mesh is None:
         return
-    # One layer's weights are gathered at a time, and the next ones' while it computes.
-    for part in (*(block for network in networks(flow) for block in network.blocks), flow):
-        fully_shard(part, mesh=mesh["data_parallel"])
+    # One layer's weights are gathered at a time, and the next ones' while it computes. Left alone,
+    # torch keeps the flow's own whole after a forward pass: after a validation, the averages.
+    options: Any = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
+    for block in (block for network in networks(flow) for block in network.blocks):
+        fully_shard(block, mp_policy=_travelling(block, dtype), **options)
+    fully_shard(flow, **options)
+
+
+def _travelling(block: nn.Module, dtype: torch.dtype) -> MixedPrecisionPolicy:
+    """Lets a layer's matrices be gathered as autocast would round them, and nothing else.
+
+    Each process keeps its part of them as it is, and gradients are summed in the dtype of that.
+    """
+    if not hasattr(MixedPrecisionPolicy, "param_dtype_override_fn"):  # before torch 2.15
+        return MixedPrecisionPolicy()
+    matrices = {id(part.weight) for part in block.modules() if isinstance(part, nn.Linear)}
+    return MixedPrecisionPolicy(
+        dtype,
+        cast_forward_inputs=False,
+        param_dtype_override_fn=lambda weight: None if id(weight) in matrices else weight.dtype,
+    )
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -50,6 +72,13 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def divided(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor that every process holds whole, divided as another one is."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+    return value
+
+
 def fill(tensor: Tensor, value: Tensor) -> None:
     """Copy a whole tensor into one of which this process may hold a part."""
     value = value.to(tensor.device)
@@ -59,6 +88,16 @@ def fill(tensor: Tensor, value: Tensor) -> None:
 
 
 @torch.no_grad()
-def whole_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with whole tensors, on the CPU; all processes have to ask for it."""
-    return {name: whole(value).to("cpu", copy=True) for name, value in state.items()}
+def whole_state(state: Mapping[str, Tensor], leads: bool = True) -> dict[str, Tensor]:
+    """A state dict with whole tensors, on the CPU; all processes have to ask for it.
+
+    Args:
+        leads: Whether this process is to have it; others get an empty one, since a machine may
+            not have the memory for as many as it has devices.
+    """
+    found = {}
+    for name, value in state.items():
+        gathered = whole(value)
+        if leads:
+            found[name] = gathered.to("cpu", copy=True)
+    return found

@@ -90,10 +90,11 @@ def damaged() -> Iterator[BadInput]:
 
 
 def kinds() -> Iterator[BadInput]:
-    """Pictures of other modes and sizes: what has more than 8 bits is refused, the rest read."""
+    """Pictures of other modes and sizes: fractions are refused, the rest read."""
     deep = np.linspace(0, 65535, 63).reshape(9, 7)
-    yield picture("16 bits", encoded(Image.fromarray(deep.astype(np.uint16))))
-    yield picture("32 bits", encoded(Image.fromarray(deep.astype(np.int32)), "TIFF"), "bad.tif")
+    yield picture("16 bits", encoded(Image.fromarray(deep.astype(np.uint16))), accepted=True)
+    wide = (deep * 1000).astype(np.int32)
+    yield picture("32 bits", encoded(Image.fromarray(wide), "TIFF"), "bad.tif")
     floats = Image.fromarray(deep.astype(np.float32))
     yield picture("floats", encoded(floats, "TIFF"), "bad.tif")
     fits = {"PA": "TIFF", "CMYK": "TIFF", "YCbCr": "TIFF", "LAB": "TIFF"}
@@ -110,7 +111,7 @@ def kinds() -> Iterator[BadInput]:
         yield picture(f"{size[0]} x {size[1]}", encoded(Image.new("RGB", size)), accepted=True)
     frames = [COLOUR.convert("P"), COLOUR.convert("L").convert("P")]
     animated = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    yield picture("several frames", animated, "bad.gif", None)
+    yield picture("several frames", animated, "bad.gif", True)
 
 
 def files() -> Iterator[BadInput]:

@@ -3,12 +3,16 @@
 Compiling itself: tests/compilation.py.
 """
 
+import weakref
+
 import pytest
 import torch
 
 from tarflow.nn.attention import KVCache, Step, Window
-from tarflow.nn.compiled import CompiledNetwork, take_step
+from tarflow.nn.cache_memory import CacheMemory
+from tarflow.nn.compiled import CompiledNetwork, GraphMemory, take_step
 from tarflow.nn.transformer import CausalTransformer
+from tarflow.sampling.chunks import ChunkSize
 
 from ..models import randomized, tiny_network
 
@@ -116,14 +120,73 @@ def test_a_new_cache_is_empty_storage_in_the_precision_of_the_network(network):
         assert cache.held(layer)[0] is not other.held(layer)[0]
 
 
+# --- Where CUDA graphs read and write: the storage is the same on a CPU --------------------------
+
+
+def addresses(cache: KVCache) -> list[int]:
+    """Of all storage."""
+    return [store.data_ptr() for store in (*cache.keys, *cache.values)]
+
+
 def test_a_cache_that_graphs_were_made_for_is_emptied(network):
-    compiled = CompiledNetwork(network)
-    kept = compiled.own.caches[3] = stored(network, 3)
-    addresses = [store.data_ptr() for store in (*kept.keys, *kept.values)]
+    memory = GraphMemory()
+    kept = memory.new_cache("kind", 3, lambda rows: stored(network, rows))
     for store in (*kept.keys, *kept.values):
         store.fill_(torch.nan)  # what an example that overflowed leaves behind
-    cache = compiled.new_cache(3)
-    assert [store.data_ptr() for store in (*cache.keys, *cache.values)] == addresses
+    cache = memory.new_cache("kind", 3, lambda rows: stored(network, rows))
+    assert addresses(cache) == addresses(kept)
     x = torch.randn(3, 1, 3).double()
     assert network(x, None, Step(torch.tensor([0]), LENGTH, cache)).isfinite().all()
-    assert compiled.new_cache(4) is not cache
+
+
+def test_batches_of_other_sizes_share_the_storage_of_the_largest(network):
+    memory, made = GraphMemory(), []
+
+    def new_cache(rows: int) -> KVCache:
+        return memory.new_cache(
+            "kind", rows, lambda rows: made.append(rows) or stored(network, rows)
+        )
+
+    four, two = new_cache(4), new_cache(2)
+    assert addresses(two) == addresses(four)
+    assert [len(store) for store in two.keys] == [2, 2]
+    assert new_cache(4) is four
+    assert made == [4]
+    five = new_cache(5)
+    assert addresses(new_cache(4)) == addresses(five)
+    assert made == [4, 5]
+
+
+def test_kinds_of_networks_have_storage_of_their_own(network):
+    memory = GraphMemory()
+    caches = [memory.new_cache(kind, 2, lambda rows: stored(network, rows)) for kind in "ab"]
+    assert not set(addresses(caches[0])) & set(addresses(caches[1]))
+    assert memory.new_cache("a", 2, lambda rows: stored(network, rows)) is caches[0]
+
+
+def test_storage_is_freed_before_more_is_taken(network):
+    memory, left = GraphMemory(), []
+    first = weakref.ref(memory.new_cache("kind", 2, lambda rows: stored(network, rows)).keys[0])
+
+    def make(rows: int) -> KVCache:
+        left.append(first())
+        return stored(network, rows)
+
+    memory.new_cache("kind", 3, make)
+    assert left == [None]
+
+
+@pytest.mark.parametrize("kind", [CacheMemory, GraphMemory])
+def test_storage_is_let_go_where_memory_runs_out(network, kind):
+    memory = kind()
+    kept = weakref.ref(memory.new_cache("kind", 4, lambda rows: stored(network, rows)))
+    failures = iter([True])
+
+    def compute(rows: slice) -> torch.Tensor:
+        if next(failures, False):
+            raise torch.OutOfMemoryError("as told")
+        assert kept() is None
+        return torch.arange(rows.start, rows.stop)
+
+    with pytest.warns(RuntimeWarning, match="memory ran out"):
+        assert ChunkSize().map(compute, 4).tolist() == [0, 1, 2, 3]

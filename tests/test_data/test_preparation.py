@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tarflow.data import Arrays, Shards, digits, memory_mapped, prepare, random_images
-from tarflow.data.loading.batches import Mirrored
+from tarflow.data.loading.augmentation import mirror
 from tarflow.data.sources.memory_mapped import MappedImages
 from tarflow.data.storage.prepared import Description
 from tarflow.errors import DataError
@@ -73,18 +73,9 @@ def test_training_images_can_be_set_aside_and_mirrored(tmp_path, data, format):
     prepare(data, tmp_path / "out", format)
     read = memory_mapped(tmp_path / "out", validation_fraction=0.2, horizontal_flip=True)
     assert (len(read.train), len(read.validation), len(read.test)) == (16, 4, 10)
-    [image, _], plain = read.train[0], read.train.dataset[0][0]
-    drawn = [read.train[0][0] for _ in range(40)]
-    mirrored = sum(torch.equal(image, plain.flip(-1)) for image in drawn)
-    assert 8 < mirrored < 32
-    assert all(torch.equal(i, plain) or torch.equal(i, plain.flip(-1)) for i in drawn)
+    assert read.augment is mirror
     assert torch.equal(read.test[0][0], data.test[0][0])
-    assert image.dtype == torch.uint8
-
-
-def test_mirrored_images_are_written_as_they_are(tmp_path, data):
-    prepare(replace(data, train=Mirrored(data.train)), tmp_path / "out")
-    assert_same(memory_mapped(tmp_path / "out").train, data.train)
+    assert read.train[0][0].dtype == torch.uint8
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -99,6 +90,18 @@ def test_workers_and_copies_open_the_files_anew(tmp_path, data, format):
         assert torch.equal(torch.cat(images), content_of(train)[0])
         labels = torch.cat([context["label"] for context in contexts]).tolist()
         assert [{"label": label} for label in labels] == content_of(train)[1]
+
+
+def test_batches_of_a_map_are_its_images(tmp_path):
+    prepare(random_images(500, 1, image_size=9), tmp_path / "out")
+    train = memory_mapped(tmp_path / "out").train
+    for indices in ([499, 0, 17, 17], list(range(500))):
+        images, contexts = zip(*train.__getitems__(indices), strict=True)
+        assert all(torch.equal(i, train[n][0]) for i, n in zip(images, indices, strict=True))
+        assert list(contexts) == [train[n][1] for n in indices]
+    assert torch.equal(train[-1][0], train[499][0])
+    with pytest.raises(IndexError):
+        train.__getitems__([500])
 
 
 def test_a_map_is_not_pickled(tmp_path):
@@ -140,7 +143,7 @@ def test_a_failure_leaves_nothing(tmp_path, data, format, error):
 def test_what_a_kill_left_is_refused_and_replaced(tmp_path, data, monkeypatch):
     """As if the power went: no exception is handled, and the folder is as it was."""
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
-    monkeypatch.setattr(os, "rename", lambda *_: None)
+    monkeypatch.setattr(os, "replace", lambda *_: None)
     monkeypatch.setattr(Description, "write", lambda *_: None)
     prepare(data, tmp_path / "out")
     monkeypatch.undo()

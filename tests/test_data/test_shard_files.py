@@ -94,6 +94,41 @@ def test_unlabelled_shards(tmp_path):
         tar_shards(tmp_path, 8)
 
 
+def test_names_with_several_dots(tmp_path):
+    write(tmp_path / "train-0.tar", {
+        "22.05.png": png(1), "22.06.png": png(2), "22.05.cls": b"0", "22.06.cls": b"1",
+        "0.left.png": png(3), "0.right.png": png(4), "0.cls": b"2",
+        "v1.0/0.png": png(5), "v1.0/0.cls": b"1",
+        "1.png": png(6), "1.jpg": png(7, kind="JPEG"), "1.cls": b"0",
+    })  # fmt: skip
+    write(tmp_path / "test-0.tar", {"a.b.c.png": png(8), "a.b.cls": b"1", "a.cls": b"0"})
+    data = tar_shards(tmp_path, 8)
+    assert values_of(data.train) == [1, 2, 3, 4, 5, 6, 7]
+    assert labels_of(data.train) == [0, 1, 2, 2, 1, 0, 0]
+    assert labels_of(data.test) == [1]
+
+
+def test_any_format_is_read_and_junk_is_not(tmp_path):
+    write(tmp_path / "train-0.tar", {
+        "a.gif": png(1, kind="GIF"), "b.JFIF": png(20, kind="JPEG"),
+        "./c.tiff": png(3, kind="TIFF"),
+        "._a.png": b"", "__MACOSX/a.png": b"", ".ipynb_checkpoints/a.png": b"", "a.txt": b"",
+    })  # fmt: skip
+    write(tmp_path / "test-0.tar", {"a.png": png(1)})
+    assert values_of(tar_shards(tmp_path, 8).train) == [1, 20, 3]
+
+
+def test_an_index_of_an_earlier_version_is_made_again(folder):
+    tar_shards(folder, 8)
+    [index] = folder.glob(".train-_.tar.index.npz")
+    with np.load(index) as arrays:
+        content = {name: arrays[name] for name in arrays}
+    for version in ({"version": 1}, {}):
+        old = {name: array for name, array in content.items() if name != "version"} | version
+        np.savez(index, **{**old, "label": np.zeros_like(old["label"])})
+        assert labels_of(tar_shards(folder, 8).train) == [2, 0, 1]
+
+
 def test_damaged_shards(folder):
     path = folder / "train-000001.tar"
     sound = path.read_bytes()

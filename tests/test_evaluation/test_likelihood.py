@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import statistics
 
 import pytest
@@ -21,7 +22,7 @@ from tarflow import (
     UniformDequantization,
 )
 from tarflow.data import ArrayDataset, ImageData
-from tarflow.evaluation import LikelihoodMetrics
+from tarflow.evaluation import Kept, LikelihoodMetrics
 from tarflow.randomness import ExampleStreams
 
 from ..models import tiny_flow
@@ -41,6 +42,19 @@ def fake_data(num_classes=3, shape=(1, 8, 8), **changes):
     parts = {name: random_part(count, num_classes, shape) for name, count in SIZES.items()}
     fields = {"codec": Pixels(LEVELS), "num_classes": num_classes, "image_shape": shape}
     return ImageData(**({"name": "fake data", **parts, **fields} | changes))
+
+
+class Noted(ArrayDataset):
+    """Notes in a file which process reads an image."""
+
+    def note(self, path):
+        self.path = path
+        return self
+
+    def __getitems__(self, indices):
+        with self.path.open("a") as file:
+            print(*[os.getpid()] * len(indices), file=file)
+        return super().__getitems__(indices)
 
 
 def small_flow(num_classes=3, noise=NoNoise(), codec=None, **options):
@@ -349,3 +363,52 @@ def test_content_tells_images_and_labels():
         for variant in variants
     ]
     assert len({values["content_sha256"] for values in hashes}) == 3
+
+
+def test_workers_read_the_images(tmp_path):
+    part, flow = random_part(40, 3, (1, 8, 8)), small_flow()
+    metrics = LikelihoodMetrics(batch_size=10)
+    noted = Noted(part.images, part.labels).note(tmp_path / "noted")
+    data = fake_data(test=noted)
+    expected = metrics(flow, data)
+    noted.path.unlink()
+    work = Kept(tmp_path / "values", {}, num_workers=2)
+    report = metrics.evaluate(flow, data, lambda name: work)
+    assert report is not None
+    assert (report.values, report.per_image) == (expected.values, expected.per_image)
+    readers = noted.path.read_text().split()
+    assert sum(pid != str(os.getpid()) for pid in readers) == 40
+    assert len(set(readers)) == 2
+
+
+class Damaged(ArrayDataset):
+    """Images of which two cannot be read."""
+
+    def __getitems__(self, indices):
+        if found := sorted({3, 21}.intersection(indices)):
+            raise DataError(f"{found[0]}.png is truncated")
+        return super().__getitems__(indices)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_images_that_cannot_be_read_are_counted_and_left_out(tmp_path, num_workers):
+    part, flow = random_part(40, 3, (1, 8, 8)), small_flow()
+    whole = LikelihoodMetrics()(flow, fake_data(test=part))
+    data = fake_data(test=Damaged(part.images, part.labels))
+    hashes = set()
+    for batch_size in (1, 8, 40):
+        work = Kept(tmp_path / str(batch_size), {}, num_workers=num_workers)
+        metrics = LikelihoodMetrics(batch_size=batch_size)
+        report = metrics.evaluate(flow, data, lambda name, work=work: work)
+        assert report is not None
+        assert (report.values["unreadable"], report.values["non_finite"]) == (2, 0)
+        found, expected = (each.per_image["log_prob_nats"] for each in (report, whole))
+        assert [math.isnan(value) for value in found] == [n in (3, 21) for n in range(40)]
+        kept = [n for n in range(40) if n not in (3, 21)]
+        assert [found[n] for n in kept] == pytest.approx([expected[n] for n in kept])
+        bits = [whole.per_image["bits_per_dim"][n] for n in kept]
+        assert report.values["bits_per_dim"]["mean"] == pytest.approx(statistics.mean(bits))
+        assert ("images left out, unreadable", "2", "", "") in report.rows
+        assert report.per_image["label"][20:23] == [2, -1, 1]
+        hashes.add(report.values["content_sha256"])
+    assert len(hashes) == 1

@@ -76,14 +76,13 @@ def data() -> ImageDataModule:
 def fit(module, data, max_steps=10, ckpt_path=None, **options) -> lightning.Trainer:
     trainer = lightning.Trainer(
         max_steps=max_steps,
-        max_epochs=-1,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **options,
+        **{"max_epochs": -1, **options},
     )
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return trainer
@@ -314,7 +313,7 @@ def test_a_label_out_of_range_stops_at_once_and_is_named(data):
 def test_a_gradient_that_is_not_finite_is_skipped_too(data):
     flow = tiny_flow()
     flow.transform[1].network.proj_out.weight.register_hook(lambda grad: grad * float("inf"))
-    with pytest.raises(DivergenceError, match=r"after 0 is not finite \(a gradient, or the loss"):
+    with pytest.raises(DivergenceError, match=r"after 0 is not finite \(a gradient\)"):
         fit(tiny_module(flow, max_skipped_steps=0), data)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tarflow import ConfigurationError
-from tarflow.training import adamw, muon, warmup_cosine
+from tarflow.training import adamw, muon, optimizers, warmup_cosine
 from tarflow.training.optimizers import orthogonalize
 
 
@@ -56,6 +56,28 @@ def test_first_muon_step_is_an_orthogonal_matrix_of_the_documented_size(model):
     optimizer.step()
     expected = orthogonalize(gradient[None])[0] * 0.01 * 0.2 * 12**0.5
     torch.testing.assert_close(before - hidden(model), expected)
+
+
+def test_muon_moves_many_matrices_in_pieces_as_it_does_at_once(monkeypatch):
+    weights, sizes = [], []
+
+    def noted(matrices):
+        sizes.append(len(matrices))
+        return orthogonalize(matrices)
+
+    monkeypatch.setattr(optimizers, "orthogonalize", noted)
+    for limit in (2**26, 80):
+        monkeypatch.setattr(optimizers, "PIECE", limit)
+        torch.manual_seed(0)
+        matrices = [nn.Parameter(torch.randn(4, 9)) for _ in range(5)]
+        optimizer = muon((f"blocks.{i}", matrix) for i, matrix in enumerate(matrices))
+        for _ in range(2):
+            for matrix in matrices:
+                matrix.grad = torch.randn(4, 9)
+            optimizer.step()
+        weights.append([matrix.detach() for matrix in matrices])
+    assert sizes == [5, 5, 2, 2, 1, 2, 2, 1]
+    torch.testing.assert_close(*weights)
 
 
 def test_muon_moves_everything_but_hidden_matrices_as_adamw_does(model):

@@ -1,6 +1,7 @@
 """A run that was stopped at any step goes on bitwise as one that never was."""
 
 import functools
+from typing import Any
 
 import lightning
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 from tarflow import NoNoise, Pixels, TarFlow, UniformDequantization
 from tarflow.data import ImageData, ImageDataModule
-from tarflow.data.loading.batches import Mirrored
+from tarflow.data.loading.augmentation import mirror
+from tarflow.data.loading.batches import Wrapped
 from tarflow.data.storage.image_files import ImageFiles
 from tarflow.training import (
     FlowModule,
@@ -35,15 +37,30 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, first, last, every_n_steps=1, num_workers=0, device_batch_size=None, **options):
+class Inverted(Wrapped):
+    """Images of which half are inverted, drawn anew at each reading."""
+
+    def __getitem__(self, index):
+        image, context = self.dataset[index]
+        return (255 - image if torch.rand(1) < 0.5 else image), context
+
+
+def run(
+    folder,
+    first,
+    last,
+    every_n_steps=1,
+    num_workers=0,
+    device_batch_size=None,
+    dropout=0.2,
+    **options,
+):
     """Train from the checkpoint at one step to another; all that is left, and the losses."""
     lightning.seed_everything(5, verbose=False)
     paths = sorted(folder.glob("*.png"))
     files = ImageFiles([(str(path), index % 3) for index, path in enumerate(paths)], 4, 1)
-    train = Mirrored(files)
-    data = ImageData(
-        "files", train, None, files, codec=Pixels(), num_classes=3, image_shape=(1, 4, 4)
-    )
+    shape: Any = {"num_classes": 3, "image_shape": (1, 4, 4)}
+    data = ImageData("files", Inverted(files), None, files, Pixels(), **shape, augment=mirror)
     datamodule = ImageDataModule(data, 4, None, device_batch_size, num_workers)
     flow = TarFlow(
         4,
@@ -53,7 +70,7 @@ def run(folder, first, last, every_n_steps=1, num_workers=0, device_batch_size=N
         1,
         16,
         8,
-        dropout=0.2,
+        dropout=dropout,
         num_classes=3,
         codec=UniformDequantization(),
         noise=NoNoise(),
@@ -137,3 +154,19 @@ def test_accumulated_and_shortened_epochs_resume_too(folder, stop):
         resumed = run(folder, stop, 5, **options)
         assert resumed["losses"] == straight["losses"][-len(resumed["losses"]) :]
         assert_same(resumed["averaging"], straight["averaging"])
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+@pytest.mark.parametrize(("stop", "before", "after"), [(2, None, 2), (3, 2, 1)])
+def test_a_run_goes_on_in_parts_of_another_size(folder, stop, before, after):
+    """In the middle of an epoch and at its end; only the masks of dropout would differ."""
+    straight = run(folder, 0, 7, dropout=0.0)
+    run(folder, 0, stop, dropout=0.0, device_batch_size=before)
+    resumed = run(folder, stop, 7, dropout=0.0, device_batch_size=after)
+    assert resumed["global_step"] == 7
+    parts = 1 if after is None else 4 // after
+    losses = torch.tensor(resumed["losses"]).reshape(-1, parts).sum(dim=1)  # each divided by parts
+    torch.testing.assert_close(losses.tolist(), straight["losses"][stop:], rtol=0, atol=1e-5)
+    assert [each["last_epoch"] for each in resumed["lr_schedulers"]] == [7]

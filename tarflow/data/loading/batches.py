@@ -1,6 +1,8 @@
 """Batches: examples as stored, what they are conditioned on, and which they are."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +23,11 @@ Draw = tuple[int, int]
 PADDING = -1
 """Stands for the index of an example that is there to fill a batch up, and does not count."""
 
+UNREADABLE = -2
+"""Stands for the index of an example that could not be read, which another one stands in for."""
+
+log = logging.getLogger(__name__)
+
 
 class Batch(NamedTuple):
     """Some examples of a data set.
@@ -34,6 +41,11 @@ class Batch(NamedTuple):
     x: Shaped[Tensor, "batch ..."]
     context: Context
     index: Int64[Tensor, " batch"]
+
+    def first(self, count: int) -> "Batch":
+        """The first of the examples."""
+        context = self.context.map(lambda rows: rows[:count])
+        return Batch(self.x[:count], context, self.index[:count])
 
 
 def collate(examples: Sequence[Any]) -> Batch:
@@ -76,26 +88,6 @@ class Wrapped(Dataset):
         return len(self.dataset)  # pyright: ignore[reportArgumentType]
 
 
-class Mirrored(Wrapped):
-    """Images of which half are mirrored, drawn anew at each reading."""
-
-    def __getitem__(self, index: int) -> Example:
-        image, context = self.dataset[index]
-        return (image.flip(-1) if torch.rand(1) < 0.5 else image), context
-
-
-class Drawn(Wrapped):
-    """Examples as a training run reads them, by index and seed.
-
-    What they draw on the way, from torch's global generator, follows from the seed.
-    """
-
-    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
-        index, seed = draw
-        torch.default_generator.manual_seed(seed)
-        return (*self.dataset[index], index)
-
-
 class Numbered(Wrapped):
     """Examples with their indices; the first example stands where there is padding."""
 
@@ -104,3 +96,54 @@ class Numbered(Wrapped):
         present = Subset(self.dataset, [max(index, 0) for index in indices])
         examples = present.__getitems__(list(range(len(indices))))
         return [(*example, index) for example, index in zip(examples, indices, strict=True)]
+
+
+class Readable(Numbered):
+    """Examples with their indices; `UNREADABLE` and another example where one cannot be read."""
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
+        try:
+            return super().__getitems__(indices)
+        except Exception:  # of whatever reads: told of one by one
+            read = [self._attempt(index) for index in indices]
+        given = (example for example in read if example)
+        others = (self._attempt(index) for index in range(len(self)))
+        stand_in = next(chain(given, filter(None, others)), None)
+        if stand_in is None:
+            raise DataError(f"none of {len(self)} examples can be read: the last message says why")
+        marks = (UNREADABLE if index >= 0 else PADDING for index in indices)
+        return [
+            example or (*stand_in[:-1], mark) for example, mark in zip(read, marks, strict=True)
+        ]
+
+    def _attempt(self, index: int) -> tuple[Any, ...] | None:
+        """An example, if it can be read."""
+        try:
+            return super().__getitems__([index])[0]
+        except Exception as error:  # of whatever reads
+            log.warning(f"example {index} is left out, since it cannot be read: {error}")
+            return None
+
+
+class Drawn(Wrapped):
+    """Examples as a training run reads them, by index and seed.
+
+    What they draw on the way, from torch's global generator, follows from the seed: of each where
+    they are read one by one, of the first where a data set reads all of them at once.
+    """
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Any, ...]]:
+        size = len(draws) if _reads_at_once(self.dataset) else 1
+        examples, numbered = [], Numbered(self.dataset)
+        for start in range(0, len(draws), size):
+            torch.default_generator.manual_seed(draws[start][1])
+            piece = [index for index, _ in draws[start : start + size]]
+            examples += numbered.__getitems__(piece)
+        return examples
+
+
+def _reads_at_once(dataset: Any) -> bool:
+    """Whether a data set reads batches; a `Subset` has the method for it, and may still not."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return hasattr(dataset, "__getitems__")

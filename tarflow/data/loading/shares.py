@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tarflow.errors import DataError
+from tarflow.randomness import Share, stream_seed
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,8 @@ class BatchShares:
         """Which batch a part belongs to, and its first row there."""
         batch, part = divmod(number, self.parts)
         return batch, (part * self.world_size + self.rank) * self.rows
+
+    def source(self, seed: int, number: int) -> Share:
+        """Which of the draws of a batch, of a run's seed, are those of the rows of a part."""
+        batch, start = self.locate(number)
+        return Share(stream_seed(seed, "batch", batch), start, self.batch_size)

@@ -17,7 +17,9 @@ from torch.utils.data import Dataset
 
 from tarflow.data.images import UNLABELLED, ImageData
 from tarflow.data.sources.memory_mapped import memory_mapped
-from tarflow.data.storage.image_files import ImageFiles, Samples, read_classes
+from tarflow.data.storage.image_files import ImageFiles
+from tarflow.data.storage.listing import Listing
+from tarflow.data.storage.picture_folder import PictureFolder, Samples
 from tarflow.data.storage.prepared import META
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
@@ -112,7 +114,9 @@ class Edition(ABC):
 
     def list_images(self, folder: Path) -> Samples:
         """Paths of all PNG files in order, without labels."""
-        paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
+        listed = Listing(folder).pictures if folder.is_dir() else []
+        found = (folder / path for path in listed)
+        paths = sorted((path for path in found if path.suffix == ".png"), key=lambda p: p.name)
         if not paths:
             raise DataError(f"{folder} holds no .png files. {self.help}")
         return [(str(path), UNLABELLED) for path in paths]
@@ -139,15 +143,18 @@ class ClassFolders(Edition):
 
     def read(self, folder: Path, image_size: int) -> ImageData:
         names = {"train": "train", "test": self.test_folder}
-        read = {part: read_classes(folder / name, self.help) for part, name in names.items()}
-        classes, _ = read["train"]
-        if len(classes) != self.num_classes or read["test"][0] != classes:
-            found = ", ".join(f"{len(got)} in {names[part]}" for part, (got, _) in read.items())
+        read = {
+            part: PictureFolder(folder / name, self.help).parts["train"]
+            for part, name in names.items()
+        }
+        classes = read["train"].class_names
+        if len(classes) != self.num_classes or read["test"].class_names != classes:
+            found = ", ".join(f"{len(read[part].class_names)} in {names[part]}" for part in read)
             raise DataError(
                 f"{folder} has other classes than it should, or they differ: {found}. {self.help}"
             )
-        parts = {part: ImageFiles(samples, image_size) for part, (_, samples) in read.items()}
-        return self.assemble(parts, image_size, resized(image_size), tuple(classes))
+        parts = {part: ImageFiles(few.samples, image_size) for part, few in read.items()}
+        return self.assemble(parts, image_size, resized(image_size), classes)
 
 
 def choose(versions: Mapping[str, Edition], version: str) -> Edition:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tarflow.data.images import ImageData
 from tarflow.data.sources.editions import Edition, resized
-from tarflow.data.storage.image_files import ImageFiles, Samples
+from tarflow.data.storage.image_files import ImageFiles
+from tarflow.data.storage.picture_folder import Samples
 from tarflow.errors import DataError
 from tarflow.registry import register
 

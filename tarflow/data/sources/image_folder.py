@@ -1,18 +1,21 @@
 """A folder of images with a subfolder for each class."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tarflow.arguments import check_integer
-from tarflow.data.images import ImageData
-from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
-from tarflow.data.storage.image_files import ImageFiles, Samples, read_classes
+from tarflow.data.images import ImageData, count_classes
+from tarflow.data.loading.splits import GIVEN_SPLIT, NAMED_SPLIT, complete_parts_by_name
+from tarflow.data.storage.image_files import ImageFiles
+from tarflow.data.storage.picture_folder import PictureFolder, PicturePart
 from tarflow.errors import DataError
 from tarflow.flows.codec import Pixels
 from tarflow.registry import register
 
 LAYOUT = (
     "the layout is ROOT/CLASS/IMAGE with a folder for each class, or ROOT/train/CLASS/IMAGE and"
-    " ROOT/test/CLASS/IMAGE, if you like with ROOT/val/CLASS/IMAGE, for a split of your own"
+    " ROOT/test/CLASS/IMAGE, if you like with ROOT/val/CLASS/IMAGE, for a split of your own;"
+    " without classes, leave the folders CLASS out"
 )
 
 
@@ -25,11 +28,13 @@ def image_folder(
     test_fraction: float = 0.1,
     horizontal_flip: bool = False,
     verify: bool = True,
+    num_classes: int | None = None,
 ) -> ImageData:
     """Read a folder with a subfolder for each class.
 
-    Where the folder holds `train` and `test` (and perhaps `val`), these are the parts; else a
-    stratified split is made, the same at every call as long as the files keep their names.
+    Where the folder holds `train` and `test` (and perhaps `val`), these are the parts; else they
+    are made by the names of files alone, so that a picture which is added moves no other one.
+    Which files are read, and what their folders mean, is in `docs/data.md`.
 
     Args:
         root: The folder.
@@ -37,55 +42,48 @@ def image_folder(
             antialiasing, and the centre is kept.
         num_channels: 1 converts images to grey, 3 to colour.
         validation_fraction: Fraction of the training images that is set aside to choose by.
-        test_fraction: Fraction of all images that is held out, if there is no `test` folder.
+        test_fraction: Fraction of all images, on average, that is held out if there is no
+            `test` folder.
         horizontal_flip: Whether to mirror training images at random; no others are.
         verify: Whether to decode every image once now, rather than fail in mid-training.
+        num_classes: Number of classes, where a `dataset.json` leaves some without images.
 
     Raises:
         DataError: The folder is missing or of another layout, an image cannot be decoded, or an
             argument is out of range.
     """
     check_integer("image_size", image_size, 1, DataError)
-    folder = Path(root).expanduser()
-    classes, given = _read_parts(folder)
+    found = PictureFolder(Path(root).expanduser(), LAYOUT)
     if verify:
-        everything = [sample for samples in given.values() for sample in samples]
+        everything = [sample for part in found.parts.values() for sample in part.samples]
         ImageFiles(everything, image_size, num_channels).verify()
-    read = {part: ImageFiles(few, image_size, num_channels) for part, few in given.items()}
-    parts = complete_parts(read, read["train"].labels, test_fraction, validation_fraction)
+    read = {
+        name: ImageFiles(part.samples, image_size, num_channels)
+        for name, part in found.parts.items()
+    }
+    train = found.parts["train"]
+    parts = complete_parts_by_name(read, train.names, test_fraction, validation_fraction)
+    _check_trained(train, parts["train"].indices)
+    labels = {name: part.labels for name, part in read.items()}
     data = ImageData.of(
-        f"{folder.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
+        f"{found.folder.resolve()}, {GIVEN_SPLIT if 'test' in read else NAMED_SPLIT}",
         parts,
         codec=Pixels(256),
-        num_classes=len(classes),
+        num_classes=count_classes(labels, num_classes, str(found.folder)),
         image_shape=(num_channels, image_size, image_size),
-        class_names=tuple(classes),
+        class_names=train.class_names,
     )
     return data.for_training(0.0, horizontal_flip)
 
 
-def _read_parts(folder: Path) -> tuple[list[str], dict[str, Samples]]:
-    """List the classes, and the files of each part; all files are `train` without parts."""
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}: {LAYOUT}")
-    train = folder / "train"
-    # a folder "train" that holds images, not folders, is a class: railways have one
-    if not train.is_dir() or not any(path.is_dir() for path in train.iterdir()):
-        classes, samples = read_classes(folder, LAYOUT)
-        return classes, {"train": samples}
-    if not (folder / "test").is_dir():
+def _check_trained(part: PicturePart, indices: Iterable[int]) -> None:
+    """Refuse a class of which all pictures are held out: it would be sampled, yet not trained."""
+    left = {part.labels[index] for index in indices}
+    missing = sorted(set(part.labels) - left)
+    if missing:
+        name = part.class_names[missing[0]] if part.class_names else missing[0]
         raise DataError(
-            f"{folder} holds train but not test: name the images to report on test, or pass"
-            f" {train} to have them taken out of it; {LAYOUT}"
+            f"class {name} has no image to train on: all of them"
+            f" ({part.labels.count(missing[0])}) are held out, since their names tell which are;"
+            " add some, choose a smaller test_fraction or validation_fraction, or remove the class"
         )
-    names = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
-    read = {name: read_classes(folder / name, LAYOUT) for name in names}
-    classes = read["train"][0]
-    for name, (found, _) in read.items():
-        if found != classes:
-            differing = sorted(set(classes).symmetric_difference(found))
-            raise DataError(
-                f"{folder / name} and {train} differ in the classes {', '.join(differing)}:"
-                " every part needs a folder for every class"
-            )
-    return classes, {name: samples for name, (_, samples) in read.items()}

@@ -3,12 +3,19 @@
 import io
 from collections.abc import Callable
 
+import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from tarflow.arguments import check_integer
 from tarflow.errors import DataError
+
+PAPER = (255, 255, 255, 255)
+"""What transparent pictures lie on: white."""
+
+DEEP = 65_535
+"""The largest value of 16 bits."""
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's name for pixels of so many channels."""
@@ -16,6 +23,8 @@ MODES = {1: "L", 3: "RGB"}
 
 class Framing:
     """Decodes a picture: the shorter side is resized with antialiasing, the centre is kept.
+
+    `flattened` tells what is made of other pixels than grey and colour of 8 bits.
 
     Args:
         image_size: Height and width to bring pictures to; None leaves them as they are.
@@ -44,13 +53,44 @@ class Framing:
         return self.transform(self.decode(file, name))
 
     def decode(self, file: str | io.BytesIO, name: str) -> Image.Image:
-        """Decode a file into pixels of the wanted mode, at their own size."""
+        """Decode a file into pixels of the wanted mode, at their own size; see `flattened`."""
         try:
             with Image.open(file) as image:
-                # Pillow clips such pixels to 255 instead of scaling them
-                if image.mode.startswith(("I", "F")):
-                    raise DataError(f"mode {image.mode} has more than 8 bits: convert it to 8")
-                return image.convert(self.mode)
+                return flattened(image).convert(self.mode)
         # decoders raise anything: OSError, SyntaxError, struct.error, zlib.error
         except Exception as error:
             raise DataError(f"{name} ({error})") from error
+
+
+def flattened(image: Image.Image) -> Image.Image:
+    """The picture as it is meant to be seen, with 8 bits and without transparency.
+
+    Turned upright as its EXIF data tell; 16 bits are scaled to 8; what is transparent lies on
+    white; of an animation, the first frame.
+
+    Raises:
+        DataError: Pixels are fractions, or integers of more than 16 bits.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return _scaled(image)
+    if not image.has_transparency_data:
+        return image if image.mode in ("1", "L", "P") else image.convert("RGB")
+    pixels = image.convert("RGBA")
+    paper = Image.new("RGBA", pixels.size, PAPER)
+    paper.alpha_composite(pixels)
+    return paper.convert("RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Grey pixels of 16 bits, scaled to 8: Pillow would clip them."""
+    values = np.asarray(image)
+    if image.mode.startswith("F") or values.min() < 0 or values.max() > DEEP:
+        raise DataError(
+            f"mode {image.mode} has pixels {values.min():g} ... {values.max():g}, of unknown"
+            " range: convert them to integers of 8 or 16 bits"
+        )
+    grey = np.round(values * (255 / DEEP)).astype(np.uint8)
+    if (clear := image.info.get("transparency")) is not None:
+        grey[values == clear] = 255
+    return Image.fromarray(grey)

@@ -1,8 +1,7 @@
-"""Images decoded from files as they are needed, and the folders that they lie in."""
+"""Images decoded from files as they are needed."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,10 +11,8 @@ from torch import Tensor
 
 from tarflow.data.images import LabelledImages
 from tarflow.data.storage.framing import Framing
+from tarflow.data.storage.picture_folder import Samples
 from tarflow.errors import DataError
-
-Samples = list[tuple[str, int]]
-"""Path and label of each image."""
 
 CHUNK = 64
 NUM_REPORTED = 5
@@ -56,14 +53,3 @@ class ImageFiles(LabelledImages):
             except DataError as error:
                 faults.append(str(error))
         return faults
-
-
-def read_classes(folder: Path, layout: str) -> tuple[list[str], Samples]:
-    """List the classes and the files of a folder with a subfolder for each class."""
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise DataError(f"{error} In {folder}: {layout}") from error
-    return found.classes, found.samples

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -16,12 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from tarflow.arguments import check_integer
 from tarflow.data.images import UNLABELLED, ImageData
-from tarflow.data.loading.batches import Batch, Mirrored, Numbered, collate
+from tarflow.data.loading.batches import Batch, Numbered, collate
 from tarflow.data.storage.formats import Arrays, Format, Shape
 from tarflow.data.storage.prepared import Description, Digest
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.flows.codec import Pixels
-from tarflow.machine.files import writing
+from tarflow.machine.files import put, writing
 from tarflow.machine.processes import Process
 
 BATCH = 256
@@ -40,7 +39,7 @@ def prepare(
     next preparation replaces.
 
     Args:
-        data: The data set; training images are written as they are, not mirrored.
+        data: The data set; training images are written as they are, not augmented.
         output: The folder to make.
         format: How images are kept.
         num_workers: Number of processes that read and decode images; None takes one for each core.
@@ -70,7 +69,7 @@ def prepare(
                     path.unlink()
             cores = _num_cores() if num_workers is None else num_workers
             description = _write(data, new, format, cores)
-            os.rename(new, folder)
+            put(new, folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
     (folder / LOCK).unlink(missing_ok=True)
@@ -99,9 +98,8 @@ def _write(data: ImageData, folder: Path, format: Format, num_workers: int) -> D
     """Write every part, and at last the description."""
     parts, digests = data.parts, {part: Digest() for part in data.parts}
     for part, dataset in parts.items():
-        plain: Any = dataset.dataset if isinstance(dataset, Mirrored) else dataset
-        batches = _read(plain, part, data.image_shape, digests[part], num_workers)
-        format.write(folder, part, len(plain), data.image_shape, batches)
+        batches = _read(dataset, part, data.image_shape, digests[part], num_workers)
+        format.write(folder, part, len(dataset), data.image_shape, batches)
     description = Description(
         format=format.name,
         name=data.name,

@@ -1,7 +1,8 @@
 """Images in WebDataset shards, tar files of images and labels, read at random.
 
-The format is plain tar: files that share a name up to its first dot make an example, such as
-`000017.png` and `000017.cls`. The `webdataset` package streams shards in their order; a training
+The format is plain tar: every picture is an example, such as `000017.png`, and its label stands in
+`000017.cls`. Names may have more dots: `0.left.png` takes the label of `0.left.cls`, or else that
+of `0.cls`. The `webdataset` package streams shards in their order; a training
 run here asks for any image at any time, so that its batches follow from the seed alone and it goes
 on bitwise after a kill. So an index tells where in which shard each image lies.
 """
@@ -21,10 +22,10 @@ from torch import Tensor
 
 from tarflow.data.images import UNLABELLED, LabelledImages
 from tarflow.data.storage.framing import Framing
+from tarflow.data.storage.listing import KINDS, reason_against
 from tarflow.errors import DataError
 from tarflow.machine.files import write_atomically
 
-IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "ppm")
 MAX_OPEN = 64
 EDGE = 65_536
 LAYOUT = (
@@ -36,6 +37,9 @@ LAYOUT = (
 COLUMNS = ("shard", "offset", "size", "label")
 """An index has a row for each image: its shard, by the order of names, where in it its file begins
 and how long that is, in bytes, and its label."""
+
+VERSION = 2
+"""Of the index; raised when other files of a shard are taken for examples, or labels change."""
 
 Index = Int64[np.ndarray, "num 4"]
 
@@ -93,13 +97,13 @@ def _read_index(path: Path, shards: list[Path]) -> Index:
     state = np.array([_fingerprint(shard) for shard in shards], np.int64)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            if np.array_equal(arrays["state"], state):
+            if arrays["version"] == VERSION and np.array_equal(arrays["state"], state):
                 return np.stack([arrays[column] for column in COLUMNS], axis=1)
     except Exception:  # missing or damaged: it can be made again
         pass
     index = _make_index(shards)
     content = io.BytesIO()
-    np.savez(content, state=state, **dict(zip(COLUMNS, index.T, strict=True)))
+    np.savez(content, version=VERSION, state=state, **dict(zip(COLUMNS, index.T, strict=True)))
     with contextlib.suppress(OSError):  # storage that is for reading only
         write_atomically(path, content.getvalue())
     return index
@@ -129,19 +133,28 @@ def _fingerprint(path: Path) -> tuple[int, int]:
 
 def _read_headers(path: Path) -> Iterator[tuple[int, int, int]]:
     """Offset, size and label of each image of a shard, in order."""
-    images: dict[tuple[str, str], tuple[int, int]] = {}
-    labels: dict[tuple[str, str], int] = {}
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
     try:
         with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                folder, _, name = member.name.rpartition("/")
-                key, _, extension = name.partition(".")
-                kind = extension.lower().rpartition(".")[2]
-                if kind in IMAGES:
-                    images[folder, key] = (member.offset_data, member.size)
-                elif kind == "cls" and (file := archive.extractfile(member)):
-                    labels[folder, key] = int(file.read())
+            for member in filter(tarfile.TarInfo.isfile, archive):
+                stem, extension = os.path.splitext(member.name)
+                reason = reason_against(member.name.removeprefix("./"))
+                if reason is None:
+                    images[member.name] = (member.offset_data, member.size)
+                elif reason == KINDS and extension.lower() == ".cls":
+                    file = archive.extractfile(member)
+                    labels[stem] = int(file.read()) if file else UNLABELLED
     except (tarfile.TarError, ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read ({error}): {LAYOUT}") from error
-    for example, place in images.items():
-        yield *place, labels.get(example, UNLABELLED)
+    for name, place in images.items():
+        found = (labels[stem] for stem in _stems(name) if stem in labels)
+        yield *place, next(found, UNLABELLED)
+
+
+def _stems(path: str) -> Iterator[str]:
+    """The path of a picture up to each dot of its name, from the last to the first."""
+    folder, slash, name = path.rpartition("/")
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield folder + slash + name

@@ -1,0 +1,55 @@
+"""The precision of training: what is kept is float32, and products may be of less."""
+
+from lightning.pytorch.plugins import MixedPrecision, Precision
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from tarflow.errors import ConfigurationError
+from tarflow.flows.flow import Flow
+
+ALLOWED = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
+
+
+def check_precision(precision: str, sharded: bool = False) -> None:
+    """Refuse what would round weights, averages or noise, by the name of Lightning's precision.
+
+    Raises:
+        ConfigurationError: It is refused; says what to use.
+    """
+    advice = "use bf16-mixed, which multiplies in bfloat16, or 32-true"
+    if precision not in ALLOWED:
+        raise ConfigurationError(
+            f"precision {precision} is not one of 32-true, bf16-mixed and 16-mixed, which keep the"
+            f" weights, their averages and the noise in float32: {advice}"
+        )
+    if sharded and precision in ("16-mixed", "16"):
+        raise ConfigurationError(
+            "precision 16-mixed scales the loss, which weights that are divided between processes"
+            f" (trainer=fsdp2) do not support: {advice}"
+        )
+
+
+def check_weights_wide(flow: Flow) -> None:
+    """Refuse to train weights of 16 bits, which small steps would leave as they are.
+
+    Raises:
+        ConfigurationError: A weight has fewer than 32 bits; names it.
+    """
+    for name, parameter in flow.named_parameters():
+        if parameter.dtype.itemsize < 4:
+            raise ConfigurationError(
+                f"{name} is {str(parameter.dtype).removeprefix('torch.')}, and training keeps"
+                " weights in float32: call flow.float() first; trainer.precision=bf16-mixed"
+                " multiplies in bfloat16"
+            )
+
+
+def unscale(precision: Precision, optimizer: Optimizer) -> GradScaler | None:
+    """Turn the gradients of a scaled loss into those of the loss; returns what scales it.
+
+    Lightning leaves that to fused optimizers, after gradients were clipped.
+    """
+    scaler = precision.scaler if isinstance(precision, MixedPrecision) else None
+    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        scaler.unscale_(optimizer)
+    return scaler
