@@ -1,6 +1,7 @@
 """Drawing many samples, batch by batch."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Unpack
 
 import torch
@@ -12,7 +13,7 @@ from tarflow.errors import ConfigurationError, ContextError
 from tarflow.flows.context import NULL_CLASS, Context, ContextLike, Rows
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
-from tarflow.flows.report import SamplingReport
+from tarflow.flows.report import Inverse, SamplingReport, tell_non_finite
 from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.chunks import ChunkSize
 
@@ -93,7 +94,8 @@ def sample_batches(
 ) -> Iterator[tuple[Float[Tensor, "batch ..."], Integer[Tensor, " batch"] | None]]:
     """Draw samples in batches; sample n of a seed is the same whatever the batch size.
 
-    Where memory runs out, a batch is drawn in smaller chunks, with a warning.
+    Where memory runs out, a batch is drawn in smaller chunks, with a warning. Samples that are not
+    finite are NaN, and a warning counts them; a batch of nothing else is an error.
 
     Args:
         flow: What to sample from.
@@ -111,7 +113,9 @@ def sample_batches(
     chunks = ChunkSize()
     for indices in batches_of(num_samples, batch_size):
         part = None if label is None else label[indices.start : indices.stop]
-        x, _ = draw(flow, indices, part, seed, chunks, options)
+        x, report = draw(flow, indices, part, seed, chunks, options)
+        drawn = Inverse(x, x.new_zeros(len(x)), report)
+        tell_non_finite(drawn.finite, partial(flow.transform.blame, report))
         yield x, part
 
 
@@ -134,17 +138,16 @@ def draw(
     chunks: ChunkSize,
     options: DecodeOptions,
 ) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
-    """Draw the samples of some indices, in chunks that fit memory."""
+    """Draw the samples of some indices, in chunks that fit memory; NaN where they overflow."""
     reports = []
     given = Context.of(context, len(indices), "cpu")
 
     def compute(rows: slice) -> Tensor:
         source = ExampleSeeds(seed, indices[rows])
         part = given.map(lambda each: each[rows])
-        x, report = flow.sample_with_report(
-            len(source), part, source=source, options=options, certify=options.certify
-        )
-        reports.append(report)
-        return x
+        with torch.no_grad():
+            inverse = flow.attempt(flow.base.sample(len(source), source), part, options=options)
+        reports.append(inverse.report)
+        return inverse.x
 
     return chunks.map(compute, len(indices)), SamplingReport.cat(reports)
