@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tarflow.arguments import check_integer
-from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
+from tarflow.cli.choices import beside, device_of, find_pretrained, guidance_of, read_dtype
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
 from tarflow.errors import CheckpointError
@@ -14,6 +14,7 @@ from tarflow.flows.checkpoint import WEIGHTS
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow, load
 from tarflow.machine.processes import Process
+from tarflow.sampling.array_layout import layout_of
 from tarflow.sampling.drawing import read_classes, read_others
 from tarflow.sampling.gallery import Gallery, real_images
 from tarflow.sampling.plan import Conditions, Planned
@@ -48,8 +49,8 @@ class SampleSettings(Settings):
     grid_samples: int = 100  # the first samples, those that the grid shows
     columns: int | None = None  # images in a row of the grid
     save_png: bool = False
-    save_npz: bool = False
-    output: str | None = None  # by default samples/ beside the pretrained folder
+    save_npz: bool | str = False  # true; or arr_0, as evaluators read it: bytes, channels last
+    output: str | None = None  # by default samples/ beside `pretrained`
     overwrite: bool = False  # true: replace what other settings left in the output folder
     device: str = "auto"  # or cpu, cuda, cuda:1, mps; several processes take a GPU each
     rank: int | None = None  # which of several processes this is, from 0; torchrun and srun tell
@@ -60,6 +61,7 @@ def sample(config: SampleSettings) -> None:
     """Draw samples from a pretrained flow and leave pictures."""
     if config.columns is not None:
         check_integer("columns", config.columns, least=1)
+    layout_of(config.save_npz)  # before any work
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
     flow = load(directory).to(device_of(config.device, process.local_rank))
@@ -67,7 +69,7 @@ def sample(config: SampleSettings) -> None:
         raise CheckpointError(
             f"{directory} does not name the noise of its training: convert it with noise_std=..."
         )
-    output = Path(config.output or directory.parent / "samples")
+    output = Path(config.output or beside(directory, "samples"))
     origin = fingerprints(directory)
     classes = read_classes(config.label, flow.num_classes)
     options = _options(config, flow, directory, origin[WEIGHTS])
@@ -121,9 +123,9 @@ def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:
         files.append(gallery.write_images(run.pixels("writing images")))
-    if config.save_npz:
+    if layout := layout_of(config.save_npz):
         label = run.sampler.context(range(run.count)).label
         pixels = run.pixels("writing samples.npz")
-        files.append(gallery.write_arrays(pixels, run.count, label))
+        files.append(gallery.write_arrays(pixels, run.count, label, layout))
     print(certificates, *files, sep="\n")
     return files
