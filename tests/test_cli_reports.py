@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tarflow import GaussianNoise, Pixels
@@ -72,23 +71,3 @@ def test_letters_that_a_terminal_does_not_know():
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
     finished = subprocess.run(command, capture_output=True, env=ascii_only, check=True)
     assert finished.stdout == b"?\n"
-
-
-def test_arrays_for_an_evaluator():
-    for channels in (1, 3):
-        flow = tiny_flow(8, 2, channels, codec=Pixels(17), noise=GaussianNoise(0.1), num_classes=2)
-        flow.save_pretrained("pretrained")
-        options = ["checkpoint=pretrained", "num_samples=5", "batch_size=2", "label=[1,0]"]
-        arrays = {}
-        for layout in ("true", "arr_0"):
-            run_command("sample", [*options, f"save_npz={layout}", f"output={channels}_samples"])
-            arrays[layout] = dict(np.load(f"{channels}_samples/samples.npz"))
-        images = arrays["true"]["images"]
-        assert set(arrays["arr_0"]) == {"arr_0", "arr_1"}
-        for_evaluators, labels = arrays["arr_0"].values()
-        assert (for_evaluators.dtype, for_evaluators.shape) == (np.uint8, (5, 8, 8, 3))
-        shown = np.round(images.astype(float) * 255 / 16).transpose(0, 2, 3, 1)
-        assert np.abs(for_evaluators - shown).max() <= 1
-        assert labels.tolist() == [1, 0, 1, 0, 1]
-        with pytest.raises(SystemExit, match="save_npz='arr0' is unknown: give true"):
-            run_command("sample", [*options, "save_npz=arr0"])

@@ -117,3 +117,5 @@ def test_what_cannot_be_is_told_in_a_sentence(arguments, capsys):
 
 def test_typed_values_stay_typed():
     assert as_typed(["a='x'", "a=1", "a=x y", "~a"], False) == ["a='x'", "a=1", "a=x y", "~a"]
+    # Lightning gives it to the processes that it starts.
+    assert as_typed(["hydra.output_subdir=null"], False) == ["hydra.output_subdir=null"]

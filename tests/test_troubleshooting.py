@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import multiprocessing
 import re
 import time
@@ -29,7 +30,9 @@ from tarflow.data import (
     random_images,
 )
 from tarflow.data.images import count_classes
+from tarflow.data.loading.reading import ReadAhead
 from tarflow.data.loading.shares import BatchShares
+from tarflow.data.storage.image_files import ImageFiles
 from tarflow.evaluation import LikelihoodMetrics
 from tarflow.flows.published import read_published
 from tarflow.machine.processes import Process
@@ -146,6 +149,18 @@ def damaged_pictures(folder):
         for index in range(4):
             (folder / "photos" / name / f"{index}.png").write_bytes(b"no picture")
     image_folder(folder / "photos", 8)
+
+
+@provokes("example … is left out, since it cannot be read: …")
+def damaged_picture(folder):
+    root = pictures(folder, "a/0.png", "a/1.png")
+    (root / "a" / "1.png").write_bytes(b"no picture")
+    files = ImageFiles([(str(path), 0) for path in sorted((root / "a").iterdir())], 8)
+    told, log = io.StringIO(), logging.getLogger("tarflow")
+    log.addHandler(handler := logging.StreamHandler(told))
+    ReadAhead(files)(range(2))
+    log.removeHandler(handler)
+    raise SystemExit(told.getvalue())
 
 
 @provokes("… have dtype …, but pixels are integers 0 ... …")

@@ -49,7 +49,7 @@ class SampleSettings(Settings):
     grid_samples: int = 100  # the first samples, those that the grid shows
     columns: int | None = None  # images in a row of the grid
     save_png: bool = False
-    save_npz: bool | str = False  # true; or arr_0, as evaluators read it: bytes, channels last
+    save_npz: bool | str = False  # true: images, labels; adm: arr_0 (N, H, W, C), arr_1
     output: str | None = None  # by default samples/ beside `pretrained`
     overwrite: bool = False  # true: replace what other settings left in the output folder
     device: str = "auto"  # or cpu, cuda, cuda:1, mps; several processes take a GPU each
@@ -61,7 +61,7 @@ def sample(config: SampleSettings) -> None:
     """Draw samples from a pretrained flow and leave pictures."""
     if config.columns is not None:
         check_integer("columns", config.columns, least=1)
-    layout_of(config.save_npz)  # before any work
+    layout_of(config.save_npz)  # before anything is drawn
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
     flow = load(directory).to(device_of(config.device, process.local_rank))

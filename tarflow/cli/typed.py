@@ -93,7 +93,8 @@ def _argument(argument: str, sweeps: bool) -> str:
     if not found:
         return argument
     value, read = found["value"], _parsed(found["value"])
-    if _is_group(found["key"]) and value.lower() in ("null", "none", "false", "off"):
+    off = value.lower() in ("null", "none", "false", "off")
+    if off and _is_group(found["key"]) and not found["key"].startswith("hydra."):
         value, read = "[]", _parsed("[]")  # as Hydra switches off a group of sections
     several = read is not None and read.is_sweep_override()
     if sweeps and read is None:

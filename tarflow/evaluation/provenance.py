@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,7 +33,12 @@ def digests(batch: Batch) -> UInt8[np.ndarray, "batch 32"]:
 
 def readable(digests: UInt8[np.ndarray, "count 32"]) -> Bool[np.ndarray, " count"]:
     """Which of some images could be read."""
-    return digests.any(axis=1)
+    return np.asarray(digests.any(axis=1))
+
+
+def of_readable(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows of images that could be read, which are told by their digests."""
+    return {name: column[readable(rows["digest"])] for name, column in rows.items()}
 
 
 def content_of(digests: UInt8[np.ndarray, "count 32"]) -> str:

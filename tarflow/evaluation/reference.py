@@ -24,7 +24,7 @@ from tarflow.evaluation.distances import (
 )
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.metrics import WorkOf
-from tarflow.evaluation.provenance import content_of, digests
+from tarflow.evaluation.provenance import content_of, digests, of_readable
 from tarflow.evaluation.work import Rows
 from tarflow.machine.files import json_text, write_atomically
 
@@ -68,8 +68,10 @@ class Reference:
 
 def references_of(
     features: ImageFeatures, part: Subset, kept: Path | None, work_of: WorkOf
-) -> dict[str, Reference] | None:
-    """What samples are compared with, for every extractor; None where another process knows.
+) -> tuple[dict[str, Reference], int] | None:
+    """What samples are compared with, for every extractor, and how many images are unreadable.
+
+    None where another process knows.
 
     A file that is kept holds it from an earlier evaluation, or will from now on.
 
@@ -83,6 +85,8 @@ def references_of(
     rows = work.do("real images", len(part), 1024 if is_kept else 256, compute)
     if rows is None:
         return None
+    total, rows = len(rows["digest"]), of_readable(rows)
+    unreadable = total - len(rows["digest"])
     origin = {
         "data": features.data.name,
         "count": len(rows["digest"]),
@@ -91,11 +95,11 @@ def references_of(
         "torch": str(torch.__version__),
     }
     if kept is not None and is_kept:
-        return load(kept, origin)
+        return load(kept, origin), unreadable
     references = {name: Reference.of(rows[name]) for name in features.extractors}
     if kept is not None:
         save(kept, origin, references)
-    return references
+    return references, unreadable
 
 
 def chosen(part: Any, most: int | None) -> Subset:

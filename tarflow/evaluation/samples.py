@@ -14,7 +14,7 @@ from tarflow.errors import ConfigurationError, DataError
 from tarflow.evaluation.extractors import Extractor, Inception, PixelFeatures, UnavailableError
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.metrics import Metrics, WorkOf, check_fit
-from tarflow.evaluation.provenance import software
+from tarflow.evaluation.provenance import of_readable, software
 from tarflow.evaluation.reference import Reference, chosen, references_of
 from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.sample_judge import SampleJudge
@@ -83,16 +83,20 @@ class SampleMetrics(Metrics):
         features = ImageFeatures(data, usable, flow.base.anchor.device)
         kept = Path(self.statistics).expanduser() if self.statistics else None
         part = chosen(data.train, self.num_reference)
-        references = references_of(features, part, kept, work_of)
+        known = references_of(features, part, kept, work_of)
         part, work = chosen(data.test, self.num_reference), work_of("held_out")
         compute = partial(features.of_part, ReadAhead(part, work.num_workers))
         real = work.do("held-out images", len(part), 256, compute)
         runs = self._draw(SampleJudge(flow.eval(), features), work_of)
-        if references is None or real is None:
+        if known is None or real is None:
             return None
+        references, lost = known
+        total, real = len(real["digest"]), of_readable(real)
+        unreadable = {"training": lost, "held-out": total - len(real["digest"])}
         runs["real held-out images"] = [real]
         scores = {name: [_scores(rows, references) for rows in runs[name]] for name in runs}
-        return report_of(self.settings(flow, data), list(usable), skipped, scores)
+        settings = {**self.settings(flow, data), "unreadable": unreadable}
+        return report_of(settings, list(usable), skipped, scores)
 
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values depend on, besides the weights."""

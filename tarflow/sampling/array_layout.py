@@ -1,7 +1,7 @@
-"""How samples lie in an .npz: what its arrays are called, and in which order their axes are."""
+"""How a file of arrays holds samples."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -10,42 +10,60 @@ from tarflow.arguments import shown
 from tarflow.errors import ConfigurationError
 from tarflow.flows.codec import Codec
 
-Pixels = Shaped[Tensor, "batch ..."]
+
+class ArrayLayout(ABC):
+    """Names of the arrays, and what is in them."""
+
+    images: ClassVar[str]
+    labels: ClassVar[str]
+
+    @abstractmethod
+    def arrange(
+        self, stored: Shaped[Tensor, "batch channels height width"], codec: Codec
+    ) -> Shaped[Tensor, "batch ..."]:
+        """Samples as they are written."""
 
 
-@dataclass(frozen=True)
-class ArrayLayout:
-    """Names of the arrays, and what is stored of pixels as the codec knows them."""
+class AsStored(ArrayLayout):
+    """As data are read: `images` (N, C, H, W) of the codec's integers or numbers, and `labels`."""
 
-    images: str
-    labels: str
-    stored: Callable[[Codec, Pixels], Pixels]
+    images, labels = "images", "labels"
 
-
-def _as_evaluators_read(codec: Codec, pixels: Pixels) -> Pixels:
-    """Bytes with the channels last; one channel becomes three, which networks for colours want."""
-    picture = codec.to_bytes(pixels).movedim(1, -1)
-    return picture.expand(*picture.shape[:-1], 3) if picture.shape[-1] == 1 else picture
+    def arrange(
+        self, stored: Shaped[Tensor, "batch channels height width"], codec: Codec
+    ) -> Shaped[Tensor, "batch ..."]:
+        return stored
 
 
-LAYOUTS = {
-    "images": ArrayLayout("images", "labels", lambda codec, pixels: pixels),
-    "arr_0": ArrayLayout("arr_0", "arr_1", _as_evaluators_read),
-}
-"""By the name of the array of images: as this package reads them, and as evaluators (ADM) do."""
+class AsShown(ArrayLayout):
+    """As the evaluators of ADM (arXiv 2105.05233) read: `arr_0` of bytes (N, H, W, C), `arr_1`.
+
+    Grey images become colour, which these evaluators want.
+    """
+
+    images, labels = "arr_0", "arr_1"
+
+    def arrange(
+        self, stored: Shaped[Tensor, "batch channels height width"], codec: Codec
+    ) -> Shaped[Tensor, "batch ..."]:
+        pixels = codec.to_bytes(stored)
+        colour = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
+        return colour.permute(0, 2, 3, 1)
 
 
-def layout_of(name: bool | str) -> ArrayLayout | None:
-    """The layout that is asked for: true means `images`, false none.
+LAYOUTS: dict[Any, ArrayLayout] = {True: AsStored(), "adm": AsShown()}
+
+
+def layout_of(value: bool | str) -> ArrayLayout | None:
+    """Read the setting `save_npz`.
 
     Raises:
         ConfigurationError: There is no such layout.
     """
-    if isinstance(name, bool):
-        return LAYOUTS["images"] if name else None
-    if name not in LAYOUTS:
+    if value is False:
+        return None
+    if value not in LAYOUTS:
         raise ConfigurationError(
-            f"save_npz={shown(name)} is unknown: give true or images (levels in the order of the"
-            " flow), arr_0 (bytes with the channels last, for evaluators), or false"
+            f"save_npz={shown(value)}: choose true (images, labels), adm (arr_0, arr_1) or false"
         )
-    return LAYOUTS[name]
+    return LAYOUTS[value]
