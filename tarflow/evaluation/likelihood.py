@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
 from tarflow.data import ImageData
+from tarflow.data.images import UNLABELLED
 from tarflow.data.loading.batches import Batch, read_batch
 from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import ConfigurationError, DataError, NonFiniteError
@@ -168,6 +169,9 @@ class LikelihoodMetrics(Metrics):
         conditions = sorted(name for name in rows if name.startswith(CONTEXT))
         per_image = {"log_prob_nats": rows["log_prob"].tolist()}
         per_image |= {name.removeprefix(CONTEXT): rows[name].tolist() for name in conditions}
+        if data.class_names and "label" in per_image:
+            known = {UNLABELLED: "", **dict(enumerate(data.class_names))}
+            per_image["class_name"] = [known[int(label)] for label in per_image["label"]]
         kinds, table = [("log_prob", unit.name, unit.words)], []
         if self.importance_samples > 1:
             words = f"{unit.words}, bound by {self.importance_samples} draws"
