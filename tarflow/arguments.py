@@ -4,6 +4,7 @@ import operator
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from tarflow.errors import ConfigurationError
 def check_integer(
     name: str, value: Any, least: int | None = None, kind: type[ValueError] = ConfigurationError
 ) -> int:
-    """Read an integer; a truth value does not count as one.
+    """Read an integer as a plain number; a truth value does not count as one.
 
     Example:
         >>> check_integer("window", 0, least=1)
@@ -24,7 +25,7 @@ def check_integer(
         ConfigurationError: It is something else, or too small; another `kind` where one is given.
     """
     try:
-        if isinstance(value, bool):
+        if is_truth(value):
             raise TypeError
         number = operator.index(value)
     except (TypeError, ValueError, RuntimeError) as error:  # torch's, of tensors
@@ -34,10 +35,27 @@ def check_integer(
     return number
 
 
-def check_real(name: str, value: Any, kind: type[ValueError] = ConfigurationError) -> None:
-    """Refuse what is not a real number, as `check_integer` does; the caller checks its range."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+def check_real(name: str, value: Any, kind: type[ValueError] = ConfigurationError) -> int | float:
+    """Read a real number as a plain one, as `check_integer` does; the caller checks its range."""
+    single = isinstance(value, Tensor | np.generic | np.ndarray) and value.ndim == 0
+    number = value.item() if single else value
+    if is_truth(number) or not isinstance(number, Real):
         raise kind(f"{name} {shown(value)} must be a number")
+    return number if type(number) in (int, float) else float(number)
+
+
+def is_truth(value: Any) -> bool:
+    """Whether a value is true or false, in Python, NumPy or torch."""
+    return isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) == torch.bool
+
+
+def keep(owner: Any, **values: Any) -> None:
+    """Set fields of a frozen dataclass to the values that its checks have read.
+
+    What a caller passes may be NumPy's or a tensor, which no file of settings can hold.
+    """
+    for name, value in values.items():
+        object.__setattr__(owner, name, value)
 
 
 def check_size(name: str, value: Any, least: int | None = 1) -> tuple[int, int]:

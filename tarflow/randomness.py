@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tarflow.arguments import check_integer, shown
+from tarflow.arguments import check_integer, keep, shown
 from tarflow.errors import ConfigurationError
 
 
@@ -34,7 +34,7 @@ class ExampleSeeds:
     indices: Sequence[int]
 
     def __post_init__(self):
-        check_integer("seed", self.seed)
+        keep(self, seed=check_integer("seed", self.seed))
         if not isinstance(self.indices, Sequence | torch.Tensor | np.ndarray):
             raise ConfigurationError(f"indices {shown(self.indices)} must be a list of integers")
         if not isinstance(self.indices, range):
@@ -127,16 +127,18 @@ def uniform(
 
 
 def _draw(function, purpose, shape, source, dtype, device) -> Tensor:
-    """Draw with torch's `rand` or `randn`; seeds draw float32, so that dtypes agree."""
+    """Draw with torch's `rand` or `randn`; seeds draw float32, so that all dtypes agree."""
     purpose = f"{function.__name__}/{purpose}"
     if isinstance(source, ExampleSeeds):
         if len(source) != shape[0]:
             raise ConfigurationError(f"{len(source)} example seeds for a batch of {shape[0]}")
-        rows = [function(tuple(shape[1:]), generator=g) for g in source.generators(purpose)]
+        size, streams = tuple(shape[1:]), source.generators(purpose)
+        rows = [function(size, generator=stream, dtype=torch.float32) for stream in streams]
         drawn = torch.stack(rows) if rows else torch.empty(tuple(shape))
     elif isinstance(source, Share):
         generator = torch.Generator(device).manual_seed(stream_seed(source.seed, purpose, 0))
-        whole = function((source.total, *shape[1:]), generator=generator, device=device)
+        told = {"generator": generator, "dtype": torch.float32, "device": device}
+        whole = function((source.total, *shape[1:]), **told)
         drawn = whole[source.start : source.start + shape[0]]
     elif isinstance(source, torch.Generator | None):
         where = device if source is None else source.device

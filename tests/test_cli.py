@@ -228,7 +228,7 @@ def test_errors_say_what_to_do(trained, tmp_path):
     assert "is neither a pretrained folder" in error_of("sample", "checkpoint=empty")
     assert "this flow knows 0 ... 9" in error_of(*sample, "label=10")
     assert "weight -1" in error_of(*sample, "guidance=-1.0")
-    assert "another configuration" in error_of(
+    assert "other settings, on which its result depends" in error_of(
         *train, "experiment=digits_samples", f"run_dir={trained}", *TINY, "model.model_dim=32"
     )
     assert "image_size=..." in error_of("convert", "weights.pth", "out", "size=3")

@@ -66,6 +66,18 @@ def test_a_finished_run_does_no_work(sample, checkpoint, capsys):
     assert times(output) == before
 
 
+def test_arrays_in_the_layout_of_another_evaluator(sample):
+    sample("num_samples=5", "output=out", "save_npz=true")
+    with np.load("out/samples.npz") as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    sample("num_samples=5", "output=out", "save_npz=adm")  # drawn already: written anew
+    with np.load("out/samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (5, *images.shape[2:], 3)
+        assert np.array_equal(arrays["arr_1"], labels)
+    with pytest.raises(SystemExit, match="save_npz='evaluator': choose true"):
+        sample("num_samples=5", "output=out", "save_npz=evaluator")
+
+
 def test_more_samples_and_other_files_are_added(sample, capsys):
     sample("num_samples=5", "output=out", "batch_size=3")
     before = times(Path("out/shards"))

@@ -9,7 +9,8 @@ from PIL import Image
 
 from tarflow import Pixels
 from tarflow.data import ArrayDataset
-from tarflow.errors import DataError
+from tarflow.errors import ConfigurationError, DataError
+from tarflow.sampling.array_layout import layout_of
 from tarflow.sampling.gallery import Gallery, real_images, remove_gallery
 from tarflow.sampling.pictures import beside, grid
 
@@ -188,3 +189,23 @@ def test_real_images_without_classes():
 def test_class_without_real_images(labels):
     with pytest.raises(DataError, match="no real image of class 1"):
         real_images(numbered(labels), torch.tensor([1, 1]), 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_arrays_for_evaluators_are_bytes_with_channels_last(gallery, channels):
+    pixels = torch.randint(0, 17, (7, channels, 8, 6), dtype=torch.uint8)
+    labels = torch.arange(7) % 3
+    path = gallery.write_arrays(pixels.split(3), 7, labels, layout_of("adm"))
+    expected = (pixels.double() * 255 / 16).round().byte().permute(0, 2, 3, 1).expand(7, 8, 6, 3)
+    with np.load(path) as arrays:
+        assert sorted(arrays) == ["arr_0", "arr_1"]
+        assert arrays["arr_0"].dtype == np.uint8
+        assert np.array_equal(arrays["arr_0"], expected.numpy())
+        assert np.array_equal(arrays["arr_1"], labels.numpy())
+
+
+def test_layouts_that_are_not_there():
+    assert layout_of(False) is None
+    for value in ("arr0", "", "True"):
+        with pytest.raises(ConfigurationError, match=r"choose true .*, adm .* or false"):
+            layout_of(value)

@@ -1,5 +1,6 @@
 """Files in the format of the published code: what is inferred from them, and what is refused."""
 
+import collections
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tarflow import CheckpointError, ExpScale, GaussianNoise, Pixels, TarFlow, UnitScale
+from tarflow.cli.convert import convert
 from tarflow.flows.published import from_published, read_published
 
 from .published import DIRECTORY, PREFIX
@@ -230,7 +232,7 @@ def test_truncated_file(write, zipped):
 def test_file_of_another_kind(tmp_path, content):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"weights\.pth is damaged|not a plain state dict"):
+    with pytest.raises(CheckpointError, match=r"weights\.pth is damaged|is not a state dict"):
         read_published(path)
 
 
@@ -270,13 +272,90 @@ def test_no_code_of_a_plain_pickle_is_run(tmp_path):
         [torch.zeros(3)],
         {"model": {"var": torch.zeros(3)}},
         {"epoch": 3},
-        random_state() | {3: torch.zeros(3)},
     ],
-    ids=["tensor", "list", "nested", "number", "key"],
+    ids=["tensor", "list", "nested", "number"],
 )
 def test_other_content(write, content):
-    with pytest.raises(CheckpointError, match="is not a plain state dict"):
+    with pytest.raises(CheckpointError, match="is not a state dict"):
         read_published(write(content))
+
+
+def test_a_key_that_is_not_a_name(write):
+    with pytest.raises(CheckpointError, match="'3' does not belong to a TarFlow"):
+        read_published(write(random_state() | {3: torch.zeros(3)}))
+
+
+# --- Checkpoints of a training ------------------------------------------------------------------
+
+
+def with_prefix(state, prefix, **others):
+    """The same tensors under other names."""
+    return {prefix + key: value for key, value in state.items()} | others
+
+
+def compiled_within(state):
+    """Names of a flow of which each block was compiled, then the whole put into DDP."""
+    return {
+        f"module.{key}".replace("blocks.0.", "blocks.0._orig_mod."): state[key] for key in state
+    }
+
+
+def first_bias(flow):
+    """Of the first block's input."""
+    found = [value for key, value in flow.state_dict().items() if key.endswith("proj_in.bias")]
+    return found[0]
+
+
+STEPS = {"optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3}]}}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model": state, "epoch": 3, **STEPS},
+        lambda state: {"state_dict": with_prefix(state, "module."), **STEPS},
+        lambda state: with_prefix(state, "_orig_mod."),
+        lambda state: with_prefix(state, "module._orig_mod."),
+        lambda state: with_prefix(state, "_orig_mod.module.", n_averaged=torch.tensor(7)),
+        lambda state: {
+            "state_dict": with_prefix(state, "net.", **{"metric.total": torch.ones(1)})
+        },
+        lambda state: {"training": {"ema": with_prefix(state, "flow.model.")}},
+        lambda state: collections.OrderedDict(compiled_within(state)),
+    ],
+    ids=["model", "ddp", "compiled", "both", "averaged", "lightning", "nested", "layers"],
+)
+def test_a_model_is_found_within_a_checkpoint(write, wrap):
+    state = random_state(classes=3)
+    expected = from_published(state).state_dict()
+    found = read_published(write(wrap(state))).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_one_of_several_models_is_chosen_by_name(write, tmp_path, monkeypatch):
+    model, ema = random_state(), random_state()
+    path = write({"model": with_prefix(model, "module."), "ema": ema, "step": 3})
+    with pytest.raises(
+        CheckpointError, match="several models: give one of model=model, model=ema"
+    ):
+        read_published(path)
+    with pytest.raises(CheckpointError, match="no model 'best': give one of model=model, model="):
+        read_published(path, model="best")
+    for name, state in {"model": model, "ema": ema}.items():
+        found = first_bias(read_published(path, model=name))
+        assert torch.equal(found, state["blocks.0.proj_in.bias"])
+    convert([str(path), str(tmp_path / "converted"), "model=ema"])
+    assert (tmp_path / "converted" / "config.json").exists()
+
+
+def test_two_models_in_one_state_dict(write):
+    student, teacher = random_state(), random_state()
+    path = write(with_prefix(student, "net.") | with_prefix(teacher, "net_ema."))
+    with pytest.raises(CheckpointError, match="give one of model=net, model=net_ema"):
+        read_published(path)
+    found = first_bias(read_published(path, model="net"))
+    assert torch.equal(found, student["blocks.0.proj_in.bias"])
 
 
 @pytest.mark.parametrize("outputs", [1, 2])

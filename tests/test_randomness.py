@@ -3,8 +3,18 @@
 import pytest
 import torch
 
-from tarflow import ExampleSeeds
-from tarflow.randomness import normal, uniform
+from tarflow import (
+    ExampleSeeds,
+    GaussianNoise,
+    Jacobi,
+    LinearGuidance,
+    UniformDequantization,
+    denoise,
+    load,
+)
+from tarflow.randomness import ExampleStreams, Share, normal, uniform
+
+from .models import tiny_flow
 
 
 def draw(function, source, num=6, dtype=torch.float32):
@@ -41,6 +51,69 @@ def test_dtypes_agree_on_the_draws_of_an_example(function):
     single, double = draw(function, seeds), draw(function, seeds, dtype=torch.float64)
     assert double.dtype == torch.float64
     assert torch.equal(single.double(), double)
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16])
+def default_dtype(request):
+    """Another default dtype, for the time of a test."""
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(torch.float32)
+
+
+SOURCES = {
+    "example seeds": lambda: ExampleSeeds(7, range(6)),
+    "example streams": lambda: ExampleStreams.of(ExampleSeeds(7, range(6))),
+    "share": lambda: Share(7, 2, 9),
+    "generator": lambda: torch.Generator().manual_seed(7),
+}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """What is drawn where the default dtype is float32."""
+    return {
+        (name, f.__name__): draw(f, make())
+        for name, make in SOURCES.items()
+        for f in (normal, uniform)
+    }
+
+
+@pytest.mark.parametrize("function", [normal, uniform])
+@pytest.mark.parametrize("name", SOURCES)
+def test_draws_do_not_depend_on_the_default_dtype(drawn, default_dtype, function, name):
+    assert torch.equal(draw(function, SOURCES[name]()), drawn[name, function.__name__])
+
+
+def sampled(flow):
+    """What is made of fixed seeds: samples in many ways, dequantized pixels, denoised data."""
+    seeds, label = ExampleSeeds(0, range(4)), torch.tensor([0, 1, 2, -1])
+    rule = {"guidance": LinearGuidance(1.0, 0.5)}
+    ways = [{}, {"decoder": Jacobi(3, 1e-4)}, rule, {"dtype": torch.bfloat16}, {"certify": True}]
+    found = [flow.sample(4, label, source=seeds, **way) for way in ways]
+    warm = {"label": label, "temperature": 0.5}
+    found.append(flow.sample(4, warm, source=seeds))
+    found += [denoise(flow, found[0], label), flow.log_prob(found[0], label)]
+    stored = torch.arange(4 * 2 * 4 * 4).view(4, 2, 4, 4).to(torch.uint8)
+    found.append(flow.noisy(stored, seeds))
+    return found
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A flow in a folder, and what is made of it."""
+    folder = tmp_path_factory.mktemp("flow")
+    codec, noise = UniformDequantization(256), GaussianNoise(0.1)
+    flow = tiny_flow(num_classes=3, codec=codec, noise=noise).eval()
+    flow.save_pretrained(folder)
+    return folder, sampled(flow)
+
+
+def test_samples_of_a_seed_do_not_depend_on_the_default_dtype(saved, default_dtype):
+    folder, expected = saved
+    for ours, theirs in zip(sampled(load(folder)), expected, strict=True):
+        assert ours.dtype == theirs.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("function", [normal, uniform])

@@ -1,5 +1,8 @@
 """Every message of the page on troubleshooting is said, and no other stands there."""
 
+import contextlib
+import io
+import logging
 import multiprocessing
 import re
 import time
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tarflow import GaussianNoise, LinearGuidance, Pixels, TarFlow, TarflowError, load
 from tarflow.cli.choices import device_of, find_pretrained
@@ -25,7 +29,10 @@ from tarflow.data import (
     prepare,
     random_images,
 )
+from tarflow.data.images import count_classes
+from tarflow.data.loading.reading import ReadAhead
 from tarflow.data.loading.shares import BatchShares
+from tarflow.data.storage.image_files import ImageFiles
 from tarflow.evaluation import LikelihoodMetrics
 from tarflow.flows.published import read_published
 from tarflow.machine.processes import Process
@@ -33,6 +40,7 @@ from tarflow.nn.kernels import FlashAttention
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.drawing import read_classes
 from tarflow.sampling.sample_folder import SampleFolder
+from tarflow.training.precision import check_precision
 from tarflow.training.run import Run
 
 from .models import tiny_flow
@@ -107,6 +115,33 @@ def no_folder(folder):
     image_folder(folder / "none", 8)
 
 
+def pictures(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    return folder / "photos"
+
+
+@provokes("…: … pictures…; left out: …")
+def told_of_a_folder(folder):
+    root = pictures(folder, *(f"{name}/{index}.png" for name in "ab" for index in range(12)))
+    (root / "notes.txt").write_text("")
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        image_folder(root, 8, verify=False)
+    raise SystemExit(told.getvalue())
+
+
+@provokes("… holds … but not test: name the images to report on test")
+def no_test_part(folder):
+    image_folder(pictures(folder, "train/a/0.png", "train/b/1.png", "val/a/2.png"), 8)
+
+
+@provokes("… holds pictures (…) beside the folders of classes: move them into one, or elsewhere")
+def loose_pictures(folder):
+    image_folder(pictures(folder, "a/0.png", "b/1.png", "2.png"), 8)
+
+
 @provokes("… of … images cannot be used: …. Replace or remove these files")
 def damaged_pictures(folder):
     for name in ("cat", "dog"):
@@ -114,6 +149,18 @@ def damaged_pictures(folder):
         for index in range(4):
             (folder / "photos" / name / f"{index}.png").write_bytes(b"no picture")
     image_folder(folder / "photos", 8)
+
+
+@provokes("example … is left out, since it cannot be read: …")
+def damaged_picture(folder):
+    root = pictures(folder, "a/0.png", "a/1.png")
+    (root / "a" / "1.png").write_bytes(b"no picture")
+    files = ImageFiles([(str(path), 0) for path in sorted((root / "a").iterdir())], 8)
+    told, log = io.StringIO(), logging.getLogger("tarflow")
+    log.addHandler(handler := logging.StreamHandler(told))
+    ReadAhead(files)(range(2))
+    log.removeHandler(handler)
+    raise SystemExit(told.getvalue())
 
 
 @provokes("… have dtype …, but pixels are integers 0 ... …")
@@ -129,6 +176,18 @@ def pixels_out_of_range(folder):
 @provokes("… have shape …, which does not tell where channels are")
 def ambiguous_channels(folder):
     arrays(array_file(folder, np.zeros((9, 8, 8, 8), np.uint8)))
+
+
+@provokes("the labels of … go from … to …, but no training image is of class …")
+def labels_from_1(folder):
+    count_classes({"train": np.array([1, 2])}, None, str(folder))
+
+
+@provokes("class … has … image, too few to split")
+def lonely_image(folder):
+    labels = np.array([0] * 39 + [1])
+    np.savez(folder / "file.npz", images=np.zeros((40, 4, 4), np.uint8), labels=labels)
+    arrays(folder / "file.npz")
 
 
 @provokes("cannot read …. Save arrays of integers with numpy.savez or numpy.save")
@@ -189,6 +248,11 @@ def unknown_target(_):
     check({"_target_": "tarflow.evaluation.NoMetrics"})
 
 
+@provokes("trainer.…=… is not a setting here: …")
+def other_setting(_):
+    raise SystemExit(error_of("train", "+trainer.gradient_clip_val=1"))
+
+
 @provokes("device=… cannot be used (…): give auto, cpu, cuda, cuda:1 or mps")
 def unknown_device(_):
     device_of("tpu")
@@ -217,6 +281,14 @@ def divergence(_):
     flow = flow_to_train()
     module = tiny_module(flow, max_skipped_steps=0)
     fit(module, batches(), max_steps=2, callbacks=[poison(flow, (1,))])
+
+
+@provokes(
+    "precision … is not one of 32-true, bf16-mixed and 16-mixed, which keep the weights, their"
+    " averages and the noise in float32"
+)
+def narrow_weights(_):
+    check_precision("bf16-true", sharded=False)
 
 
 @provokes("labels go from … to …, but this flow knows 0 ... …")

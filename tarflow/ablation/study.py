@@ -20,7 +20,7 @@ from tarflow.arguments import check_integer
 from tarflow.data import digits, photographs
 from tarflow.errors import ConfigurationError, TarflowError
 from tarflow.evaluation.provenance import software
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 
 DATA = {"digits": partial(digits, validation_fraction=0.1), "photographs": photographs}
 
@@ -123,7 +123,7 @@ class Study:
             for run, future in _in_processes(left, workers):
                 error = future.exception()
                 if error is None:
-                    write_atomically(self.path(run), json.dumps(future.result(), indent=1) + "\n")
+                    write_atomically(self.path(run), json_text(future.result(), indent=1))
                 else:
                     progress.console.print(f"{run.name} failed: {error!r}")
                     failed.append(f"{run.name} ({error})")

@@ -1,23 +1,25 @@
-"""How a command finds its configuration, runs, and tells of errors."""
+"""How a command finds its configuration and runs."""
 
-import errno
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 from unittest.mock import patch
 
 import hydra
 import hydra.utils
 from hydra.core.config_store import ConfigStore
-from hydra.errors import InstantiationException
-from omegaconf import DictConfig, MissingMandatoryValue
-from omegaconf.errors import InterpolationResolutionError
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
-from tarflow.cli.hydra_section import checked_section
+from tarflow.cli.loader import own_loader
+from tarflow.cli.process_state import hydra_kept, process_kept
 from tarflow.cli.settings import CONF, Settings
+from tarflow.cli.sweep import job_told_plainly, watched_launcher
 from tarflow.cli.targets import import_own_packages
-from tarflow.errors import TarflowError
+from tarflow.cli.telling import told_plainly
+from tarflow.cli.typed import options_first
 
 
 def instantiate(section: Any, **arguments: Any) -> Any:
@@ -36,44 +38,38 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
     """Compose the settings of a command from its arguments and run it."""
     given, kind = sys.argv, settings_of(task)
     for argument in arguments:
-        if argument.startswith("="):  # which Hydra would answer with a traceback
-            sys.exit(f"tarflow: {argument} has no key: give key=value")
         if argument.startswith("--e"):  # of --experimental-rerun, which argparse lets one shorten
             sys.exit(f"tarflow: {argument} would read a pickle, which may run anything")
 
-    def task_told_plainly(config: DictConfig) -> None:
+    def task_told_plainly(config: DictConfig) -> Any:
         # Lightning starts other processes of a run with the arguments that started this one.
         sys.argv = given
-        with told_plainly():
-            task(kind.of(config))
+        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+        with process_kept(), job_told_plainly() if sweeps else told_plainly():
+            return task(kind.of(config))
 
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=task.__name__)
     with told_plainly():
         import_own_packages()
-    read = [f"tarflow {task.__name__}", *arguments]  # what Hydra does
-    with patch.object(sys, "argv", read), checked_section(arguments, told_plainly):
+        arguments = options_first(arguments)
+    read = [f"tarflow {task.__name__}", *map(off, arguments)]  # what Hydra does
+    with (
+        process_kept(),
+        hydra_kept(),
+        patch.object(sys, "argv", read),
+        own_loader(arguments, get_type_hints(kind)),
+        watched_launcher(),
+    ):
         main(task_told_plainly)()
 
 
-@contextmanager
-def told_plainly() -> Iterator[None]:
-    """End the program with the message alone, where an error is the user's to mend."""
-    try:
-        yield
-    except TarflowError as error:
-        sys.exit(f"tarflow: {error}")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a full disk, or share
-            raise
-        sys.exit(f"tarflow: {error}: make room, and give the same command again")
-    except MissingMandatoryValue as error:
-        sys.exit(f"tarflow: {error.full_key} is needed: give {error.full_key}=...")
-    except InterpolationResolutionError as error:
-        sys.exit(f"tarflow: {str(error).splitlines()[0]} (in {error.full_key})")
-    except InstantiationException as error:
-        cause = error.__cause__  # of arguments, or else a bug
-        lightnings = type(cause).__name__ == "MisconfigurationException"
-        if not lightnings and not isinstance(cause, ValueError | TypeError | LookupError):
-            raise
-        place = str(error).splitlines()[-1].removeprefix("full_key: ")
-        sys.exit(f"tarflow: {cause} (in {place})")
+def off(argument: str) -> str:
+    """Write a group of sections that is switched off, as by `logger=null`, as Hydra reads it.
+
+    Example:
+        >>> off("logger=null"), off("callbacks=False"), off("seed=null")
+        ('logger=[]', 'callbacks=[]', 'seed=null')
+    """
+    key, _, value = argument.partition("=")
+    group = re.fullmatch(r"\w+", key) and (CONF / key).is_dir()
+    return f"{key}=[]" if group and value.lower() in ("null", "none", "false", "off") else argument

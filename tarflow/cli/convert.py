@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tarflow.cli.command import told_plainly
+from tarflow.cli.telling import told_plainly
 from tarflow.errors import CheckpointError
 from tarflow.flows.published import read_published
 from tarflow.machine.files import writing
@@ -14,9 +14,9 @@ from tarflow.machine.files import writing
 def convert(arguments: Sequence[str]) -> None:
     """Turn a published checkpoint into a pretrained folder."""
     parser = argparse.ArgumentParser("tarflow convert", description=read_published.__doc__)
-    parser.add_argument("weights", help="the published file: a plain state dict")
+    parser.add_argument("weights", help="the published file, or a training's checkpoint")
     parser.add_argument("directory", help="the pretrained folder to write")
-    parser.add_argument("options", nargs="*", help="image_size=32 or 32x64, noise_std=0.05")
+    parser.add_argument("options", nargs="*", help="image_size=32, noise_std=0.05, model=ema")
     options = parser.parse_args(arguments)
     with told_plainly():
         flow = read_published(options.weights, **_read_options(options.options))
@@ -29,7 +29,7 @@ def convert(arguments: Sequence[str]) -> None:
 
 
 def _read_options(options: list[str]) -> dict[str, Any]:
-    """Read `image_size=32`, `image_size=32x64` (height and width) and `noise_std=0.05`."""
+    """Read `image_size=32`, `image_size=32x64` (height and width), `noise_std`, `model`."""
     values = {}
     for option in options:
         key, _, text = option.partition("=")
@@ -39,9 +39,11 @@ def _read_options(options: list[str]) -> dict[str, Any]:
                 values[key] = int(height), int(width or height)
             elif key == "noise_std":
                 values[key] = float(text)
+            elif key == "model":
+                values[key] = text
         except ValueError as error:
             message = f"{option} cannot be read: write image_size=32 or 32x64, noise_std=0.05"
             raise CheckpointError(message) from error
         if key not in values:
-            raise CheckpointError(f"{option}: allowed are image_size=... and noise_std=...")
+            raise CheckpointError(f"{option}: allowed are image_size=, noise_std= and model=")
     return values

@@ -1,13 +1,9 @@
 """What a configuration may set of Hydra itself, which acts on it before a command runs."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
-from unittest.mock import patch
 
-import hydra._internal.hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,28 +30,6 @@ FROM_THE_USER = (
     *("launcher.srun_args", "launcher.additional_parameters"),
 )
 """Environments and shell lines: what a file could make any program of."""
-
-
-@contextmanager
-def checked_section(arguments: Sequence[str], told: Callable[[], Any]) -> Iterator[None]:
-    """Check what Hydra composes before it acts on it; `told` is the context errors are told in.
-
-    This puts a class in place of Hydra's own loader, since the public interface has no place for
-    the check: Hydra makes logging, callbacks, sweeper and launcher as soon as it has composed a
-    configuration. To call `hydra.compose` before would do for a single run, but not for a sweep:
-    every job is composed anew from what a sweeper chose, and takes its logging and environment
-    from that. Only the loader sees all jobs, also where a launcher starts other processes.
-    """
-
-    class CheckedLoader(ConfigLoaderImpl):
-        def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
-            config = super().load_configuration(*args, **kwargs)
-            with told():
-                check_section(config.hydra, arguments)
-            return config
-
-    with patch.object(hydra._internal.hydra, "ConfigLoaderImpl", CheckedLoader):
-        yield
 
 
 def check_section(section: DictConfig, arguments: Sequence[str] = ()) -> None:

@@ -14,6 +14,7 @@ from tarflow.flows.checkpoint import WEIGHTS
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow, load
 from tarflow.machine.processes import Process
+from tarflow.sampling.array_layout import layout_of
 from tarflow.sampling.drawing import read_classes, read_others
 from tarflow.sampling.gallery import Gallery, real_images
 from tarflow.sampling.plan import Conditions, Planned
@@ -48,7 +49,7 @@ class SampleSettings(Settings):
     grid_samples: int = 100  # the first samples, those that the grid shows
     columns: int | None = None  # images in a row of the grid
     save_png: bool = False
-    save_npz: bool = False
+    save_npz: bool | str = False  # true: images, labels; adm: arr_0 (N, H, W, C), arr_1
     output: str | None = None  # by default samples/ beside the pretrained folder
     overwrite: bool = False  # true: replace what other settings left in the output folder
     device: str = "auto"  # or cpu, cuda, cuda:1, mps; several processes take a GPU each
@@ -60,6 +61,7 @@ def sample(config: SampleSettings) -> None:
     """Draw samples from a pretrained flow and leave pictures."""
     if config.columns is not None:
         check_integer("columns", config.columns, least=1)
+    layout_of(config.save_npz)  # before anything is drawn
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
     flow = load(directory).to(device_of(config.device, process.local_rank))
@@ -121,10 +123,10 @@ def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:
         files.append(gallery.write_images(run.pixels("writing images")))
-    shown = config.save_png and run.sampler.flow.image_shape[0] in (1, 3)
-    if config.save_npz or (config.save_png and not shown):  # which pictures do not hold
+    drawn = run.sampler.flow.image_shape[0] in (1, 3)  # else pictures do not hold all
+    if layout := layout_of(config.save_npz or (config.save_png and not drawn)):
         label = run.sampler.context(range(run.count)).label
         pixels = run.pixels("writing samples.npz")
-        files.append(gallery.write_arrays(pixels, run.count, label))
+        files.append(gallery.write_arrays(pixels, run.count, label, layout))
     print(certificates, *files, sep="\n")
     return files

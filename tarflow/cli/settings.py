@@ -73,7 +73,7 @@ def check(config: Any) -> None:
     if isinstance(config, dict):
         named = find(config["_target_"]) if "_target_" in config else None
         check(list(config.values()))
-        for name, kind in _annotations(named).items() if named else ():
+        for name, kind in annotations(named).items() if named else ():
             if config.get(name, "???") != "???":  # told of where it is used
                 _check(name, config[name], kind)
     elif isinstance(config, list):
@@ -137,7 +137,7 @@ def _is_section(kind: Any) -> bool:
     return Section in (kind, *get_args(kind))
 
 
-def _annotations(thing: Callable[..., Any]) -> dict[str, Any]:
+def annotations(thing: Callable[..., Any]) -> dict[str, Any]:
     """The types of what a class or function takes."""
     try:
         return get_type_hints(thing.__init__ if inspect.isclass(thing) else thing)

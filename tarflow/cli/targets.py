@@ -2,7 +2,8 @@
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import Any
@@ -51,6 +52,37 @@ def find(name: Any) -> Callable[..., Any]:
     if not _may_be_called(found, own):
         raise refusal
     return found
+
+
+def completed(config: Any) -> Any:
+    """A configuration with what it leaves to defaults, and with full names.
+
+    So two of them can be compared, one of which was written before an argument was there, or by
+    another of several names of a class. What cannot be found stays as it is.
+    """
+    if isinstance(config, list | tuple):
+        return [completed(each) for each in config]
+    if is_dataclass(config) and not isinstance(config, type):
+        held = {field.name: getattr(config, field.name) for field in fields(config)}
+        return completed({"_target_": _name_of(type(config)), **held})
+    if not isinstance(config, Mapping):
+        return config if isinstance(config, str | int | float | None) else type(config).__name__
+    content = {key: completed(value) for key, value in config.items()}
+    try:
+        named = find(config["_target_"]) if "_target_" in config else None
+    except ConfigurationError:
+        return content
+    if named is not None:
+        content["_target_"] = _name_of(named)
+        for name, parameter in inspect.signature(named).parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                content.setdefault(name, completed(parameter.default))
+    return content
+
+
+def _name_of(thing: Callable[..., Any]) -> str:
+    """The full name of a class or function."""
+    return f"{thing.__module__}.{thing.__qualname__}"
 
 
 def own_packages() -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -16,11 +15,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from tarflow.arguments import check_integer
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
+from tarflow.cli.targets import completed
+from tarflow.cli.trainer import make_trainer
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.flows.flow import Flow
-from tarflow.training import Preemption, Run
-from tarflow.training.precision import check_precision
+from tarflow.training import LastCheckpoint, Preemption, PretrainedExport, Run
 from tarflow.training.steps import callbacks_of
 
 tell = rank_zero_only(print)
@@ -46,7 +46,7 @@ class TrainSettings(Settings):
     optimizer: Section
     schedule: Section
     trainer: Section
-    callbacks: Section
+    callbacks: Section | None = None
     logger: Section | None = None
 
 
@@ -63,56 +63,46 @@ def train(config: TrainSettings) -> None:
     if check_integer("seed", config.seed, least=0) >= 2**32:
         raise ConfigurationError(f"seed {config.seed} must be below 2**32")
     run = Run(Path(config.run_dir))
-    checkpoint = run.start(config.composed, config.resume, leads)
+    checkpoint = run.start(config.composed, config.resume, leads, completed)
     done = run.step()
     if done >= config.trainer.max_steps:
-        tell(f"{run.directory} is trained already: {done} steps. Its model: {run.pretrained}")
+        model = f"Its model: {run.pretrained}" if run.has_model else "No model was written"
+        tell(f"{run.directory} is trained already: {done} steps. {model}")
         return
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
     flow = make_flow(config.model, config.codec, config.noise, datamodule.data)
     run.check(flow)
+    run.check_data(datamodule.data, leads)
     module = instantiate(config.module, flow=flow)
-    trainer = _make_trainer(config)
+    trainer = make_trainer(config.trainer, config.logger, config.callbacks)
     num_parameters = sum(parameter.numel() for parameter in flow.parameters())
     num_images = len(datamodule.data.train)
     tell(f"{config.name}: {num_parameters:,} parameters, {num_images:,} training images")
     if checkpoint:
         tell(f"going on from {checkpoint} at step {done}")
     trainer.fit(module, datamodule, ckpt_path=checkpoint)
-    _leave_if_told(trainer)
-    tell(f"the trained model is in {run.pretrained}")
+    _tell_end(run, trainer, done)
 
 
-def _leave_if_told(trainer: lightning.Trainer) -> None:
-    """End the program where a signal ended the run, so that nobody takes it for a finished one."""
+def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:
+    """Tell what is kept; end the program if a signal did, so that the run is not taken as done."""
+    step, written = trainer.global_step, before
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, LastCheckpoint) and callback.path == run.checkpoint:
+            written = callback.step
+    goes_on = f"the same command goes on from {'there' if written == step else f'step {written}'}"
     for callback in callbacks_of(trainer):
         if isinstance(callback, Preemption) and callback.received:
-            step = f"{callback.received.name} stopped the run at step {trainer.global_step}"
-            tell(f"{step}: the same command goes on from there")
+            tell(f"{callback.received.name} stopped the run at step {step}: {goes_on}")
             sys.exit(128 + callback.received)
-
-
-def _make_trainer(config: TrainSettings) -> lightning.Trainer:
-    """Make the trainer, for as many processes as a launcher started."""
-    numbers = _launched() if config.trainer.devices == "auto" else {}
-    sharded = "ShardedStrategy" in str(config.trainer.get("strategy"))
-    check_precision(str(config.trainer.get("precision") or "32-true"), sharded)
-    loggers = [instantiate(logger) for logger in (config.logger or {}).values()]
-    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
-    return instantiate(config.trainer, logger=loggers, callbacks=callbacks, **numbers)
-
-
-def _launched() -> dict[str, int]:
-    """Numbers of devices of each node and of nodes, as torchrun or srun tell; else nothing."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        devices, total = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-        return {"devices": devices, "num_nodes": total // devices}
-    # Without srun, a batch script runs a command once, whatever the job asked for.
-    if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))) > 1:
-        nodes = int(os.environ["SLURM_STEP_NUM_NODES"])
-        return {"devices": tasks // nodes, "num_nodes": nodes}
-    return {}
+    if step < trainer.max_steps:
+        tell(f"the run ended at step {step} of {trainer.max_steps}: {goes_on}")
+    exports = [each for each in callbacks_of(trainer) if isinstance(each, PretrainedExport)]
+    folders = [each.directory for each in exports if each.step == step]
+    if step == before and run.has_model:
+        folders = [run.pretrained]
+    tell(f"the trained model is in {folders[0]}" if folders else "no model was written")
 
 
 def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -> Flow:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tarflow.data.images import ArrayDataset, ImageData
+from tarflow.data.loading.augmentation import mirror
 from tarflow.data.loading.batches import Batch, read_batch
 from tarflow.data.sources.afhq import afhq
 from tarflow.data.sources.arrays import arrays
@@ -38,6 +39,7 @@ __all__ = [
     "imagenet",
     "imagenet64",
     "memory_mapped",
+    "mirror",
     "photographs",
     "prepare",
     "random_images",

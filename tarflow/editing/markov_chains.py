@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tarflow.arguments import check_integer, check_real
+from tarflow.arguments import check_integer, check_real, keep
 from tarflow.errors import ConfigurationError
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions
@@ -100,11 +100,11 @@ class MarkovKernel(ABC):
     largest_step_size: ClassVar[float] = math.inf
 
     def __post_init__(self):
-        check_integer("burn_in", self.burn_in, least=0)
-        check_integer("num_steps", self.num_steps, least=1)
+        keep(self, burn_in=check_integer("burn_in", self.burn_in, least=0))
+        keep(self, num_steps=check_integer("num_steps", self.num_steps, least=1))
         for name, limit in (("target_acceptance", 1.0), ("first_step_size", math.inf)):
-            value = getattr(self, name)
-            check_real(name, value)
+            value = check_real(name, getattr(self, name))
+            keep(self, **{name: value})
             if not 0 < value < limit:
                 raise ConfigurationError(f"{name} {value} is out of range: 0 < {name} < {limit}")
 
@@ -165,7 +165,7 @@ class Hamiltonian(MarkovKernel):
 
     def __post_init__(self):
         super().__post_init__()
-        check_integer("num_leapfrog", self.num_leapfrog, least=1)
+        keep(self, num_leapfrog=check_integer("num_leapfrog", self.num_leapfrog, least=1))
 
     def start(
         self, posterior: Posterior, z: Float[Tensor, "batch length patch_dim"]

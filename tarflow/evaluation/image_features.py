@@ -12,7 +12,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from tarflow.data import ImageData
-from tarflow.data.loading.batches import read_batch
+from tarflow.data.loading.batches import UNREADABLE
 from tarflow.data.loading.reading import ReadAhead
 from tarflow.evaluation.extractors import Extractor
 from tarflow.evaluation.provenance import digests
@@ -55,9 +55,10 @@ class ImageFeatures:
         is_small = len(train) * prod(self.data.image_shape) <= SMALL
         if not (self.data.num_classes and is_small and isinstance(self.data.codec, Pixels)):
             return None
-        batch = read_batch(train, range(len(train)))
+        batch = ReadAhead(train)(range(len(train)))
         gamma: Any = GAMMA / self.data.codec.largest**2
-        return SVC(gamma=gamma).fit(_flat(batch.x), batch.context["label"].numpy())
+        kept = batch.index != UNREADABLE
+        return SVC(gamma=gamma).fit(_flat(batch.x[kept]), batch.context["label"][kept].numpy())
 
 
 def _flat(stored: Tensor) -> np.ndarray:

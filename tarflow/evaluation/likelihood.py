@@ -10,15 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_integer, shown
+from tarflow.arguments import check_integer, keep, shown
 from tarflow.data import ImageData
 from tarflow.data.images import UNLABELLED
-from tarflow.data.loading.batches import Batch, read_batch
+from tarflow.data.loading.batches import UNREADABLE, Batch, read_batch
 from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import ConfigurationError, DataError, NonFiniteError
 from tarflow.evaluation.comparison import compare_likelihoods
 from tarflow.evaluation.metrics import Metrics, WorkOf, check_fit
-from tarflow.evaluation.provenance import content_of, digests, software
+from tarflow.evaluation.provenance import content_of, digests, readable, software
 from tarflow.evaluation.reporting import SUMMARY, Report, mean_and_error, summary_row
 from tarflow.evaluation.work import Rows
 from tarflow.flows.context import Context
@@ -62,9 +62,8 @@ class LikelihoodMetrics(Metrics):
     name: ClassVar[str] = "likelihood"
 
     def __post_init__(self):
-        check_integer("seed", self.seed)
-        for name in ("batch_size", "importance_samples"):
-            check_integer(name, getattr(self, name), least=1)
+        for name, least in (("seed", None), ("batch_size", 1), ("importance_samples", 1)):
+            keep(self, **{name: check_integer(name, getattr(self, name), least)})
         for name, kind in (("split", PartName), ("unit", UnitName)):
             value, allowed = getattr(self, name), get_args(kind)
             if not isinstance(value, str) or value not in allowed:
@@ -140,13 +139,17 @@ class LikelihoodMetrics(Metrics):
         streams = ExampleStreams(self.seed, indices)
         times = range(self.importance_samples)
         draws = torch.stack([_log_prob(flow, *_inputs(flow, batch, streams)) for _ in times])
+        lost = batch.index == UNREADABLE  # another image stands in for these
+        draws[:, lost] = math.nan
         few = range(indices.start, min(indices.stop, ROUND_TRIPS))
         deviation = np.full(len(indices), math.nan)
         if len(few):
-            first = _inputs(flow, read_batch(read.part, few), ExampleSeeds(self.seed, few))
-            deviation[: len(few)] = _round_trip(flow, *first)
+            first = batch.first(len(few))
+            deviation[: len(few)] = _round_trip(
+                flow, *_inputs(flow, first, ExampleSeeds(self.seed, few))
+            )
         known = flow.known(batch.context).parts.items()
-        columns = {f"{CONTEXT}{name}": rows.numpy() for name, rows in known if rows.ndim == 1}
+        columns = {f"{CONTEXT}{k}": _unknown(v, lost).numpy() for k, v in known if v.ndim == 1}
         return {
             "log_prob": draws[0].numpy(),
             "bound": (draws.logsumexp(dim=0) - math.log(len(draws))).numpy(),
@@ -158,12 +161,15 @@ class LikelihoodMetrics(Metrics):
     def _report(self, flow: Flow, data: ImageData, rows: Rows) -> Report:
         """Put the values of all images in words and units."""
         unit = Unit.of(flow, self.unit == "nats")
-        lost = int((~np.isfinite(rows["log_prob"])).sum())
+        is_readable = readable(rows["digest"])
+        lost = int((is_readable & ~np.isfinite(rows["log_prob"])).sum())
+        unreadable = int((~is_readable).sum())
         deviation = float(rows["deviation"][:ROUND_TRIPS].max())
         values = {
             **self.settings(flow, data),
             "content_sha256": content_of(rows["digest"]),
             "non_finite": lost,
+            "unreadable": unreadable,
             "largest_round_trip_deviation": deviation,
         }
         conditions = sorted(name for name in rows if name.startswith(CONTEXT))
@@ -182,8 +188,9 @@ class LikelihoodMetrics(Metrics):
             values[name] = mean_and_error(unit(densities[densities.isfinite()]))
             table.append(summary_row(words, values[name]))
         table.append(("largest deviation x -> z -> x", f"{deviation:.1e}", "", ""))
-        if lost:
-            table.append(("images left out, not finite", str(lost), "", ""))
+        for reason, count in {"not finite": lost, "unreadable": unreadable}.items():
+            if count:
+                table.append((f"images left out, {reason}", str(count), "", ""))
         title = f"{values['count']} {self.split} images of {data.name}"
         return Report("likelihood", title, SUMMARY, table, values, per_image)
 
@@ -195,6 +202,11 @@ def _inputs(flow: Flow, batch: Batch, source: ExampleSeeds) -> tuple[Tensor, Con
     context = flow.read_context(flow.known(batch.context), x)
     flow.check_context(context)
     return x.to(anchor.device), context.to(anchor.device)
+
+
+def _unknown(rows: Tensor, lost: Tensor) -> Tensor:
+    """What images are conditioned on, without that of some."""
+    return rows.masked_fill(lost, math.nan if rows.is_floating_point() else UNLABELLED)
 
 
 def _round_trip(flow: Flow, x: Tensor, context: Context) -> float:

@@ -3,18 +3,22 @@
 import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
-from tarflow.data.loading.batches import Batch
+from tarflow.data.loading.batches import UNREADABLE, Batch
 
 
 def digests(batch: Batch) -> UInt8[np.ndarray, "batch 32"]:
-    """SHA-256 of every image and its conditions; without a label, that counts as -1."""
+    """SHA-256 of every image and its conditions; without a label, that counts as -1.
+
+    That of an image which could not be read is 0 throughout.
+    """
     unlabelled = torch.full((len(batch.x),), -1)
     others = dict(sorted(batch.context.parts.items()))
     label = others.pop("label", unlabelled).long()
@@ -23,7 +27,18 @@ def digests(batch: Batch) -> UInt8[np.ndarray, "batch 32"]:
         hashlib.sha256(b"".join(value.tobytes() for value in row)).digest()
         for row in zip(*columns, strict=True)
     )
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
+    rows = np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
+    return np.where(batch.index.numpy(force=True)[:, None] == UNREADABLE, np.uint8(0), rows)
+
+
+def readable(digests: UInt8[np.ndarray, "count 32"]) -> Bool[np.ndarray, " count"]:
+    """Which of some images could be read."""
+    return np.asarray(digests.any(axis=1))
+
+
+def of_readable(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows of images that could be read, which are told by their digests."""
+    return {name: column[readable(rows["digest"])] for name, column in rows.items()}
 
 
 def content_of(digests: UInt8[np.ndarray, "count 32"]) -> str:

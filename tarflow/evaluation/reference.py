@@ -24,9 +24,9 @@ from tarflow.evaluation.distances import (
 )
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.metrics import WorkOf
-from tarflow.evaluation.provenance import content_of, digests
+from tarflow.evaluation.provenance import content_of, digests, of_readable
 from tarflow.evaluation.work import Rows
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 
 MOST_KEPT = 10_000
 """Vectors that are kept for what needs more than their moments."""
@@ -68,8 +68,10 @@ class Reference:
 
 def references_of(
     features: ImageFeatures, part: Subset, kept: Path | None, work_of: WorkOf
-) -> dict[str, Reference] | None:
-    """What samples are compared with, for every extractor; None where another process knows.
+) -> tuple[dict[str, Reference], int] | None:
+    """What samples are compared with, for every extractor, and how many images are unreadable.
+
+    None where another process knows.
 
     A file that is kept holds it from an earlier evaluation, or will from now on.
 
@@ -83,6 +85,8 @@ def references_of(
     rows = work.do("real images", len(part), 1024 if is_kept else 256, compute)
     if rows is None:
         return None
+    total, rows = len(rows["digest"]), of_readable(rows)
+    unreadable = total - len(rows["digest"])
     origin = {
         "data": features.data.name,
         "count": len(rows["digest"]),
@@ -91,11 +95,11 @@ def references_of(
         "torch": str(torch.__version__),
     }
     if kept is not None and is_kept:
-        return load(kept, origin)
+        return load(kept, origin), unreadable
     references = {name: Reference.of(rows[name]) for name in features.extractors}
     if kept is not None:
         save(kept, origin, references)
-    return references
+    return references, unreadable
 
 
 def chosen(part: Any, most: int | None) -> Subset:
@@ -109,7 +113,7 @@ def chosen(part: Any, most: int | None) -> Subset:
 def save(path: Path, origin: Mapping[str, Any], references: Mapping[str, Reference]) -> None:
     """Write the references of all extractors with all that they depend on."""
     content = io.BytesIO()
-    arrays: dict[str, Any] = {"origin": np.array(json.dumps({"format": FORMAT, **origin}))}
+    arrays: dict[str, Any] = {"origin": np.array(json_text({"format": FORMAT, **origin}))}
     for name, reference in references.items():
         columns = {**vars(reference.moments), "features": reference.features}
         arrays |= {f"{name}/{key}": column for key, column in columns.items()}
@@ -134,7 +138,7 @@ def load(path: Path, origin: Mapping[str, Any]) -> dict[str, Reference]:
             references[name] = Reference(moments, arrays[f"{name}/features"])
     except Exception as error:  # damage shows in many ways
         raise DataError(f"{path} does not hold statistics of real images: {advice}") from error
-    wanted = json.loads(json.dumps({"format": FORMAT, **origin}))
+    wanted = json.loads(json_text({"format": FORMAT, **origin}))
     for key in sorted(held.keys() | wanted.keys()):
         if held.get(key) != wanted.get(key):
             raise DataError(

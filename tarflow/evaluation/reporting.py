@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from tarflow.evaluation.provenance import sha256_of
 from tarflow.flows.checkpoint import WEIGHTS, description_of
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 
 NORMAL = 1.959963984540054
 """Standard errors from the mean of a normal distribution to either end of its central 95 %."""
@@ -66,6 +65,8 @@ class Report:
     def write(self, directory: Path, checkpoint: Path, baseline: Path | None = None) -> Path:
         """Write `report.json`, whose path is returned, and `per_image.csv` if images have values.
 
+        A value that is not finite, such as the mean of no images, is null there.
+
         Args:
             directory: Where to.
             checkpoint: The pretrained folder that was evaluated.
@@ -76,7 +77,7 @@ class Report:
         if baseline is not None:
             values |= _identity("baseline", baseline)
         path = directory / "report.json"
-        write_atomically(path, json.dumps(values, indent=2) + "\n")
+        write_atomically(path, json_text(values))
         if self.per_image:
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import Subset
 
-from tarflow.data.loading.batches import read_batch
+from tarflow.data.loading.reading import ReadAhead
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.work import Rows
 from tarflow.flows.context import Context
@@ -56,8 +56,8 @@ class SampleJudge:
         label = None if self.classes is None else in_turn(self.classes, indices)
         train: Any = self.features.data.train
         known = {conditioner.part for conditioner in self.flow.conditioners} - {"label"}
-        if not known & train[0][1].keys():
+        if not known & set(ReadAhead(train)(range(1)).context):
             return Context(label=label)
         repeated = Subset(train, [index % len(train) for index in indices])
-        context = read_batch(repeated, range(len(indices))).context
+        context = ReadAhead(repeated)(range(len(indices))).context
         return self.flow.known(context).updated(label=label)

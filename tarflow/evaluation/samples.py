@@ -7,14 +7,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tarflow.arguments import check_integer, shown
+from tarflow.arguments import check_integer, keep, shown
 from tarflow.data import ImageData
 from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.evaluation.extractors import Extractor, Inception, PixelFeatures, UnavailableError
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.metrics import Metrics, WorkOf, check_fit
-from tarflow.evaluation.provenance import software
+from tarflow.evaluation.provenance import of_readable, software
 from tarflow.evaluation.reference import Reference, chosen, references_of
 from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.sample_judge import SampleJudge
@@ -57,14 +57,12 @@ class SampleMetrics(Metrics):
     name: ClassVar[str] = "samples"
 
     def __post_init__(self):
-        check_integer("num_samples", self.num_samples, least=4)
-        check_integer("batch_size", self.batch_size, least=1)
-        if self.num_reference is not None:
-            check_integer("num_reference", self.num_reference, least=4)
+        for name, least in (("num_samples", 4), ("batch_size", 1), ("num_reference", 4)):
+            if name != "num_reference" or self.num_reference is not None:
+                keep(self, **{name: check_integer(name, getattr(self, name), least)})
         if isinstance(self.seeds, str) or not isinstance(self.seeds, Sequence):
             raise ConfigurationError(f"seeds {shown(self.seeds)} are not a list of integers")
-        for seed in self.seeds:
-            check_integer("one of seeds,", seed)
+        keep(self, seeds=tuple(check_integer("one of seeds,", seed) for seed in self.seeds))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigurationError(
                 f"seeds {list(self.seeds)} must be one or more, all different"
@@ -85,16 +83,20 @@ class SampleMetrics(Metrics):
         features = ImageFeatures(data, usable, flow.base.anchor.device)
         kept = Path(self.statistics).expanduser() if self.statistics else None
         part = chosen(data.train, self.num_reference)
-        references = references_of(features, part, kept, work_of)
+        known = references_of(features, part, kept, work_of)
         part, work = chosen(data.test, self.num_reference), work_of("held_out")
         compute = partial(features.of_part, ReadAhead(part, work.num_workers))
         real = work.do("held-out images", len(part), 256, compute)
         runs = self._draw(SampleJudge(flow.eval(), features), work_of)
-        if references is None or real is None:
+        if known is None or real is None:
             return None
+        references, lost = known
+        total, real = len(real["digest"]), of_readable(real)
+        unreadable = {"training": lost, "held-out": total - len(real["digest"])}
         runs["real held-out images"] = [real]
         scores = {name: [_scores(rows, references) for rows in runs[name]] for name in runs}
-        return report_of(self.settings(flow, data), list(usable), skipped, scores)
+        settings = {**self.settings(flow, data), "unreadable": unreadable}
+        return report_of(settings, list(usable), skipped, scores)
 
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values depend on, besides the weights."""

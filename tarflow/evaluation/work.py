@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tarflow.machine.files import json_text
 from tarflow.machine.processes import Process
 from tarflow.sampling.drawing import batches_of
 from tarflow.sampling.sample_folder import SampleFolder
@@ -68,7 +69,7 @@ class Kept(Work):
     num_workers: int = 0
 
     def do(self, title: str, count: int, batch_size: int, compute: Compute) -> Rows | None:
-        folder, settings = SampleFolder(self.directory), json.loads(json.dumps(self.settings))
+        folder, settings = SampleFolder(self.directory), json.loads(json_text(self.settings))
         run = SharedRun(folder, settings, count, batch_size, self.process)
         with run.opened(overwrite=True):
             run.fill(title, compute)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_real
+from tarflow.arguments import check_real, keep
 from tarflow.errors import ConfigurationError
 from tarflow.flows.shapes import PerExample
 from tarflow.registry import Part
@@ -72,7 +72,7 @@ class SoftClipScale(Scale):
     bound: float = 4.0
 
     def __post_init__(self):
-        check_real("bound", self.bound)
+        keep(self, bound=check_real("bound", self.bound))
         if not self.bound > 0:
             raise ConfigurationError(f"the bound {self.bound} of the log-scale is not positive")
 

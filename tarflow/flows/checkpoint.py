@@ -1,17 +1,20 @@
 """A pretrained folder: `config.json` and `model.safetensors`; no pickle, no network."""
 
 import json
-import os
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tarflow.arguments import shown
 from tarflow.errors import CheckpointError
+from tarflow.machine.files import json_text, put
 from tarflow.registry import KNOWN, Part
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -32,16 +35,16 @@ def save(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     name, description = described
-    flow = {**_encode(description), "type": name}
-    text = json.dumps({"format": FORMAT, "flow": flow}, indent=2) + "\n"
+    flow = {**encode(description), "type": name}
+    text = json_text({"format": FORMAT, "flow": flow})
     new_config, new_weights = directory / f".{CONFIG}.new", directory / f".{WEIGHTS}.new"
     try:
         new_config.write_text(text)
         tensors = {key: value.contiguous() for key, value in weights.items()}
         save_file(tensors, new_weights, {"description": words} if words else None)
         new_weights.chmod(new_config.stat().st_mode)  # safetensors keeps others from reading it
-        os.replace(new_weights, directory / WEIGHTS)
-        os.replace(new_config, directory / CONFIG)
+        put(new_weights, directory / WEIGHTS)
+        put(new_config, directory / CONFIG)
     finally:
         new_config.unlink(missing_ok=True)
         new_weights.unlink(missing_ok=True)
@@ -160,16 +163,31 @@ def check_extent(arguments: Mapping[str, Any], num_weights: int, origin: Path | 
             )
 
 
-def _encode(value: Any) -> Any:
-    """Make an argument fit for JSON; dataclasses within dataclasses keep their types."""
+def encode(value: Any, name: str = "the description") -> Any:
+    """Make an argument fit for JSON; dataclasses within dataclasses keep their types.
+
+    Raises:
+        CheckpointError: It holds what a file cannot keep, such as a function, or NaN.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        own = {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
-        return {"type": type(value).__name__, **own}
-    return [_encode(item) for item in value] if isinstance(value, tuple | list) else value
+        held = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {"type": type(value).__name__} | {k: encode(each, k) for k, each in held.items()}
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        value = value.tolist()
+    if isinstance(value, tuple | list):
+        return [encode(item, name) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise CheckpointError(f"{name} {value} cannot be saved: give a finite number")
+    if not isinstance(value, str | int | float | None):
+        raise CheckpointError(
+            f"{name} {shown(value)} cannot be saved: config.json holds numbers, texts, lists of"
+            " these, and parts"
+        )
+    return value
 
 
 def _decode(value: Any, path: Path) -> Any:
-    """Undo `_encode`; nothing but parts that the registry knows is ever constructed."""
+    """Undo `encode`; nothing but parts that the registry knows is ever constructed."""
     if isinstance(value, list):
         return tuple(_decode(item, path) for item in value)
     if not isinstance(value, dict):

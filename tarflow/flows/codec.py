@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from tarflow.arguments import check_integer
+from tarflow.arguments import check_integer, keep
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource, uniform
 from tarflow.registry import Part
@@ -46,7 +46,7 @@ class Pixels(Codec):
     levels: int = 256
 
     def __post_init__(self):
-        check_integer("levels", self.levels, least=2)
+        keep(self, levels=check_integer("levels", self.levels, least=2))
 
     @property
     def largest(self) -> int:

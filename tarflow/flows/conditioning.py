@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from tarflow.arguments import check_integer, shown
+from tarflow.arguments import check_integer, keep, shown
 from tarflow.errors import ContextError
 from tarflow.flows.context import NULL_CLASS, Context, Rows
 from tarflow.nn.embedding import LabelEmbedding
@@ -51,7 +51,7 @@ class LabelConditioner(Conditioner):
     part: ClassVar[str] = "label"
 
     def __post_init__(self):
-        check_integer("num_classes", self.num_classes, least=1)
+        keep(self, num_classes=check_integer("num_classes", self.num_classes, least=1))
 
     def null(self, examples: Tensor) -> Rows:
         return torch.full((examples.shape[0],), NULL_CLASS, device=examples.device)

@@ -1,5 +1,6 @@
 """Flows: densities that are saved and loaded, decoded and sampled from."""
 
+from functools import reduce
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -43,7 +44,8 @@ class Flow(Density, Part):
         """The name of the flow's class and its description, from which others of it are made.
 
         Raises:
-            CheckpointError: The description is missing, or not what the class is made with.
+            CheckpointError: The description is missing, not what the class is made with, or holds
+                what a file cannot keep.
         """
         name, taken = self.kind.__name__, signature(self.kind).parameters
         if self.description is None or not vars(self.description).keys() <= taken.keys():
@@ -51,6 +53,7 @@ class Flow(Density, Part):
                 f"a {name} cannot be saved: let it have a description, a dataclass with the"
                 f" arguments of {name}, which its constructor passes on or sets"
             )
+        checkpoint.encode(self.description)
         return name, self.description
 
     def remade(self) -> "Flow":
@@ -86,8 +89,8 @@ class Flow(Density, Part):
         checkpoint.check_weights(outline.state_dict(), weights, directory)
         flow = kind(**arguments)
         dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
-        if len(dtypes) == 1:
-            flow.to(dtypes.pop())
+        if dtypes:
+            flow.to(reduce(torch.promote_types, dtypes))
         checkpoint.load_weights(flow, weights, directory)
         return flow.eval()
 

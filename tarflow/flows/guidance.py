@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_instance, check_real
+from tarflow.arguments import check_instance, check_real, keep
 from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Affine
 from tarflow.flows.shapes import PerPosition
@@ -57,8 +57,9 @@ class Guidance(Part, ABC):
     temperature: float = 1.0
 
     def __post_init__(self):
-        check_real("guidance weight", self.weight)
-        check_real("attention temperature", self.temperature)
+        # As floats, so that 1 and 1.0 are the same in words, by which plans and samples know them.
+        keep(self, weight=float(check_real("guidance weight", self.weight)))
+        keep(self, temperature=float(check_real("attention temperature", self.temperature)))
         if not 0 <= self.weight < torch.inf:
             raise ConfigurationError(
                 f"guidance weight {self.weight} must be finite and not negative: 0 is off"
@@ -67,9 +68,6 @@ class Guidance(Part, ABC):
             raise ConfigurationError(
                 f"attention temperature {self.temperature} must be positive and finite"
             )
-        # So that 1 and 1.0 are the same in words, by which plans and samples know a guidance.
-        object.__setattr__(self, "weight", float(self.weight))
-        object.__setattr__(self, "temperature", float(self.temperature))
 
     def acts_at(self, depth: int) -> bool:
         """Whether the rule acts on a transform, given how many were inverted before it."""

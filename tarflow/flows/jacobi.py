@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tarflow.arguments import check_integer, check_real
+from tarflow.arguments import check_integer, check_real, keep
 from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Affine
 from tarflow.flows.decoding import Decoder, Predict
@@ -40,8 +40,8 @@ class Jacobi(Decoder):
     tolerance: float = 1e-3
 
     def __post_init__(self):
-        check_integer("window", self.window, least=1)
-        check_real("tolerance", self.tolerance)
+        keep(self, window=check_integer("window", self.window, least=1))
+        keep(self, tolerance=check_real("tolerance", self.tolerance))
         if not 0 < self.tolerance < torch.inf:
             raise ConfigurationError(
                 f"tolerance {self.tolerance} must be positive and finite:"

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from tarflow.arguments import check_real
+from tarflow.arguments import check_real, keep
 from tarflow.errors import ConfigurationError
 from tarflow.flows.shapes import Examples
 from tarflow.randomness import RandomSource, normal
@@ -39,7 +39,7 @@ class GaussianNoise(Noise):
     std: float = 0.05
 
     def __post_init__(self):
-        check_real("noise std", self.std)
+        keep(self, std=check_real("noise std", self.std))
         if not 0 <= self.std < math.inf:
             raise ConfigurationError(f"noise std {self.std} must be finite and not negative")
 

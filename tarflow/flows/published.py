@@ -1,14 +1,15 @@
-"""Reads checkpoints in the format of the published code: a plain state dict, pickled by torch."""
+"""Reads checkpoints in the format of the published code: a state dict, pickled by torch."""
 
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tarflow.arguments import check_size
+from tarflow.arguments import check_size, shown
 from tarflow.errors import CheckpointError
 from tarflow.flows import checkpoint
 from tarflow.flows.affine import ExpScale, UnitScale
@@ -21,6 +22,12 @@ ImageSize = int | tuple[int, int] | None
 
 HEAD_DIM = 64
 """Width of a head in every published model."""
+
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""What torch puts into names: for several processes, averages, compiled and recomputed layers."""
+
+IGNORED = ("var", "n_averaged")
+"""The variance where it is not learned, and the count of torch's AveragedModel."""
 
 NATURAL_CHANNELS = (1, 3, 4)
 """Grey, colour, and the latents of common autoencoders: the channel counts that are tried."""
@@ -38,24 +45,30 @@ RENAMED = (
 
 
 def read_published(
-    path: Path | str, image_size: ImageSize = None, noise_std: float | None = None
+    path: Path | str,
+    image_size: ImageSize = None,
+    noise_std: float | None = None,
+    model: str | None = None,
 ) -> TarFlow:
     """Read a published checkpoint.
 
     Args:
-        path: A file that holds a plain state dict, as written by `torch.save`.
+        path: A file that `torch.save` wrote: a state dict, or a checkpoint of a training that has
+            one within it; its names may begin with those of wrappers, such as `module.`.
         image_size: Size of the images, where the weights leave it open.
         noise_std: Standard deviation of the Gaussian noise of the training, which the weights do
             not tell; needed to denoise samples.
+        model: Which of them, by its name in the file, where that holds several: `ema`, say.
 
     Raises:
         CheckpointError: The file is missing, damaged or foreign (the message names the missing or
-            misshapen key), or the weights leave the image size open and it is not given.
+            misshapen key) or holds several models and none is named; or the weights leave the
+            image size open and it is not given.
         ConfigurationError: The image size is not made of integers.
     """
-    state = _read_state(Path(path))
+    found = _read(Path(path))
     try:
-        return from_published(state, image_size, noise_std)
+        return from_published(_choose(_models(found), model, found), image_size, noise_std)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -89,21 +102,60 @@ def from_published(
     return flow.eval()
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Load a state dict without running code from the file."""
+def _read(path: Path) -> dict[Any, Any]:
+    """Load a dictionary without running code from the file."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what damaged bytes raise is up to chance
         raise CheckpointError(
             f"{path} is damaged, truncated, or holds more than tensors: {error}"
         ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise CheckpointError(f"{path} is not a plain state dict (names mapped to tensors)")
-    return state
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is not a state dict (names mapped to tensors)")
+    return found
+
+
+def _models(found: Mapping[Any, Any], name: str = "") -> dict[str, dict[str, Tensor]]:
+    """The state dicts of flows in a dictionary and in those within it, by where they are."""
+    own = {
+        ".".join(part for part in str(key).split(".") if part not in WRAPPERS): value
+        for key, value in found.items()
+        if isinstance(value, Tensor)
+    }
+    firsts = [re.fullmatch(r"(.*\.)?blocks\.0\.pos_embed", key) for key in own]
+    prefixes = [first[1] or "" for first in firsts if first]
+    models = {}
+    for prefix in prefixes:
+        others = tuple(other for other in prefixes if len(other) > len(prefix))
+        keys = [key for key in own if key.startswith(prefix) and not key.startswith(others)]
+        models[f"{name}{prefix}"[:-1]] = {key.removeprefix(prefix): own[key] for key in keys}
+    for key, value in found.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            models |= _models(value, f"{name}{key}.")
+    return models
+
+
+def _choose(
+    models: Mapping[str, dict[str, Tensor]], name: str | None, found: Mapping[Any, Any]
+) -> dict[str, Tensor]:
+    """The model of that name, or the only one; of none, all that there is."""
+    if name is None and len(models) == 1:
+        [name] = models
+    if name is not None and name in models:
+        return models[name]
+    names = ", ".join(f"model={each}" for each in models)
+    if models:
+        which = "holds several models" if name is None else f"has no model {name!r}"
+        raise CheckpointError(f"{which}: give one of {names}")
+    for key, value in found.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"it is not a state dict (names mapped to tensors): {shown(key)} is"
+                f" {type(value).__name__}, and no part of it holds the key 'blocks.0.pos_embed'"
+            )
+    return dict(found)
 
 
 def _shape(state: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
@@ -173,7 +225,7 @@ def _fill(flow: TarFlow, state: Mapping[str, Tensor]) -> None:
         # Published embeddings belong to the site, ours to the place in the (reversed) sequence.
         reversed_ = key.endswith("position_embedding") and block % 2
         weights[key] = value.flip(0) if reversed_ else value
-    ignored = {key for key in state if key == "var" or key.endswith("attn_mask")}
+    ignored = {key for key in state if key in IGNORED or key.endswith("attn_mask")}
     unknown = sorted(state.keys() - used - ignored)
     if unknown:
         raise CheckpointError(f"the key {unknown[0]!r} does not belong to a TarFlow")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, cast
 
-from tarflow.arguments import check_instance, check_integer, check_real, check_size, shown
+from tarflow.arguments import check_instance, check_integer, check_real, check_size, keep, shown
 from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import ExpScale, Scale, UnitScale
 from tarflow.flows.autoregressive import AutoregressiveTransform
@@ -48,14 +48,14 @@ class TarFlowDescription(Part):
     class_names: Sequence[str]
 
     def __post_init__(self):
-        self._keep("image_size", check_size("image_size", self.image_size))
+        keep(self, image_size=check_size("image_size", self.image_size))
         for name, least in (("num_channels", 1), ("num_transforms", 1), ("num_classes", 0)):
-            self._keep(name, check_integer(name, getattr(self, name), least))
+            keep(self, **{name: check_integer(name, getattr(self, name), least)})
         for name in ("patch_size", *SIZES):
             self._keep_each(name, partial(check_integer, least=1))
         self._keep_each("dropout", _check_dropout)
-        self._keep("conditioners", tuple(self.conditioners))
-        self._keep("class_names", _check_names(self.class_names, self.num_classes))
+        keep(self, conditioners=tuple(self.conditioners))
+        keep(self, class_names=_check_names(self.class_names, self.num_classes))
         for name, kind in (("scale", Scale), ("ordering", Ordering), ("layer", Layer)):
             check_instance(name, getattr(self, name), kind, f"pass a {kind.__name__}")
         for each in self.conditioners:
@@ -107,21 +107,17 @@ class TarFlowDescription(Part):
         labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
         return AutoregressiveTransform(network, self.scale, (*labels, *self.conditioners))
 
-    def _keep(self, name: str, value: Any) -> None:
-        """Keep a value as it was read."""
-        object.__setattr__(self, name, value)
-
     def _keep_each(self, name: str, check: Callable[[str, Any], Any]) -> None:
         """Check one value, or one for each transform."""
         value = getattr(self, name)
         if not isinstance(value, tuple | list):
-            return self._keep(name, check(name, value))
+            return keep(self, **{name: check(name, value)})
         if len(value) != self.num_transforms:
             raise ConfigurationError(
                 f"{name} {shown(value)}: give one value, or one for each of the"
                 f" {self.num_transforms} transforms"
             )
-        return self._keep(name, tuple(check(f"one of {name},", each) for each in value))
+        return keep(self, **{name: tuple(check(f"one of {name},", each) for each in value)})
 
 
 class TarFlow(Flow):
@@ -201,7 +197,7 @@ def _check_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
 
 def _check_dropout(name: str, value: Any) -> float:
     """Refuse what is not a probability below one."""
-    check_real(name, value)
-    if not 0 <= value < 1:
-        raise ConfigurationError(f"{name} {value} is out of range: 0 <= dropout < 1")
-    return float(value)
+    number = float(check_real(name, value))
+    if not 0 <= number < 1:
+        raise ConfigurationError(f"{name} {number} is out of range: 0 <= dropout < 1")
+    return number

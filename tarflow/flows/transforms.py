@@ -142,7 +142,7 @@ class Patchify(Rearrangement):
     def __init__(self, image_size: tuple[int, int], patch_size: int):
         super().__init__()
         height, width = check_size("image_size", image_size)
-        check_integer("patch_size", patch_size, least=1)
+        patch_size = check_integer("patch_size", patch_size, least=1)
         if height % patch_size or width % patch_size:
             raise ConfigurationError(
                 f"patch_size {patch_size} does not divide the image size {height} x {width}"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tarflow.arguments import check_integer
+from tarflow.arguments import check_integer, keep
 from tarflow.errors import ConfigurationError, TarflowError
 
 LAUNCHERS = (
@@ -38,8 +38,8 @@ class Process:
     local_rank: int = 0
 
     def __post_init__(self):
-        check_integer("rank", self.rank)
-        check_integer("world_size", self.world_size)
+        keep(self, rank=check_integer("rank", self.rank))
+        keep(self, world_size=check_integer("world_size", self.world_size))
         if not 0 <= self.rank < self.world_size:
             given = f"rank {self.rank} of world_size {self.world_size}"
             raise ConfigurationError(f"{given}: ranks go from 0 to world_size - 1")

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tarflow.errors import ConfigurationError, NonFiniteError
-from tarflow.flows.context import Context
+from tarflow.flows.context import ContextLike
 from tarflow.flows.flow import Flow
 from tarflow.sampling.chunks import ChunkSize
 
@@ -19,7 +19,7 @@ HALF = (torch.bfloat16, torch.float16)
 def denoise(
     flow: Flow,
     x: Float[Tensor, "batch ..."],
-    context: Context | Tensor | int | None = None,
+    context: ContextLike = None,
     noise_std: float | None = None,
     dtype: torch.dtype | None = None,
     max_batch: int | ChunkSize | None = None,

@@ -5,7 +5,7 @@ from textwrap import shorten
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
@@ -89,13 +89,13 @@ def _read_rows(name: str, value: Any) -> Rows:
 def sample_batches(
     flow: Flow,
     num_samples: int,
-    label: Int[Tensor, " num_samples"] | None,
+    label: Integer[Tensor, " num_samples"] | None,
     seed: int,
     batch_size: int,
     *,
     options: DecodeOptions = DecodeOptions(),
     **keywords: Unpack[DecodeKeywords],
-) -> Iterator[tuple[Float[Tensor, "batch ..."], Int[Tensor, " batch"] | None]]:
+) -> Iterator[tuple[Float[Tensor, "batch ..."], Integer[Tensor, " batch"] | None]]:
     """Draw samples in batches; sample n of a seed is the same whatever the batch size.
 
     Where memory runs out, a batch is drawn in smaller chunks, with a warning.

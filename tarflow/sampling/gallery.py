@@ -17,6 +17,7 @@ from tarflow.errors import DataError
 from tarflow.flows.codec import Codec
 from tarflow.flows.context import NULL_CLASS
 from tarflow.machine.files import replacing, write_atomically
+from tarflow.sampling.array_layout import ArrayLayout, AsStored
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.pictures import beside, grid
 
@@ -57,17 +58,19 @@ class Gallery:
         batches: Iterable[Shaped[Tensor, "_ channels height width"]],
         count: int,
         label: Int[Tensor, " count"] | None,
+        layout: ArrayLayout = AsStored(),
     ) -> Path:
-        """Write `samples.npz`: `images`, never all in memory, and `labels` if there are any.
+        """Write `samples.npz`: the images, never all in memory, and labels if there are any.
 
         Raises:
             DataError: There are more or fewer images than `count`.
         """
         path = self._path("samples.npz")
         with replacing(path) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
-            _write_array(archive, "images", count, batches)
+            parts = (layout.arrange(batch, self.codec) for batch in batches)
+            _write_array(archive, layout.images, count, parts)
             if label is not None:
-                _write_array(archive, "labels", count, [label])
+                _write_array(archive, layout.labels, count, [label])
         return path
 
     def write_certificates(self, certificates: Certificates) -> Path:

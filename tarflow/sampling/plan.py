@@ -13,7 +13,7 @@ from tarflow.errors import CheckpointError
 from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
 from tarflow.flows.flow import Flow
 from tarflow.flows.jacobi import Jacobi
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 from tarflow.registry import KNOWN, Part
 
 PLANS = "plans.json"
@@ -103,7 +103,7 @@ class Plan:
         others = [p for p in read_plans(directory) if p.conditions != self.conditions]
         path = Path(directory) / PLANS
         content = {"format": FORMAT, "plans": [*others, self]}
-        write_atomically(path, json.dumps(content, indent=2, default=_encode) + "\n")
+        write_atomically(path, json_text(content, _encode))
         return path
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.flows.checkpoint import CONFIG, WEIGHTS
-from tarflow.machine.files import write_atomically, writing
+from tarflow.machine.files import json_text, put, write_atomically, writing
 from tarflow.sampling.gallery import remove_gallery
 from tarflow.sampling.sample_shards import SampleShards
 
@@ -56,7 +55,7 @@ class SampleFolder:
         held = self.shards.found()
         if not self.settings.exists():
             return ["their settings.json is missing"] if held else []
-        before = _read(self.settings)
+        before, settings = _read(self.settings), json.loads(json_text(settings))
         if before is None:
             return ["their settings.json is damaged"]
         return [
@@ -80,8 +79,8 @@ class SampleFolder:
             return
         # Several processes may do this at once: a name of its own first, then the common one.
         own = self.settings.with_name(f".{uuid.uuid4().hex}")
-        write_atomically(own, json.dumps(settings, indent=2) + "\n")
-        os.replace(own, self.settings)
+        write_atomically(own, json_text(settings))
+        put(own, self.settings)
 
     def remove_samples(self) -> None:
         """Remove samples and what was made of them; settings tell until the end whose they are."""
@@ -92,7 +91,7 @@ class SampleFolder:
     def finish(self, request: Mapping[str, Any], files: list[Path]) -> None:
         """Remember which files of this folder were made of the samples for a request."""
         content = {"request": request, "files": [path.name for path in files]}
-        write_atomically(self.finished, json.dumps(content, indent=2) + "\n")
+        write_atomically(self.finished, json_text(content))
 
     def files(self, request: Mapping[str, Any]) -> list[Path]:
         """What was made of the samples for a request; empty where that is still to be done."""

@@ -2,11 +2,12 @@
 
 from tarflow.training.averaging import WeightAveraging
 from tarflow.training.callbacks import PretrainedExport, SampleGrid, StepProgressBar
-from tarflow.training.checkpoints import LastCheckpoint, Preemption
+from tarflow.training.checkpoints import LastCheckpoint
 from tarflow.training.module import DivergenceError, FlowModule
 from tarflow.training.monitoring import Throughput, TransformStatistics
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
 from tarflow.training.optimizers import MuonAdamW, adamw, muon, warmup_cosine
+from tarflow.training.preemption import Preemption
 from tarflow.training.run import Run
 from tarflow.training.sharding import ShardedStrategy
 

@@ -38,6 +38,7 @@ class WeightAveraging(StepCallback):
         self._averages: dict[float, dict[str, Tensor]] = {}
         self._loaded: dict[float, dict[str, Tensor]] = {}
         self._weights: list[nn.Parameter] = []
+        self._exchanged = False
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
@@ -65,10 +66,20 @@ class WeightAveraging(StepCallback):
         self._exchange(self.decays[0])
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._exchange(self.decays[0])
+        self.restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the weights back in their place, where validation left the average in it."""
+        if self._exchanged:
+            self._exchange(self.decays[0])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
-        averages = {decay: self.whole(decay) for decay in self._averages}
+        leads = trainer.is_global_zero
+        averages = {decay: self.whole(decay, leads) for decay in self._averages}
         checkpoint["averaging"] = {"num_updates": self.num_updates, "averages": averages}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
@@ -83,14 +94,18 @@ class WeightAveraging(StepCallback):
                 f" {missing}: averages begin with a run, so go back to its decays"
             )
 
-    def whole(self, decay: float) -> dict[str, Tensor]:
-        """An average as whole tensors, on the CPU; empty before training starts."""
-        return whole_state(self._averages.get(decay, {}))
+    def whole(self, decay: float, leads: bool) -> dict[str, Tensor]:
+        """An average as whole tensors, on the CPU, where this process leads; else empty.
+
+        Before training starts, it is empty everywhere.
+        """
+        return whole_state(self._averages.get(decay, {}), leads)
 
     @torch.no_grad()
     def _exchange(self, decay: float) -> None:
         """Let weights and an average change places; nothing before training starts."""
         averages = self._averages.get(decay, {}).values()
+        self._exchanged = not self._exchanged
         for average, parameter in zip(averages, self._weights, strict=True):
             kept = local(average).clone()
             local(average).copy_(local(parameter))
@@ -100,12 +115,14 @@ class WeightAveraging(StepCallback):
 def averages(trainer: Trainer, flow: Flow) -> Iterator[tuple[float | None, dict[str, Tensor]]]:
     """State dicts of all averages, the one that counts first; of the weights, where none are kept.
 
-    They hold whole tensors, on the CPU. All processes have to ask for them.
+    They hold whole tensors, on the CPU of the first process. All have to ask for them, and others
+    get empty ones.
     """
-    state = whole_state(flow.state_dict())
+    leads = trainer.is_global_zero
+    state = whole_state(flow.state_dict(), leads)
     for callback in callbacks_of(trainer):
         if isinstance(callback, WeightAveraging):
             for decay in callback.decays:
-                yield decay, state | callback.whole(decay)
+                yield decay, state | callback.whole(decay, leads)
             return
     yield None, state

@@ -21,6 +21,7 @@ from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import GaussianNoise
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import register
+from tarflow.sampling.chunks import ChunkSize, InsufficientMemoryError
 from tarflow.sampling.denoising import denoise
 from tarflow.sampling.pictures import grid
 from tarflow.training.averaging import averages
@@ -29,26 +30,40 @@ from tarflow.training.steps import StepCallback
 
 @register
 class PretrainedExport(Callback):
-    """Writes the averaged model as a pretrained folder whenever a checkpoint is written.
+    """Writes the averaged model as a pretrained folder with every checkpoint, and at the end.
 
     Args:
         directory: The folder of the first average; those of others have their decay in the name.
+
+    Attributes:
+        step: The step whose model it wrote last.
     """
 
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
+        self.step: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.step = None
         assert pl_module.flow.described  # what cannot be saved is refused before it is trained
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
-        flow = pl_module.flow
+        self._write(trainer, pl_module.flow)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._write(trainer, pl_module.flow)
+
+    def _write(self, trainer: Trainer, flow: Flow) -> None:
+        """Write the model, unless that of this step is written."""
+        if self.step == trainer.global_step:
+            return
         for index, (decay, weights) in enumerate(averages(trainer, flow)):
             name = self.directory.name + (f"_{decay}" if index else "")
             if trainer.is_global_zero:
                 kind = "raw weights" if decay is None else f"average of decay {decay}"
                 words = f"{kind} at step {trainer.global_step}"
                 save(self.directory.with_name(name), flow.described, weights, words)
+        self.step = trainer.global_step
 
 
 @register
@@ -57,6 +72,7 @@ class SampleGrid(StepCallback):
 
     Args:
         directory: Where the pictures go, one per drawing; loggers that show pictures get them too.
+            A sample that is not finite is a cross there.
         every_n_steps: Steps between two drawings.
         num_samples: Number of samples; labels go round the classes.
         guidance: Guides the samples of a flow with classes.
@@ -72,12 +88,12 @@ class SampleGrid(StepCallback):
         self.directory = Path(directory)
         self.every_n_steps = check_integer("every_n_steps", every_n_steps, least=1)
         self.num_samples = check_integer("num_samples", num_samples, least=1)
+        self._chunks = ChunkSize()
         self.guidance = guidance
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
         step = trainer.global_step
-        path = self.directory / f"step_{step:07d}.png"
-        if step % self.every_n_steps or path.exists():
+        if step % self.every_n_steps:
             return
         _, weights = next(averages(trainer, module.flow))
         if not trainer.is_global_zero:
@@ -88,26 +104,38 @@ class SampleGrid(StepCallback):
         flow.load_state_dict(weights)
         try:
             picture = grid(self._draw(flow))
-        except NonFiniteError as error:
+        except (NonFiniteError, InsufficientMemoryError) as error:
             # A young flow may have no finite samples, and still learn to.
             warnings.warn(f"no sample grid at step {step}: {error}", stacklevel=2)
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        picture.save(self.directory / f"step_{step:07d}.png")
         for logger in trainer.loggers:
             _show(logger, picture, step)
 
     def _draw(self, flow: Flow) -> Tensor:
-        """Sample, denoise where the training was noisy, and turn into what is shown."""
+        """Draw all samples, as many at a time as memory holds, and turn them into bytes."""
+
+        def compute(rows: slice) -> Tensor:
+            return self._draw_some(flow, range(rows.start, rows.stop))
+
+        return self._chunks.map(compute, self.num_samples)
+
+    def _draw_some(self, flow: Flow, indices: range) -> Tensor:
+        """Sample, denoise where the training was noisy, and cross out what is not finite."""
         classes = flow.num_classes
-        label = torch.arange(self.num_samples) % classes if classes else None
+        label = torch.tensor(indices) % classes if classes else None
         guidance = self.guidance if classes else None
-        source = ExampleSeeds(0, range(self.num_samples))
-        x = flow.sample(self.num_samples, label, guidance=guidance, source=source)
-        if isinstance(flow.noise, GaussianNoise):
-            x = denoise(flow, x, label)
+        source = ExampleSeeds(0, indices)
+        x = flow.sample(len(indices), label, guidance=guidance, source=source)
+        finite = x.flatten(1).isfinite().all(dim=1).cpu()
+        if isinstance(flow.noise, GaussianNoise) and finite.any():
+            x[finite] = denoise(flow, x[finite], None if label is None else label[finite])
         assert flow.codec is not None
-        return flow.codec.to_bytes(flow.codec.decode(x))
+        images = flow.codec.to_bytes(flow.codec.decode(x.nan_to_num())).cpu()
+        cross = torch.eye(*images.shape[-2:], dtype=images.dtype)
+        images[~finite] = 255 * (cross | cross.flip(-1))
+        return images
 
 
 def _show(logger: Logger, picture: Image, step: int) -> None:

@@ -1,26 +1,35 @@
-"""The state of training on disk, and what makes a run stop before its end."""
+"""The state of training on disk, however a run ends."""
 
-import os
-import shutil
-import signal
-import subprocess
-from collections.abc import Sequence
+import logging
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors import SafetensorError
+from torch.optim import Optimizer
 
 from tarflow.arguments import check_integer
 from tarflow.errors import CheckpointError
+from tarflow.machine.files import put
 from tarflow.registry import register
+from tarflow.training.averaging import WeightAveraging
+from tarflow.training.module import DivergenceError
 from tarflow.training.steps import StepCallback, callbacks_of
+
+NOT_TO_GO_ON_FROM = (KeyboardInterrupt, DivergenceError, CheckpointError)
+"""What ends a run at once, or because of its state, or of the writing."""
+
+log = logging.getLogger(__name__)
 
 
 @register
 class LastCheckpoint(StepCallback):
     """Keeps the newest state of training in one file, which is replaced whole.
+
+    It is written now and then, and when training ends: by its last step, epoch or minute, by a
+    callback that stops it, or by an error. Not by an error amid an update of the weights, nor by
+    one of sharded training, where all processes have to write; what was written before stays.
 
     Lightning's own writer copies across file systems where the temporary folder is on another one,
     and a kill during the copy would leave half a file.
@@ -28,110 +37,107 @@ class LastCheckpoint(StepCallback):
     Args:
         path: The file.
         every_n_steps: Steps between two writes; the last step is always written.
+
+    Attributes:
+        step: The step whose state is in the file.
     """
 
     def __init__(self, path: Path | str, every_n_steps: int = 1000):
         self.path = Path(path)
         self.every_n_steps = check_integer("every_n_steps", every_n_steps, least=1)
-        self._saved_step = 0
+        self.step = 0
+        self._updated: int | None = None  # the step whose update of the weights began last
+        self._place: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
-        self._saved_step = trainer.global_step
+        self.step, self._updated, self._place = trainer.global_step, None, {}
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: Any, optimizer: Optimizer
+    ) -> None:
+        self._updated = trainer.global_step
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
+        self._place = _place(trainer)
         step = trainer.global_step
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             self.save(trainer)
 
-    def save(self, trainer: Trainer) -> None:
-        """Write the state, unless it is written; all processes have to take part.
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        amid_update = self._updated == trainer.global_step
+        if isinstance(exception, NOT_TO_GO_ON_FROM) or amid_update:
+            return
+        if trainer.world_size > 1 and isinstance(trainer.strategy, ModelParallelStrategy):
+            return  # others may wait for this process elsewhere
+        try:
+            self.save(trainer, together=False)
+        except Exception as error:  # the run ends by the one that it ends by
+            log.warning(f"after an error, the last state was not written either: {error}")
+        else:
+            log.info(f"an error ended the run: {self.path} holds step {self.step}")
+
+    def save(self, trainer: Trainer, together: bool = True) -> None:
+        """Write the state after the last step, unless it is written.
+
+        Args:
+            trainer: The trainer.
+            together: Whether all processes take part; else the first does what it can alone.
 
         Raises:
             CheckpointError: It cannot be written; what was written before is untouched.
         """
-        step, before = trainer.global_step, self._saved_step
+        step, before = trainer.global_step, self.step
         if step == before:
+            return
+        self._complete(trainer)
+        self.step = step
+        if not together and not trainer.is_global_zero:
             return
         new = self.path.with_name(f".{self.path.name}.new")
         try:
-            trainer.save_checkpoint(new)
+            trainer.strategy.save_checkpoint(self._state(trainer), new)
+            if together:
+                trainer.strategy.barrier("LastCheckpoint.save")
             if trainer.is_global_zero:
-                os.replace(new, self.path)
+                put(new, self.path)
         except (OSError, RuntimeError, SafetensorError) as error:
+            self.step = before
             new.unlink(missing_ok=True)  # half a file would take the space that is wanted
             kept = f"That of step {before} is kept there" if before else "None was written before"
             raise CheckpointError(
                 f"the state of step {step} cannot be written to {self.path} ({error}). {kept}:"
                 " make room, and give the same command again"
             ) from error
-        self._saved_step = step
+
+    def _complete(self, trainer: Trainer) -> None:
+        """Undo what an error left half done after the last step, and do what it left out."""
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, WeightAveraging):
+                callback.restore()
+                callback.catch_up(trainer, trainer.lightning_module)
+        if self._step != trainer.global_step:
+            self._step, self._place = trainer.global_step, _place(trainer)
+
+    def _state(self, trainer: Trainer) -> dict[str, Any]:
+        """What Lightning keeps, at the place of the last step.
+
+        Its counters go on after a step: at the end of an epoch or of training they tell of one
+        that is over, and in the midst of accumulated gradients of some that are lost.
+        """
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        state["loops"]["fit_loop"] = self._place["loop"]
+        return state | self._place["rest"]
 
 
-@register
-class Preemption(StepCallback):
-    """Ends a run in good order when it is told to stop: `LastCheckpoint` writes the next state.
-
-    A job of Slurm is put back into the queue, unless it was cancelled; the same command goes on
-    from there. A signal to one process ends all of them at the same step.
-
-    Args:
-        signals: Names of the signals that end the run.
-
-    Attributes:
-        received: The signal that ended the run, if one did.
-    """
-
-    def __init__(self, signals: Sequence[str] = ("SIGTERM", "SIGUSR1")):
-        self.signals = [signal.Signals[name] for name in signals]
-        self.received: signal.Signals | None = None
-        self._before: dict = {}
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._before = {each: signal.signal(each, self._receive) for each in self.signals}
-
-    def after_step(self, trainer: Trainer, module: Any) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
-            self.received = self.received or self.signals[0]
-            for callback in callbacks_of(trainer):
-                if isinstance(callback, LastCheckpoint):
-                    callback.save(trainer)
-            trainer.should_stop = True
-            if trainer.is_global_zero:
-                requeue()
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
-        self._before = {}
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal."""
-        self.received = signal.Signals(number)
-
-
-def requeue() -> None:
-    """Put this job of Slurm back into the queue; nothing outside of Slurm.
-
-    In a container there is no `scontrol`: the batch script requeues by the exit code.
-    """
-    job = os.environ.get("SLURM_ARRAY_JOB_ID")
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    name = f"{job}_{task}" if job else os.environ.get("SLURM_JOB_ID")
-    if name is None or shutil.which("scontrol") is None:
-        return
-    if "JobState=CANCELLED" not in _scontrol("show", "job", name):
-        _scontrol("requeue", name)
-
-
-def _scontrol(*arguments: str) -> str:
-    """What Slurm answers."""
-    command = ["scontrol", *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise CheckpointError(
-            f"the state of training is written, but `{' '.join(command)}` failed ({error}): submit"
-            " the job again"
-        ) from error
+def _place(trainer: Trainer) -> dict[str, Any]:
+    """How far the loops and the data are."""
+    datamodule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    state = {} if datamodule is None else datamodule.state_dict()
+    rest: dict[str, Any] = {"epoch": trainer.current_epoch}
+    if state:
+        rest[type(datamodule).__qualname__] = state
+    return {"loop": trainer.fit_loop.state_dict(), "rest": rest}

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tarflow.arguments import check_instance, check_integer, check_real
-from tarflow.data.loading.batches import Batch
+from tarflow.data.loading.batches import UNREADABLE, Batch
 from tarflow.data.loading.shares import BatchShares
 from tarflow.errors import ConfigurationError, ContextError, NonFiniteError, TarflowError
 from tarflow.flows.flow import Flow
@@ -20,6 +20,7 @@ from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.registry import register
 from tarflow.training.acceleration import compile_blocks, multiplied_in, recompute, use_attention
+from tarflow.training.accumulation import rescale
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
 from tarflow.training.precision import check_precision, check_weights_wide, unscale
 from tarflow.training.sharding import shard, whole
@@ -75,7 +76,7 @@ class FlowModule(lightning.LightningModule):
                 " codec=UniformDequantization(), noise=NoNoise()"
             )
         check_instance("objective", objective, Objective, "pass one, such as MaximumLikelihood()")
-        check_real("max_grad_norm", max_grad_norm)
+        max_grad_norm = check_real("max_grad_norm", max_grad_norm)
         if not max_grad_norm > 0:
             raise ConfigurationError(f"max_grad_norm {max_grad_norm} must be positive")
         self.flow = flow
@@ -128,6 +129,7 @@ class FlowModule(lightning.LightningModule):
         source = ExampleSeeds(0, batch.index.clamp(min=0).tolist())
         for name, values in self.objective.validate(self.flow, batch, source).items():
             self._log_mean(f"val/{name}", values, batch.index >= 0)
+        self._log_count("val/unreadable", batch.index == UNREADABLE)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         scaler = unscale(self.trainer.precision_plugin, optimizer)
@@ -151,6 +153,7 @@ class FlowModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps = checkpoint["skipped_steps"]
+        rescale(checkpoint, self.trainer.accumulate_grad_batches)
 
     @property
     def _number(self) -> int:
@@ -173,9 +176,13 @@ class FlowModule(lightning.LightningModule):
         finite = values[counted & values.isfinite()]
         mean, count = finite.sum() / max(len(finite), 1), len(finite)
         self.log(name, mean, prog_bar=True, batch_size=count, sync_dist=True)
-        others = (counted & ~values.isfinite()).sum().float()
-        if self._mean(others.clone()) > 0:  # all processes log it, or none: each waits for all
-            self.log(f"{name}_non_finite", others, reduce_fx="sum", sync_dist=True)
+        self._log_count(f"{name}_non_finite", counted & ~values.isfinite())
+
+    def _log_count(self, name: str, marked: Tensor) -> None:
+        """Log how many examples are marked, over all batches and processes, if any is."""
+        count = marked.sum().float()
+        if self._mean(count.clone()) > 0:  # all processes log it, or none: each waits for all
+            self.log(name, count, reduce_fx="sum", sync_dist=True)
 
     def _reduced(self, loss: Loss) -> Tensor:
         """The mean loss over examples and dimensions."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_real
+from tarflow.arguments import check_real, keep
 from tarflow.data.loading.batches import Batch
 from tarflow.errors import ConfigurationError
 from tarflow.flows.conditioning import with_dropout
@@ -80,7 +80,7 @@ class MaximumLikelihood(Objective):
     name: ClassVar[str] = "nats_per_dim"
 
     def __post_init__(self):
-        check_real("class_dropout", self.class_dropout)
+        keep(self, class_dropout=check_real("class_dropout", self.class_dropout))
         if not 0 <= self.class_dropout <= 1:
             raise ConfigurationError(f"class_dropout {self.class_dropout} must be in [0, 1]")
 

@@ -39,7 +39,7 @@ def adamw(
     """
     hidden, others, free = _sort(named_parameters)
     groups = [{"params": hidden + others}, {"params": free, "weight_decay": 0.0}]
-    return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=True)
+    return AdamW(groups, **_settings(lr, betas, weight_decay), fused=True)
 
 
 @register
@@ -57,9 +57,17 @@ def muon(
         momentum: Decay rate of Muon's average of gradients.
     """
     hidden, others, free = _sort(named_parameters)
+    momentum = check_real("momentum", momentum)
     matrices = [{"params": hidden, "momentum": momentum}, {"params": others}]
     groups = [*matrices, {"params": free, "weight_decay": 0.0}]
-    return MuonAdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
+    return MuonAdamW(groups, **_settings(lr, betas, weight_decay))
+
+
+def _settings(lr: float, betas: Sequence[float], weight_decay: float) -> dict[str, Any]:
+    """Those of AdamW as plain numbers, which checkpoints keep."""
+    first, second = (check_real("one of betas,", beta) for beta in betas)
+    numbers = {"lr": lr, "weight_decay": weight_decay}
+    return {"betas": (first, second), **{k: check_real(k, each) for k, each in numbers.items()}}
 
 
 @register
@@ -154,7 +162,7 @@ def warmup_cosine(
     if not 0 <= warmup_steps < total_steps:
         allowed = f"[0, total_steps={total_steps})"
         raise ConfigurationError(f"warmup_steps {warmup_steps} must be in {allowed}")
-    check_real("final_lr", final_lr)
+    final_lr = check_real("final_lr", final_lr)
     if not 0 <= final_lr < math.inf:
         raise ConfigurationError(f"final_lr {final_lr} must be finite and not negative")
     peak = optimizer.param_groups[0]["lr"]

@@ -1,20 +1,31 @@
 """The folder of one training run: its configuration, its checkpoint, its pretrained model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tarflow.data.fingerprint import differences, fingerprint
+from tarflow.data.images import ImageData
 from tarflow.errors import CheckpointError
-from tarflow.flows.checkpoint import check_weights
+from tarflow.flows.checkpoint import CONFIG, check_weights
 from tarflow.flows.flow import Flow
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 
-MAY_CHANGE = ("trainer", "callbacks", "logger", "resume", "run_dir")
-"""Sections of a configuration that may differ when a run is resumed."""
+MUST_MATCH = (
+    *("seed", "model", "codec", "noise", "objective", "optimizer", "schedule", "module"),
+    *("data._target_", "data.batch_size", "data.drop_last", "data.data.horizontal_flip"),
+)
+"""What changes the mathematics, so that a run that is resumed must have it as it was."""
+
+MAY_CHANGE = (
+    *("module.attention", "module.compile"),
+    *("module.checkpointed_layers", "module.max_skipped_steps"),
+)
+"""What changes how a module computes, and not what."""
 
 NEEDED = ("global_step", "state_dict", "optimizer_states", "loops")
 """What a checkpoint of training holds at least."""
@@ -41,11 +52,27 @@ class Run:
         return self.directory / "pretrained"
 
     @property
+    def has_model(self) -> bool:
+        """Whether there is a model."""
+        return (self.pretrained / CONFIG).is_file()
+
+    @property
     def config(self) -> Path:
         """The configuration the run was started with."""
         return self.directory / "config.json"
 
-    def start(self, config: Mapping[str, Any], resume: str, leads: bool = True) -> Path | None:
+    @property
+    def data(self) -> Path:
+        """The fingerprint of the data it was started with."""
+        return self.directory / "data.json"
+
+    def start(
+        self,
+        config: Mapping[str, Any],
+        resume: str,
+        leads: bool = True,
+        completed: Callable[[Any], Any] = dict,
+    ) -> Path | None:
         """Make the folder ready; returns the checkpoint to go on from, or None for a fresh start.
 
         Args:
@@ -53,6 +80,8 @@ class Run:
             resume: `auto` goes on from the folder's checkpoint if there is one; `never` refuses a
                 folder that has one.
             leads: Whether this is the process, of several of a run, that writes to the folder.
+            completed: Adds what a configuration leaves to defaults, as one does that was written
+                before a setting was there.
 
         Raises:
             CheckpointError: The folder's run has another configuration, or must not be resumed.
@@ -60,18 +89,32 @@ class Run:
         if resume not in ("auto", "never"):
             raise CheckpointError(f"resume={resume} is unknown: allowed are auto and never")
         if self.checkpoint.exists():
-            self._check_same(config, resume)
+            self._check_same(config, resume, completed)
             return self.checkpoint
         if leads:
-            try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                write_atomically(self.config, json.dumps(config, indent=2) + "\n")
-            except OSError as error:
-                raise CheckpointError(
-                    f"the run folder {self.directory} cannot be written to ({error}): make room,"
-                    " or choose another run_dir"
-                ) from error
+            self._write(self.config, config)
         return None
+
+    def check_data(self, data: ImageData, leads: bool = True) -> None:
+        """Refuse to go on with other data than those the run began with, and note which these are.
+
+        Raises:
+            CheckpointError: They differ; says in what. Or the note cannot be read or written.
+        """
+        found = fingerprint(data)
+        if self.checkpoint.exists() and self.data.exists():
+            try:
+                changed = differences(json.loads(self.data.read_text())["parts"], found)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                changed = [f"{self.data.name} cannot be read: {error!r}"]
+            if changed:
+                raise CheckpointError(
+                    f"the data of {self.directory} are not those it was trained on"
+                    f" ({'; '.join(changed)}): bring these back, or choose another run_dir; to go"
+                    f" on with {data.name} as it is now, remove {self.data}"
+                )
+        elif leads:
+            self._write(self.data, {"name": data.name, "parts": found})
 
     def step(self) -> int:
         """Number of optimizer steps that the checkpoint has behind it; 0 without one.
@@ -110,7 +153,9 @@ class Run:
             )
         return held
 
-    def _check_same(self, config: Mapping[str, Any], resume: str) -> None:
+    def _check_same(
+        self, config: Mapping[str, Any], resume: str, completed: Callable[[Any], Any]
+    ) -> None:
         """Refuse to go on where that is not wanted, and to mix two configurations in one run."""
         if resume == "never":
             raise CheckpointError(
@@ -118,23 +163,50 @@ class Run:
                 " run_dir"
             )
         try:
-            before = _flatten(up_to_date(json.loads(self.config.read_text())))
+            before = up_to_date(json.loads(self.config.read_text()))
+            old = _flatten(completed(before))
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{self.config} cannot be read ({error}), which tells what {self.checkpoint}"
                 " is of: bring it back, or choose another run_dir"
             ) from error
-        now = _flatten(json.loads(json.dumps(config)))
-        changed = [
-            f"{key}: {before.get(key)} -> {now.get(key)}"
-            for key in sorted(before.keys() | now.keys())
-            if key.split(".")[0] not in MAY_CHANGE and before.get(key) != now.get(key)
+        new = _flatten(completed(json.loads(json_text(config))))
+        changed = {
+            key: f"{old.get(key)} -> {new.get(key)}"
+            for key in sorted(old.keys() | new.keys())
+            if _must_match(key) and old.get(key, False) != new.get(key, False)
+        }
+        # A module refers to what other sections say too.
+        told = [
+            f"{key}: {words}"
+            for key, words in changed.items()
+            if changed.get(key.removeprefix("module.")) != words or not key.startswith("module.")
         ]
-        if changed:
+        if told:
             raise CheckpointError(
-                f"{self.directory} holds a run with another configuration ({'; '.join(changed)}):"
-                " choose another run_dir, or go back to its values to resume it"
+                f"{self.directory} holds a run with other settings, on which its result depends"
+                f" ({'; '.join(told)}): go back to their former values to resume it, or choose"
+                " another run_dir for a new run"
             )
+
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write a file of the folder."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json_text(content))
+        except OSError as error:
+            raise CheckpointError(
+                f"the run folder {self.directory} cannot be written to ({error}): make room,"
+                " or choose another run_dir"
+            ) from error
+
+
+def _must_match(key: str) -> bool:
+    """Whether a key is as it was in every run that goes on."""
+    must, may = (
+        any(f"{key}.".startswith(f"{each}.") for each in keys) for keys in (MUST_MATCH, MAY_CHANGE)
+    )
+    return must and not may
 
 
 def up_to_date(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -88,6 +88,16 @@ def fill(tensor: Tensor, value: Tensor) -> None:
 
 
 @torch.no_grad()
-def whole_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with whole tensors, on the CPU; all processes have to ask for it."""
-    return {name: whole(value).to("cpu", copy=True) for name, value in state.items()}
+def whole_state(state: Mapping[str, Tensor], leads: bool = True) -> dict[str, Tensor]:
+    """A state dict with whole tensors, on the CPU; all processes have to ask for it.
+
+    Args:
+        leads: Whether this process is to have it; others get an empty one, since a machine may
+            not have the memory for as many as it has devices.
+    """
+    found = {}
+    for name, value in state.items():
+        gathered = whole(value)
+        if leads:
+            found[name] = gathered.to("cpu", copy=True)
+    return found

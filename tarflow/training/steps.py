@@ -17,12 +17,16 @@ class StepCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step != self._step:
-            self._step = trainer.global_step
-            self.after_step(trainer, pl_module)
+        self.catch_up(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self.on_train_end(trainer, pl_module)
+
+    def catch_up(self, trainer: Trainer, module: Any) -> None:
+        """Act, unless that is done after the last step."""
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self.after_step(trainer, module)
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
         """Act; `trainer.global_step` counts the steps that were taken."""

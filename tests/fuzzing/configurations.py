@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from tarflow import GaussianNoise, Pixels
 from tarflow.cli import run_command
 from tarflow.cli.calibrate import calibrate
-from tarflow.cli.command import settings_of, told_plainly
+from tarflow.cli.command import settings_of
 from tarflow.cli.evaluate import evaluate
 from tarflow.cli.prepare import prepare
 from tarflow.cli.sample import sample
@@ -146,6 +146,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "callbacks.averaging.decays": ("text", 3, [], [2.0], [-1.0], ["a"], None),
         "callbacks.sample_grid.num_samples": POSITIVE,
         "callbacks.preemption.signals": ("text", 3, ["SIGNONE"], [3], None),
+        "callbacks.preemption.seconds": (-1, None, *REAL),
     },
 }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from tarflow import Codec, Context, Pixels, UniformDequantization
 from tarflow.data import (
@@ -126,6 +126,49 @@ def test_the_order_is_that_of_every_run_before(batches, first, shares, expected)
     batches.first, batches.shares = first, shares
     drawn = [draws for _ in range(3) for draws in batches]
     assert hashlib.sha256(repr(drawn).encode()).hexdigest()[:16] == expected
+
+
+class Indexed(ArrayDataset):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def __getitems__(self, indices):
+        self.reads += 1
+        return super().__getitems__(indices)
+
+
+class Drawing(Dataset):
+    """Draws as it reads."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return torch.rand(1, 1, 1), {}
+
+
+def test_training_reads_a_batch_with_one_indexing():
+    part = Indexed(pixels(12), torch.arange(12))
+    data = ImageData("made up", Subset(part, range(12)), None, part, Pixels(256), 12, (1, 2, 2))
+    read = list(ImageDataModule(data, batch_size=4).train_dataloader())
+    assert part.reads == len(read) == 3
+    assert all(torch.equal(batch.x, pixels(12)[batch.index]) for batch in read)
+
+
+@pytest.mark.parametrize("wrapped", [lambda part: part, lambda part: Subset(part, range(12))])
+def test_what_an_example_draws_is_its_own(wrapped):
+    """However it is batched: a `Subset` looks as if it read batches, and reads one by one."""
+    part = wrapped(Drawing())
+    data = ImageData("drawn", part, None, part, Pixels(256), 0, (1, 1, 1))
+    torch.manual_seed(0)
+    module = ImageDataModule(data, batch_size=12)
+    [whole] = module.train_dataloader()
+    assert len(set(whole.x.flatten().tolist())) == 12
+    torch.manual_seed(0)
+    module = ImageDataModule(data, batch_size=12)
+    module.batches.shares = BatchShares(12, parts=3)
+    assert torch.equal(torch.cat([part.x for part in module.train_dataloader()]), whole.x)
 
 
 def test_what_the_data_determines():

@@ -143,7 +143,7 @@ def test_a_failure_leaves_nothing(tmp_path, data, format, error):
 def test_what_a_kill_left_is_refused_and_replaced(tmp_path, data, monkeypatch):
     """As if the power went: no exception is handled, and the folder is as it was."""
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
-    monkeypatch.setattr(os, "rename", lambda *_: None)
+    monkeypatch.setattr(os, "replace", lambda *_: None)
     monkeypatch.setattr(Description, "write", lambda *_: None)
     prepare(data, tmp_path / "out")
     monkeypatch.undo()

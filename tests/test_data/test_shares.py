@@ -64,6 +64,9 @@ def test_accumulation_follows_from_the_batch_size_and_cannot_be_set_beside_it():
     module.trainer = trainer()
     module.setup("fit")
     assert module.trainer.accumulate_grad_batches == 4
+    module.trainer = trainer(check_val_every_n_epoch=None, val_check_interval=5)
+    module.setup("fit")
+    assert module.trainer.val_check_interval == 20  # batches, which are 5 steps
     module = ImageDataModule(digits(), batch_size=16)
     module.trainer = trainer(accumulate_grad_batches=2)
     with pytest.raises(DataError, match="accumulate_grad_batches 2: leave it out"):
@@ -77,7 +80,9 @@ def test_a_smaller_last_batch_cannot_be_divided():
         module.setup("fit")
 
 
-def test_a_checkpoint_of_another_accumulation_is_refused():
-    module = ImageDataModule(digits(), batch_size=16)
-    with pytest.raises(DataError, match="accumulated gradients over 2 steps, and this run would"):
-        module.load_state_dict({"done": 3, "parts": 2})
+def test_a_checkpoint_of_another_accumulation_goes_on_with_the_same_batch():
+    module = ImageDataModule(digits(), batch_size=16, device_batch_size=4)
+    module.trainer = trainer()
+    module.setup("fit")
+    module.load_state_dict({"done": 6, "parts": 2})
+    assert module.batches.first == 3 * 4

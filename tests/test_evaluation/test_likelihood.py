@@ -378,4 +378,37 @@ def test_workers_read_the_images(tmp_path):
     assert (report.values, report.per_image) == (expected.values, expected.per_image)
     readers = noted.path.read_text().split()
     assert sum(pid != str(os.getpid()) for pid in readers) == 40
-    assert len(set(readers)) == 3  # the first images are read again, for round trips
+    assert len(set(readers)) == 2
+
+
+class Damaged(ArrayDataset):
+    """Images of which two cannot be read."""
+
+    def __getitems__(self, indices):
+        if found := sorted({3, 21}.intersection(indices)):
+            raise DataError(f"{found[0]}.png is truncated")
+        return super().__getitems__(indices)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_images_that_cannot_be_read_are_counted_and_left_out(tmp_path, num_workers):
+    part, flow = random_part(40, 3, (1, 8, 8)), small_flow()
+    whole = LikelihoodMetrics()(flow, fake_data(test=part))
+    data = fake_data(test=Damaged(part.images, part.labels))
+    hashes = set()
+    for batch_size in (1, 8, 40):
+        work = Kept(tmp_path / str(batch_size), {}, num_workers=num_workers)
+        metrics = LikelihoodMetrics(batch_size=batch_size)
+        report = metrics.evaluate(flow, data, lambda name, work=work: work)
+        assert report is not None
+        assert (report.values["unreadable"], report.values["non_finite"]) == (2, 0)
+        found, expected = (each.per_image["log_prob_nats"] for each in (report, whole))
+        assert [math.isnan(value) for value in found] == [n in (3, 21) for n in range(40)]
+        kept = [n for n in range(40) if n not in (3, 21)]
+        assert [found[n] for n in kept] == pytest.approx([expected[n] for n in kept])
+        bits = [whole.per_image["bits_per_dim"][n] for n in kept]
+        assert report.values["bits_per_dim"]["mean"] == pytest.approx(statistics.mean(bits))
+        assert ("images left out, unreadable", "2", "", "") in report.rows
+        assert report.per_image["label"][20:23] == [2, -1, 1]
+        hashes.add(report.values["content_sha256"])
+    assert len(hashes) == 1

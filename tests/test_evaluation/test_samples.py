@@ -21,7 +21,7 @@ from tarflow import (
     denoise,
 )
 from tarflow.data import ArrayDataset, ImageData, digits
-from tarflow.evaluation import SampleMetrics, frechet_distance
+from tarflow.evaluation import PixelFeatures, SampleMetrics, frechet_distance
 
 from ..models import tiny_flow
 
@@ -284,3 +284,35 @@ def test_data_without_classes():
 def test_other_data_is_refused(data, options, message):
     with pytest.raises(DataError, match=message):
         metrics()(small_flow(**options), data)
+
+
+class Damaged(ArrayDataset):
+    """Images of which the first and another one cannot be read."""
+
+    def __getitems__(self, indices):
+        if found := sorted({0, 21}.intersection(indices)):
+            raise DataError(f"{found[0]}.png is truncated")
+        return super().__getitems__(indices)
+
+    def __getitem__(self, index):
+        return self.__getitems__([index])[0]
+
+
+def test_images_that_cannot_be_read_are_left_out_and_counted():
+    images = torch.randint(17, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    images, labels = images.to(torch.uint8), torch.arange(60) % 3
+    kept = [index for index in range(60) if index not in (0, 21)]
+    flow = tiny_flow(8, 2, 1, num_classes=3, codec=Pixels(17), noise=NOISE)
+    metrics = SampleMetrics(num_samples=8, seeds=(0,), extractors={"pixels": PixelFeatures()})
+    found, expected = (
+        metrics(flow, ImageData("some", part, None, part, Pixels(17), 3, (1, 8, 8)))
+        for part in (Damaged(images, labels), ArrayDataset(images[kept], labels[kept]))
+    )
+    assert found.values["unreadable"] == {"training": 2, "held-out": 2}
+    assert expected.values["unreadable"] == {"training": 0, "held-out": 0}
+    assert found.values["samples"] == expected.values["samples"]
+    assert list(found.notes) == [
+        "2 training images are left out: unreadable",
+        "2 held-out images are left out: unreadable",
+    ]
+    assert not expected.notes

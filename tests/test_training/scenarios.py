@@ -4,6 +4,8 @@
 """
 
 import functools
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from tarflow.training import (
     FlowModule,
     LastCheckpoint,
     MaximumLikelihood,
+    Preemption,
     ShardedStrategy,
     WeightAveraging,
     adamw,
@@ -61,6 +64,8 @@ class Watch(StepCallback):
         )
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return
         self.validation[trainer.global_step] = float(trainer.callback_metrics["val/nats_per_dim"])
 
 
@@ -79,17 +84,32 @@ class Within(lightning.Callback):
         pl_module.flow.transform[1].network.blocks[0].mlp[0].register_forward_hook(look)
 
 
-class Overflow(lightning.Callback):
-    """Makes a transform's output of the first image of a batch infinite in one step."""
+class Told(lightning.Callback):
+    """Sends SIGTERM to the last process before the third step."""
 
-    def __init__(self, step: int):
-        self.step = step
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 2 and trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Overflow(lightning.Callback):
+    """Makes a transform's output of the first image of a batch infinite in one step.
+
+    Or else its gradient.
+    """
+
+    def __init__(self, step: int, forward: bool = True):
+        self.step, self.forward = step, forward
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         def spoil(module: Any, inputs: Any, output: Any) -> Any:
             z, log_det = output
             if trainer.global_step == self.step and trainer.is_global_zero and trainer.training:
-                z = z * torch.where(torch.arange(len(z)) == 0, torch.inf, 1.0)[:, None, None]
+                spoilt = torch.where(torch.arange(len(z)) == 0, torch.inf, 1.0)[:, None, None]
+                if self.forward:
+                    z = z * spoilt
+                elif z.requires_grad:
+                    z.register_hook(lambda gradient: gradient * spoilt)
             return z, log_det
 
         pl_module.flow.transform[3].register_forward_hook(spoil)
@@ -142,7 +162,6 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        num_sanity_val_steps=0,
         log_every_n_steps=1,
         val_check_interval=parts,
         callbacks=[
@@ -151,7 +170,7 @@ def train(
             LastCheckpoint(folder / f"{steps}.ckpt", steps),
             watch,
         ],
-        **options,
+        **{"num_sanity_val_steps": 0, **options},
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -159,7 +178,7 @@ def train(
     return {
         "losses": watch.losses,
         "validation": watch.validation,
-        "weights": whole_state(made.state_dict()),
+        "weights": whole_state(made.state_dict(), trainer.is_global_zero),
         "averages": dict(averages(trainer, made)),
         "variances": watch.variances,
         "skipped": module.skipped_steps,
@@ -180,13 +199,19 @@ def everything(folder: Path, options: Callable[[], Options], parts: int = 1) -> 
     """All scenarios; the volume-preserving flow takes its batches in parts."""
     go = functools.partial(train, folder)
     results = {"validation": go(options(), optimizer=muon)}
-    go(options(), steps=2, optimizer=muon)
+    go(options() | {"num_sanity_val_steps": 1}, steps=2, optimizer=muon)
     results["resumed"] = go(options(), after=folder / "2.ckpt", optimizer=muon)
     results["overflow"] = go(options(), Overflow(2))
+    results["gradient"] = go(options(), Overflow(2, forward=False))
     results["volume"] = go(options(), Overflow(2), parts=parts, scale=UnitScale())
     within, half = Within(), {"precision": "bf16-mixed"}
     results["bfloat16"] = go(options() | half, within, layers=2, recomputed=1)
     results["within"] = sorted(within.seen)
+    for seconds in (0.0, 1000.0):
+        preemption = Preemption(["SIGTERM"], seconds)
+        told = go(options(), preemption, Told())
+        assert preemption.received == signal.SIGTERM
+        results[f"told_{seconds:.0f}"] = max(told["losses"])
     stray = torch.arange(24) % 3
     stray[1] = 5  # which one process alone reads
     results["context"] = refused(lambda: go(options() | {"limit_val_batches": 0}, label=stray))

@@ -2,16 +2,14 @@
 
 import os
 import resource
-import signal
 from contextlib import contextmanager
 
-import lightning
 import pytest
 import torch
 
 from tarflow import CheckpointError
-from tarflow.training import LastCheckpoint, Preemption
-from tarflow.training.checkpoints import requeue
+from tarflow.training import LastCheckpoint
+from tarflow.training.preemption import requeue
 from tests.slurm import fake_scontrol
 from tests.test_training.test_module import data, fit, tiny_flow, tiny_module
 
@@ -29,17 +27,6 @@ def largest_file(num_bytes: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-class At(lightning.Callback):
-    """Does something at the end of a step, before callbacks that come later."""
-
-    def __init__(self, step, action):
-        self.step, self.action = step, action
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            self.action()
-
-
 def test_a_disk_that_is_full_leaves_the_last_state_and_says_so(data, tmp_path):
     path = tmp_path / "last.ckpt"
     fit(tiny_module(tiny_flow()), data, 2, callbacks=[LastCheckpoint(path, 1)])
@@ -51,20 +38,6 @@ def test_a_disk_that_is_full_leaves_the_last_state_and_says_so(data, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
     fit(tiny_module(tiny_flow()), data, 4, ckpt_path=path, callbacks=[LastCheckpoint(path, 1)])
     assert torch.load(path, weights_only=True)["global_step"] == 4
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_ends_a_run_with_its_state_written(data, tmp_path, name):
-    path, number = tmp_path / "last.ckpt", signal.Signals[name]
-    before = signal.getsignal(number)
-    told = At(3, lambda: os.kill(os.getpid(), number))
-    preemption = Preemption(["SIGTERM", "SIGUSR1"])
-    keep = [told, LastCheckpoint(path, 100), preemption]
-    trainer = fit(tiny_module(tiny_flow()), data, 10, callbacks=keep)
-    assert trainer.global_step == 3
-    assert preemption.received == number
-    assert torch.load(path, weights_only=True)["global_step"] == 3
-    assert signal.getsignal(number) == before
 
 
 def test_a_job_that_was_cancelled_is_not_requeued(tmp_path, monkeypatch):

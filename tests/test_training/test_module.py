@@ -76,14 +76,13 @@ def data() -> ImageDataModule:
 def fit(module, data, max_steps=10, ckpt_path=None, **options) -> lightning.Trainer:
     trainer = lightning.Trainer(
         max_steps=max_steps,
-        max_epochs=-1,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **options,
+        **{"max_epochs": -1, **options},
     )
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return trainer

@@ -170,6 +170,7 @@ def slurm(*command: str, job: str, **environment: str) -> list[subprocess.Popen]
 def test_a_sharded_job_of_slurm_that_is_told_to_stop_is_requeued_and_goes_on(sharded, tmp_path):
     environment = {"PATH": f"{fake_scontrol(tmp_path, 'RUNNING')}:{os.environ['PATH']}"}
     command = [*PYTHON, *TRAIN, "trainer=fsdp2", "run_dir=slurm"]
+    command.append("callbacks.preemption.seconds=0")  # or the run might be over before
     processes = slurm(*command, job="4242", **environment)
     once_at_step("slurm", 2)
     processes[1].send_signal(signal.SIGUSR1)

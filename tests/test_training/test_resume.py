@@ -45,7 +45,16 @@ class Inverted(Wrapped):
         return (255 - image if torch.rand(1) < 0.5 else image), context
 
 
-def run(folder, first, last, every_n_steps=1, num_workers=0, device_batch_size=None, **options):
+def run(
+    folder,
+    first,
+    last,
+    every_n_steps=1,
+    num_workers=0,
+    device_batch_size=None,
+    dropout=0.2,
+    **options,
+):
     """Train from the checkpoint at one step to another; all that is left, and the losses."""
     lightning.seed_everything(5, verbose=False)
     paths = sorted(folder.glob("*.png"))
@@ -61,7 +70,7 @@ def run(folder, first, last, every_n_steps=1, num_workers=0, device_batch_size=N
         1,
         16,
         8,
-        dropout=0.2,
+        dropout=dropout,
         num_classes=3,
         codec=UniformDequantization(),
         noise=NoNoise(),
@@ -145,3 +154,19 @@ def test_accumulated_and_shortened_epochs_resume_too(folder, stop):
         resumed = run(folder, stop, 5, **options)
         assert resumed["losses"] == straight["losses"][-len(resumed["losses"]) :]
         assert_same(resumed["averaging"], straight["averaging"])
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+@pytest.mark.parametrize(("stop", "before", "after"), [(2, None, 2), (3, 2, 1)])
+def test_a_run_goes_on_in_parts_of_another_size(folder, stop, before, after):
+    """In the middle of an epoch and at its end; only the masks of dropout would differ."""
+    straight = run(folder, 0, 7, dropout=0.0)
+    run(folder, 0, stop, dropout=0.0, device_batch_size=before)
+    resumed = run(folder, stop, 7, dropout=0.0, device_batch_size=after)
+    assert resumed["global_step"] == 7
+    parts = 1 if after is None else 4 // after
+    losses = torch.tensor(resumed["losses"]).reshape(-1, parts).sum(dim=1)  # each divided by parts
+    torch.testing.assert_close(losses.tolist(), straight["losses"][stop:], rtol=0, atol=1e-5)
+    assert [each["last_epoch"] for each in resumed["lr_schedulers"]] == [7]

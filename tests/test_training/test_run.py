@@ -4,11 +4,16 @@ import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from tarflow import CheckpointError
+from tarflow.cli.targets import completed
+from tarflow.data import arrays
 from tarflow.training import Run
+from tests.composing import composed
 from tests.models import tiny_flow
 
 CONFIG = {"model": {"model_dim": 64}, "trainer": {"max_steps": 10}, "resume": "auto"}
@@ -125,3 +130,103 @@ def test_a_lost_or_damaged_configuration_is_told_of(tmp_path):
             run.config.unlink()
         with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
             run.start(CONFIG, "auto")
+
+
+def settings(*overrides: str) -> dict:
+    """What a run of the digits writes to its folder."""
+    return OmegaConf.to_container(composed("train", *overrides), resolve=True)
+
+
+@pytest.fixture
+def started(tmp_path) -> Run:
+    run = Run(tmp_path)
+    interrupted(run)
+    run.config.write_text(json.dumps(settings()))
+    return run
+
+
+def test_what_does_not_change_the_mathematics_may_change(started):
+    other = settings(
+        *("+data.num_workers=3", "data.eval_batch_size=7", "data.device_batch_size=64"),
+        *("attention=products", "module.compile=true", "module.checkpointed_layers=1"),
+        *("logger=tensorboard", "trainer=ddp", "trainer.devices=2", "name=renamed"),
+        *("callbacks.checkpoint.every_n_steps=5", "module.max_skipped_steps=3"),
+    )
+    other["data"]["data"] = {"_target_": "tarflow.data.arrays", "root": "elsewhere"}
+    assert started.start(other, "auto", completed=completed) == started.checkpoint
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=1", r"\(seed: 0 -> 1\)"),
+        ("optimizer.lr=0.5", r"\(optimizer.lr: 0.001 -> 0.5\)"),
+        ("~optimizer.lr", r"\(optimizer.lr: 0.001 -> 0.0001\)"),
+        ("data.batch_size=64", r"\(data.batch_size: 128 -> 64\)"),
+        ("+data.drop_last=false", r"\(data.drop_last: True -> False\)"),
+        ("+data.data.horizontal_flip=true", r"\(data.data.horizontal_flip: None -> True\)"),
+        ("module.max_grad_norm=2", r"\(module.max_grad_norm: 1.0 -> 2\)"),
+        ("objective.class_dropout=0.5", r"\(objective.class_dropout: 0.1 -> 0.5\)"),
+        ("trainer.max_steps=99999", r"schedule.total_steps: 10000 -> 99999"),
+        ("noise=gaussian", r"codec._target_: .*UniformDequantization -> .*Pixels.*noise.std"),
+    ],
+)
+def test_what_changes_the_mathematics_must_match(started, override, message):
+    with pytest.raises(CheckpointError, match=message):
+        started.start(settings(override), "auto", completed=completed)
+
+
+def test_what_a_later_release_adds_or_renames_takes_its_default(started):
+    before = settings()
+    del before["module"]["max_grad_norm"], before["model"]["dropout"], before["model"]["scale"]
+    del before["optimizer"]["betas"], before["attention"], before["module"]["checkpointed_layers"]
+    before["model"]["_target_"] = "tarflow.flows.tar_flow.TarFlow"
+    started.config.write_text(json.dumps(before))
+    assert started.start(settings(), "auto", completed=completed) == started.checkpoint
+    with pytest.raises(CheckpointError, match=r"model.dropout: 0.0 -> 0.5"):
+        started.start(settings("model.dropout=0.5"), "auto", completed=completed)
+
+
+def pictures(path, num=300, changed=None, labels=None):
+    """A file of images, with one of them changed, or other labels."""
+    generator = np.random.default_rng(0)
+    held = {}
+    for part in ("train", "test"):
+        held[f"{part}_images"] = generator.integers(256, size=(num, 4, 4, 1), dtype=np.uint8)
+        held[f"{part}_labels"] = np.arange(num) % 3 if labels is None else labels
+    if changed is not None:
+        held["train_images"][changed] = 255 - held["train_images"][changed]
+    np.savez(path, **held)
+    return arrays(path, channels_last=True)
+
+
+def test_data_are_the_same_by_content_wherever_they_lie(started, tmp_path):
+    state = torch.get_rng_state()
+    started.check_data(pictures(tmp_path / "here.npz"))
+    assert started.data.exists()
+    started.check_data(pictures(tmp_path / "there.npz"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num": 301}, "train has 301 examples, and had 300"),
+        ({"changed": 0}, "train has other examples, of those looked at 0"),
+        ({"changed": slice(None)}, "of those looked at 0, 1, 2, 3, 4 and 251 more"),
+        ({"labels": np.arange(300) % 2}, "train has other"),
+    ],
+)
+def test_data_that_changed_are_told_of_by_name(started, tmp_path, change, message):
+    started.check_data(pictures(tmp_path / "here.npz"))
+    with pytest.raises(CheckpointError, match=rf"{message}.*remove .*data.json"):
+        started.check_data(pictures(tmp_path / "there.npz", **change))
+    started.data.unlink()  # as the message says
+    started.check_data(pictures(tmp_path / "there.npz", **change))
+    started.check_data(pictures(tmp_path / "there.npz", **change))
+
+
+def test_a_damaged_fingerprint_is_told_of(started, tmp_path):
+    started.data.write_text('{"parts": 3}')
+    with pytest.raises(CheckpointError, match=r"data.json cannot be read.*remove"):
+        started.check_data(pictures(tmp_path / "here.npz"))

@@ -1,6 +1,8 @@
 """Batches: examples as stored, what they are conditioned on, and which they are."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +23,11 @@ Draw = tuple[int, int]
 PADDING = -1
 """Stands for the index of an example that is there to fill a batch up, and does not count."""
 
+UNREADABLE = -2
+"""Stands for the index of an example that could not be read, which another one stands in for."""
+
+log = logging.getLogger(__name__)
+
 
 class Batch(NamedTuple):
     """Some examples of a data set.
@@ -34,6 +41,11 @@ class Batch(NamedTuple):
     x: Shaped[Tensor, "batch ..."]
     context: Context
     index: Int64[Tensor, " batch"]
+
+    def first(self, count: int) -> "Batch":
+        """The first of the examples."""
+        context = self.context.map(lambda rows: rows[:count])
+        return Batch(self.x[:count], context, self.index[:count])
 
 
 def collate(examples: Sequence[Any]) -> Batch:
@@ -84,6 +96,33 @@ class Numbered(Wrapped):
         present = Subset(self.dataset, [max(index, 0) for index in indices])
         examples = present.__getitems__(list(range(len(indices))))
         return [(*example, index) for example, index in zip(examples, indices, strict=True)]
+
+
+class Readable(Numbered):
+    """Examples with their indices; `UNREADABLE` and another example where one cannot be read."""
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
+        try:
+            return super().__getitems__(indices)
+        except Exception:  # of whatever reads: told of one by one
+            read = [self._attempt(index) for index in indices]
+        given = (example for example in read if example)
+        others = (self._attempt(index) for index in range(len(self)))
+        stand_in = next(chain(given, filter(None, others)), None)
+        if stand_in is None:
+            raise DataError(f"none of {len(self)} examples can be read: the last message says why")
+        marks = (UNREADABLE if index >= 0 else PADDING for index in indices)
+        return [
+            example or (*stand_in[:-1], mark) for example, mark in zip(read, marks, strict=True)
+        ]
+
+    def _attempt(self, index: int) -> tuple[Any, ...] | None:
+        """An example, if it can be read."""
+        try:
+            return super().__getitems__([index])[0]
+        except Exception as error:  # of whatever reads
+            log.warning(f"example {index} is left out, since it cannot be read: {error}")
+            return None
 
 
 class Drawn(Wrapped):

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from tarflow.arguments import check_integer
 from tarflow.data.images import ImageData
-from tarflow.data.loading.batches import Batch, Drawn, Numbered, collate
+from tarflow.data.loading.batches import Batch, Drawn, Numbered, Readable, collate
 from tarflow.data.loading.orders import Batches, EvaluationBatches
 from tarflow.data.loading.shares import BatchShares
 from tarflow.errors import DataError
@@ -124,14 +124,8 @@ class ImageDataModule(LightningDataModule):
         return {"done": done, "parts": self.batches.shares.parts}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        parts = self.batches.shares.parts
-        if state_dict["parts"] != parts:
-            raise DataError(
-                f"the checkpoint accumulated gradients over {state_dict['parts']} steps, and this"
-                f" run would over {parts}: choose device_batch_size and the number of devices so"
-                " that they are as many"
-            )
-        self.batches.first = state_dict["done"]
+        done = state_dict["done"] // state_dict["parts"]  # whole batches
+        self.batches.first = done * self.batches.shares.parts
 
     def _share_out(self, trainer: Trainer) -> None:
         """Divide training batches by processes and steps, and tell the trainer of the steps."""
@@ -147,7 +141,11 @@ class ImageDataModule(LightningDataModule):
                 f"accumulate_grad_batches {trainer.accumulate_grad_batches}: leave it out, since"
                 f" it follows from batch_size and device_batch_size (and is {shares.parts})"
             )
-        trainer.accumulate_grad_batches = shares.parts
+        if trainer.accumulate_grad_batches != shares.parts:
+            trainer.accumulate_grad_batches = shares.parts
+            interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
+            if every is None and isinstance(interval, int):
+                trainer.val_check_interval = shares.parts * interval  # users count steps
         self.batches.shares = shares
 
     def _evaluation(self, part: str) -> DataLoader:
@@ -155,7 +153,9 @@ class ImageDataModule(LightningDataModule):
         dataset = self.data.parts[part]
         place = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = EvaluationBatches(len(dataset), self.eval_batch_size, *place)
-        return self._loader(Numbered(dataset), batch_sampler=batches)
+        # A run does not end by an example that it could do without; a reported number would.
+        kind = Readable if self.trainer and self.trainer.state.fn == "fit" else Numbered
+        return self._loader(kind(dataset), batch_sampler=batches)
 
     def _loader(self, dataset: Drawn | Numbered, kind: type = DataLoader, **options) -> DataLoader:
         """Batch a part of the data."""

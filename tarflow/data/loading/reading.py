@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tarflow.arguments import check_integer
-from tarflow.data.loading.batches import Batch, Numbered, collate, read_batch
+from tarflow.data.loading.batches import Batch, Readable, collate
 from tarflow.errors import DataError
 
 
@@ -16,6 +16,7 @@ class ReadAhead:
 
     What is asked for next is taken to be as far on as it was the last time, so that processes
     which share a part read their shares ahead; where it is not, the workers begin anew there.
+    An example that cannot be read has the index `UNREADABLE`, and another one stands in for it.
 
     Args:
         part: The part of a data set.
@@ -33,9 +34,13 @@ class ReadAhead:
         self._batches: Iterator[Batch] = iter(())
 
     def __call__(self, indices: range) -> Batch:
-        """The examples of some indices, in their order."""
+        """The examples of some indices, in their order.
+
+        Raises:
+            DataError: No example of the part can be read.
+        """
         if not self.num_workers:
-            return read_batch(self.part, indices)
+            return collate(Readable(self.part).__getitems__(indices))
         if self._coming[:1] != [indices]:
             self._begin(indices)
         self._last = self._coming.pop(0)
@@ -47,10 +52,11 @@ class ReadAhead:
         starts = range(indices.start, len(self.part), max(step, len(indices)))
         rest = [range(i, min(i + len(indices), len(self.part))) for i in starts[1:]]
         self._coming = [indices, *rest]
+        batches: Any = list(self._coming)  # ranges serve where lists are announced
         self._batches = iter(
             DataLoader(
-                Numbered(self.part),
-                batch_sampler=list(self._coming),
+                Readable(self.part),
+                batch_sampler=batches,
                 collate_fn=collate,
                 num_workers=self.num_workers,
                 generator=torch.Generator(),  # the global one is not the reader's to draw from

@@ -75,7 +75,7 @@ def complete_parts_by_name(
     """
 
     def by_name(part: str, indices: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-        places = np.array([_place(names[index], SEEDS[part]) for index in indices])
+        places = np.array([_place(names[int(index)], SEEDS[part]) for index in indices])
         chosen = places < fraction
         # of a few, none or all may be chosen: each side gets one, whatever the fraction
         chosen[places.argmin()], chosen[places.argmax()] = True, False
@@ -118,7 +118,7 @@ def _take(part: Any, indices: np.ndarray) -> Subset:
 
 def _check_fraction(name: str, fraction: float) -> float:
     """Refuse what is not a fraction."""
-    check_real(name, fraction, DataError)
+    fraction = check_real(name, fraction, DataError)
     if not 0 <= fraction < 1:
         raise DataError(f"{name} {fraction} is out of range: choose 0 <= {name} < 1")
     return fraction

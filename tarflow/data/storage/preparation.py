@@ -20,7 +20,7 @@ from tarflow.data.storage.formats import Arrays, Format, Shape
 from tarflow.data.storage.prepared import Description, Digest
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.flows.codec import Pixels
-from tarflow.machine.files import writing
+from tarflow.machine.files import put, writing
 from tarflow.machine.processes import Process
 
 BATCH = 256
@@ -69,7 +69,7 @@ def prepare(
                     path.unlink()
             cores = _num_cores() if num_workers is None else num_workers
             description = _write(data, new, format, cores)
-            os.rename(new, folder)
+            put(new, folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
     (folder / LOCK).unlink(missing_ok=True)

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tarflow.arguments import check_integer
+from tarflow.arguments import check_integer, keep
 from tarflow.errors import DataError
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 
 META = "meta.json"
 LAYOUT = (
@@ -46,8 +46,8 @@ class Description:
     sha256: Mapping[str, str]
 
     def __post_init__(self):
-        check_integer("levels", self.levels, least=2)
-        check_integer("num_classes", self.num_classes, least=0)
+        keep(self, levels=check_integer("levels", self.levels, least=2))
+        keep(self, num_classes=check_integer("num_classes", self.num_classes, least=0))
         if not all(isinstance(name, str) for name in self.class_names):
             raise TypeError(f"class_names {self.class_names}")
         if not isinstance(self.counts, dict) or not {"train", "test"} <= self.counts.keys():
@@ -69,7 +69,7 @@ class Description:
 
     def write(self, folder: Path) -> None:
         """Write `meta.json`."""
-        write_atomically(folder / META, json.dumps(asdict(self), indent=2) + "\n")
+        write_atomically(folder / META, json_text(asdict(self)))
 
 
 class Digest:
