@@ -1,6 +1,6 @@
 """Drawing many samples, batch by batch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from textwrap import shorten
 from typing import Any, Unpack
@@ -36,13 +36,13 @@ def read_classes(
     if choice in ("none", NULL_CLASS) or (choice == "all" and not num_classes):
         return None
     listed = range(num_classes) if choice == "all" else choice
-    several = isinstance(listed, Iterable) and not isinstance(listed, str)
     numbers = {name: number for number, name in enumerate(class_names)}
     known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
     known += f" ({', '.join(numbers)})" * bool(numbers)
     knows = f"this flow knows {shorten(known, 200, placeholder=' ...')}"
     try:
-        listed = [numbers.get(each, each) for each in (listed if several else [listed])]
+        listed = [listed] if isinstance(listed, str | int) else listed
+        listed = [numbers.get(each, each) for each in listed]
         classes = torch.tensor([check_integer("label", each) for each in listed], dtype=torch.long)
     except (ConfigurationError, OverflowError, TypeError) as error:
         raise ContextError(
