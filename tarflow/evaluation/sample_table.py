@@ -45,7 +45,7 @@ def report_of(
     found = {**settings, "skipped": dict(skipped), "samples": values}
     notes = [f"{name} is skipped: {reason}" for name, reason in skipped.items()]
     notes += [
-        f"{name}: {sum(run['non_finite'] for run in each)} samples are not finite and left out"
+        f"{name}: {sum(run['non_finite'] for run in each):g} samples are not finite and left out"
         for name, each in runs.items()
         if any(run["non_finite"] for run in each)
     ]

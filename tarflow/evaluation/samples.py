@@ -151,4 +151,4 @@ def _scores(rows: Rows, references: Mapping[str, Reference]) -> dict[str, Any]:
     scores: dict[str, Any] = {name: r.compare(kept[name]) for name, r in references.items()}
     if "correct" in kept:
         scores["accuracy"] = float(kept["correct"].mean()) if fine.any() else math.nan
-    return {**scores, "non_finite": int((~fine).sum())}
+    return {**scores, "non_finite": float((~fine).sum())}
