@@ -36,7 +36,7 @@ def read_classes(
     if choice in ("none", NULL_CLASS) or (choice == "all" and not num_classes):
         return None
     listed = range(num_classes) if choice == "all" else choice
-    numbers = {name: number for number, name in enumerate(class_names)}
+    numbers: dict[str | int, int] = {name: number for number, name in enumerate(class_names)}
     known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
     known += f" ({', '.join(numbers)})" * bool(numbers)
     knows = f"this flow knows {shorten(known, 200, placeholder=' ...')}"
