@@ -177,6 +177,9 @@ class LikelihoodMetrics(Metrics):
         conditions = sorted(name for name in rows if name.startswith(CONTEXT))
         per_image = {"log_prob_nats": rows["log_prob"].tolist()}
         per_image |= {name.removeprefix(CONTEXT): rows[name].tolist() for name in conditions}
+        if data.class_names and "label" in per_image:
+            known = {UNLABELLED: "", **dict(enumerate(data.class_names))}
+            per_image["class_name"] = [known[int(label)] for label in per_image["label"]]
         kinds, table = [("log_prob", unit.name, unit.words)], []
         if self.importance_samples > 1:
             words = f"{unit.words}, bound by {self.importance_samples} draws"

@@ -43,8 +43,8 @@ class Certificates:
             )
         first = steps.long().cumprod(dim=0).sum(dim=0)  # how many left it finite
         parts = (report.residual.T, report.certified, report.redone.any(dim=0), first)
-        *told, first = (part.cpu().numpy() for part in parts)
-        return cls(*told, np.array([*names, ""])[first])
+        residual, certified, redone, first = (part.cpu().numpy() for part in parts)
+        return cls(residual, certified, redone, np.array([*names, ""])[first])
 
     @classmethod
     def join(cls, batches: Iterable[Mapping[str, np.ndarray]]) -> "Certificates":

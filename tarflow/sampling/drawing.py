@@ -1,7 +1,8 @@
 """Drawing many samples, batch by batch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from textwrap import shorten
 from typing import Any, Unpack
 
 import torch
@@ -19,32 +20,36 @@ from tarflow.sampling.chunks import ChunkSize
 
 
 def read_classes(
-    choice: str | int | Sequence[int], num_classes: int
+    choice: str | int | Sequence[str | int], num_classes: int, class_names: Sequence[str] = ()
 ) -> Int[Tensor, " classes"] | None:
     """Turn a choice of classes into those that samples go round; None leaves the label out.
 
     Args:
         choice: `all` goes round the classes, `none` (or -1) leaves the label out; one class, or
-            several to go round.
+            several to go round, by number or by name.
         num_classes: Number of classes of the flow; one without classes takes `all` and `none`.
+        class_names: Their names, where they have any.
 
     Raises:
         ContextError: The choice is something else, or the flow does not know a class.
     """
-    unknown = "is unknown: give all, none, a class or a list of them"
-    if isinstance(choice, str) and choice not in ("all", "none"):
-        raise ContextError(f"label={choice} {unknown}")
     if choice in ("none", NULL_CLASS) or (choice == "all" and not num_classes):
         return None
     listed = range(num_classes) if choice == "all" else choice
+    numbers = {name: number for number, name in enumerate(class_names)}
+    known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
+    known += f" ({', '.join(numbers)})" * bool(numbers)
+    knows = f"this flow knows {shorten(known, 200, placeholder=' ...')}"
     try:
-        listed = list(listed) if isinstance(listed, Iterable) else [listed]
+        listed = [listed] if isinstance(listed, str | int) else listed
+        listed = [numbers.get(each, each) for each in listed]
         classes = torch.tensor([check_integer("label", each) for each in listed], dtype=torch.long)
-    except (ConfigurationError, OverflowError) as error:
-        raise ContextError(f"label={shown(choice)} {unknown}") from error
+    except (ConfigurationError, OverflowError, TypeError) as error:
+        raise ContextError(
+            f"label={choice} is unknown: give all, none, a class or a list of them; {knows}"
+        ) from error
     if not len(classes) or not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
-        known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
-        raise ContextError(f"label={choice}: this flow knows {known}")
+        raise ContextError(f"label={choice}: {knows}")
     return classes
 
 
