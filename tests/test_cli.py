@@ -182,6 +182,28 @@ def test_folders_of_images_and_arrays_can_be_trained_on(tmp_path):
         tarflow("evaluate", f"checkpoint={data}", f"data={data}", *options)
         report = json.loads(Path(f"{data}/evaluation/likelihood/report.json").read_text())
         assert report["bits_per_dim"]["mean"] == pytest.approx(8, abs=0.6)
+        assert flow.class_names == (("cat", "dog") if data == "folder" else ())
+    tarflow("sample", "checkpoint=folder", "num_samples=2", "label=dog", "output=dogs")
+    tarflow("sample", "checkpoint=folder", "num_samples=2", "label=1", "output=ones")
+    assert Path("dogs/grid.png").read_bytes() == Path("ones/grid.png").read_bytes()
+    asked = ("sample", "checkpoint=folder", "output=cows")
+    assert "label=cow is unknown: give all, none" in error_of(*asked, "label=cow")
+    assert "this flow knows 0 ... 1 (cat, dog)" in error_of(*asked, "label=[dog,cow]")
+
+
+def test_images_of_any_number_of_channels(tmp_path):
+    rng = np.random.default_rng(0)
+    for channels in (2, 5):
+        images = rng.integers(0, 256, (40, 8, 8, channels), dtype=np.uint8)
+        np.savez("arrays.npz", images=images)
+        run, grids = f"run{channels}", ["callbacks.sample_grid.every_n_steps=2"]
+        options = ["data=arrays", "data.data.path=arrays.npz", "noise=gaussian", "noise.std=0.1"]
+        tarflow("train", *options, *grids, "trainer.max_steps=2", f"run_dir={run}", *TINY)
+        with Image.open(next(Path(run).glob("grids/*.png"))) as grid:
+            assert grid.mode == ("L" if channels == 2 else "RGB")
+        tarflow("sample", f"checkpoint={run}", "num_samples=2", "save_png=true")
+        with np.load(f"{run}/samples/samples.npz") as arrays:
+            assert arrays["images"].shape == (2, channels, 8, 8)
 
 
 def test_errors_say_what_to_do(trained, tmp_path):

@@ -27,6 +27,17 @@ def test_layout_of_a_small_grid():
     ]
 
 
+@pytest.mark.parametrize(
+    ("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB"), (4, "RGB"), (5, "RGB")]
+)
+def test_channels_that_are_shown(channels, mode):
+    images = random_bytes(channels=channels)
+    picture = grid(images)
+    assert picture.mode == mode
+    shown = grid(images[:, :1] if mode == "L" else images[:, :3])
+    assert (np.asarray(picture) == np.asarray(shown)).all()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("num_columns", [None, 2, 7])
 @pytest.mark.parametrize(("gap", "min_side"), [(0, 1), (0, 100), (1, 100), (2, 1)])

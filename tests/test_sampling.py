@@ -156,5 +156,21 @@ def test_classes_are_those_that_labels_go_round():
     assert in_turn(classes, range(100, 107)).tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
+def test_classes_by_name():
+    names = ("cats", "dogs", "2")
+    assert read_classes("dogs", 3, names).tolist() == [1]
+    assert read_classes(["2", "cats", 1], 3, names).tolist() == [2, 0, 1]
+    assert read_classes(2, 3, names).tolist() == [2]
+    assert read_classes("all", 3, names).tolist() == [0, 1, 2]
+    for wrong in ("cows", ["cats", "cows"], "Cats"):
+        knows = r"is unknown: .*; this flow knows 0 \.\.\. 2 \(cats, dogs, 2\)"
+        with pytest.raises(ContextError, match=knows):
+            read_classes(wrong, 3, names)
+    with pytest.raises(ContextError, match=r"label=3: this flow knows 0 \.\.\. 2 \(cats"):
+        read_classes(3, 3, names)
+    with pytest.raises(ContextError, match=r"this flow knows 0 \.\.\. 999 \(name0, .* \.\.\.$"):
+        read_classes("cows", 1000, [f"name{index}" for index in range(1000)])
+
+
 def test_batches_cover_every_sample_once():
     assert batches_of(7, 3) == [range(3), range(3, 6), range(6, 7)]

@@ -20,7 +20,7 @@ class CalibrateSettings(Settings):
 
     checkpoint: str = "???"  # a run folder or a pretrained folder
     batch_size: int = 100  # samples decoded at a time: a plan holds for one number
-    label: str | int | list[int] = "all"  # as for sampling
+    label: str | int | list[str | int] = "all"  # as for sampling
     guidance: float = 0.0  # weight; 0 is off
     guidance_rule: Section
     temperature: float = 1.0  # attention temperature of the null prediction
@@ -39,7 +39,8 @@ def calibrate(config: CalibrateSettings) -> None:
     with writing(directory):
         check_writable(directory)
     flow = load(directory).to(device_of(config.device))
-    classes, table = read_classes(config.label, flow.num_classes), PlanTable()
+    classes = read_classes(config.label, flow.num_classes, flow.class_names)
+    table = PlanTable()
     with table.measuring() as tell:
         plan = calibration.calibrate(
             flow,

@@ -32,7 +32,7 @@ class SampleSettings(Settings):
 
     checkpoint: str = "???"  # a run folder or a pretrained folder
     num_samples: int = 100
-    label: str | int | list[int] = "all"  # all: go round the classes; none; one class; or [3,7]
+    label: str | int | list[str | int] = "all"  # go round the classes; none; cats; 3; or [3,dogs]
     context: Section  # other conditions by name: one value, or values to go round
     guidance: float = 0.0  # weight; 0 is off
     guidance_rule: Section
@@ -71,7 +71,7 @@ def sample(config: SampleSettings) -> None:
         )
     output = Path(config.output or beside(directory, "samples"))
     origin = fingerprints(directory)
-    classes = read_classes(config.label, flow.num_classes)
+    classes = read_classes(config.label, flow.num_classes, flow.class_names)
     options = _options(config, flow, directory, origin[WEIGHTS])
     others = read_others(config.composed["context"], flow)
     sampler = Sampler(flow, config.seed, classes, config.denoise, options, others)
@@ -123,7 +123,9 @@ def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:
         files.append(gallery.write_images(run.pixels("writing images")))
-    if layout := layout_of(config.save_npz):
+    shape = run.sampler.flow.image_shape
+    drawn = shape is not None and shape[0] in (1, 3)  # else pictures do not hold all
+    if layout := layout_of(config.save_npz or (config.save_png and not drawn)):
         label = run.sampler.context(range(run.count)).label
         pixels = run.pixels("writing samples.npz")
         files.append(gallery.write_arrays(pixels, run.count, label, layout))

@@ -114,6 +114,8 @@ def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:
 def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -> Flow:
     """Make the flow; what the data determines need not be configured."""
     determined = data.determined
+    if model.get("num_classes", data.num_classes) != data.num_classes:
+        del determined["class_names"]  # a model of other classes, or of none
     parts = {"codec": _filled(codec, determined), "noise": _filled(noise, determined)}
     return _filled(model, determined | parts)
 

@@ -76,7 +76,8 @@ class ImageData:
         channels, *size = self.image_shape
         codec = {field.name: getattr(self.codec, field.name) for field in fields(self.codec)}
         sizes = {"image_size": tuple(size), "num_channels": channels}
-        return {**sizes, "num_classes": self.num_classes, **codec}
+        classes = {"num_classes": self.num_classes, "class_names": self.class_names}
+        return {**sizes, **classes, **codec}
 
     def for_training(self, validation_fraction: float, horizontal_flip: bool) -> "ImageData":
         """Set a fraction of the training images aside, by their `labels`; mirror in training."""

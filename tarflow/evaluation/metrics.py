@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tarflow.arguments import shown
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.evaluation.reporting import Report
@@ -82,8 +83,11 @@ def check_fit(flow: Flow, data: ImageData) -> None:
     pairs += [(name, ours[name], theirs[name]) for name in ours if name in theirs]
     if flow.num_classes:
         pairs.append(("number of classes", flow.num_classes, data.num_classes))
+    if sorted(flow.class_names) == sorted(data.class_names):
+        pairs.append(("the order of classes", flow.class_names, data.class_names))
     for what, expected, found in pairs:
         if expected != found:
             raise DataError(
-                f"{data.name} has {what} {found}, but the flow was made for {expected}"
+                f"{data.name} has {what} {shown(found)}, but the flow was made for"
+                f" {shown(expected)}"
             )

@@ -66,6 +66,11 @@ class Density(nn.Module):
         counts = [c.num_classes for c in self.conditioners if isinstance(c, LabelConditioner)]
         return max(counts, default=0)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, where names are kept with the model; else none."""
+        return getattr(self.description, "class_names", ())
+
     def noisy(
         self,
         stored: Shaped[Tensor, "batch ..."],

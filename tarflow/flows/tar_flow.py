@@ -45,6 +45,7 @@ class TarFlowDescription(Part):
     conditioners: Sequence[Conditioner]
     codec: Codec | None
     noise: Noise | None
+    class_names: Sequence[str]
 
     def __post_init__(self):
         keep(self, image_size=check_size("image_size", self.image_size))
@@ -54,6 +55,7 @@ class TarFlowDescription(Part):
             self._keep_each(name, partial(check_integer, least=1))
         self._keep_each("dropout", _check_dropout)
         keep(self, conditioners=tuple(self.conditioners))
+        keep(self, class_names=_check_names(self.class_names, self.num_classes))
         for name, kind in (("scale", Scale), ("ordering", Ordering), ("layer", Layer)):
             check_instance(name, getattr(self, name), kind, f"pass a {kind.__name__}")
         for each in self.conditioners:
@@ -142,6 +144,7 @@ class TarFlow(Flow):
         conditioners: Read parts of the context besides the label.
         codec: How stored images became the data whose density this is, kept with the model.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
+        class_names: A name for each class, or none; kept with the model.
 
     Example:
         >>> flow = TarFlow(image_size=8, patch_size=2, num_channels=1, model_dim=64, num_layers=1)
@@ -171,12 +174,25 @@ class TarFlow(Flow):
         conditioners: Sequence[Conditioner] = (),
         codec: Codec | None = None,
         noise: Noise | None = None,
+        class_names: Sequence[str] = (),
     ):
         given = locals()
         names = [field.name for field in fields(TarFlowDescription)]
         description = TarFlowDescription(**{name: given[name] for name in names})
         super().__init__(description.transforms(), description.base(), codec, noise, description)
         self.image_shape = (description.num_channels, *description.image_size)  # pyright: ignore
+
+
+def _check_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
+    """Refuse what is not a name of its own for each class."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"class_names {shown(names)}: give a list of names")
+    if len(names) not in (0, num_classes) or len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"class_names {shown(names)}: give one for each of the {num_classes} classes, all of"
+            " them different, or none"
+        )
+    return tuple(names)
 
 
 def _check_dropout(name: str, value: Any) -> float:

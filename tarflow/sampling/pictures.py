@@ -17,14 +17,16 @@ def grid(
     min_side: int = 400,
     gap: int = 1,
 ) -> Image.Image:
-    """Lay images of 1 or 3 channels out in rows, enlarged by a whole factor where they are small.
+    """Lay images out in rows, enlarged by a whole factor where they are small.
 
     Args:
-        images: Bytes; see `Codec.to_bytes`.
+        images: Bytes; see `Codec.to_bytes`. Of one or two channels the first is shown, in grey; of
+            more the first three, as red, green and blue.
         num_columns: Images in a row; by default as many as there are rows.
         min_side: Width that the picture gets at least, by enlarging every pixel.
         gap: Width of the lines between images, in their pixels.
     """
+    images = images[:, : 3 if images.shape[1] >= 3 else 1]
     count, channels, height, width = images.shape
     columns = num_columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

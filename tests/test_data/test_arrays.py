@@ -88,7 +88,7 @@ def test_parts_given_in_the_file(save):
         test_images=numbered(4, start=200),
         test_labels=alternating(4, 4).reshape(-1, 1),
     )
-    data = arrays(path)
+    data = arrays(path, num_classes=4)
     assert values_of(data.train) == list(range(6))
     assert values_of(data.validation) == [100, 101]
     assert values_of(data.test) == list(range(200, 204))
@@ -314,3 +314,49 @@ def test_validation_fraction_beside_validation_images(save):
 def test_dataset_needs_a_label_for_each_image():
     with pytest.raises(DataError, match="2 labels for 3 images"):
         ArrayDataset(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (np.arange(20) % 10 + 1, "from 1 to 10, but no training image is of class 0"),
+        (np.arange(20) % 2 * 5, "from 0 to 5, but no training image is of class 1"),
+        (np.full(20, 7), "from 7 to 7, but no training image is of class 0"),
+    ],
+)
+def test_labels_that_skip_a_class(save, labels, found):
+    images = np.zeros((20, 8, 8), np.uint8)
+    path = save(images=images, labels=labels)
+    with pytest.raises(
+        DataError, match=rf"{found}: number .* gaps, .* or pass num_classes=\d+ to"
+    ):
+        arrays(path, test_fraction=0.5)
+    assert arrays(path, num_classes=12, test_fraction=0.5).num_classes == 12
+    path = save(
+        train_images=images, train_labels=labels * 0, test_images=images, test_labels=labels
+    )
+    with pytest.raises(DataError, match="no training image is of class 1"):
+        arrays(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((9, 5, 8, 8), (5, 8, 8)),
+        ((9, 8, 8, 5), (5, 8, 8)),
+        ((9, 2, 8, 6), (2, 8, 6)),
+        ((9, 12, 16, 16), (12, 16, 16)),
+        ((9, 64, 64, 13), (13, 64, 64)),
+        ((9, 64, 32, 3), (3, 64, 32)),
+    ],
+)
+def test_any_number_of_channels(save, shape, expected):
+    assert (
+        arrays(save(images=np.zeros(shape, np.uint8)), test_fraction=0.3).image_shape == expected
+    )
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 8, 8), (9, 8, 6, 7), (9, 8, 5, 5), (9, 5, 5, 8)])
+def test_channels_that_the_shape_does_not_tell(save, shape):
+    with pytest.raises(DataError, match="does not tell where channels are: pass channels_last"):
+        arrays(save(images=np.zeros(shape, np.uint8)), test_fraction=0.3)

@@ -173,7 +173,7 @@ def test_what_an_example_draws_is_its_own(wrapped):
 
 def test_what_the_data_determines():
     determined = {"image_size": (8, 8), "num_channels": 1, "num_classes": 10, "levels": 17}
-    assert digits().determined == determined
+    assert digits().determined == {**determined, "class_names": tuple("0123456789")}
 
 
 def test_configurations_know_the_data_sets():
@@ -239,7 +239,7 @@ def fields():
 
 def test_data_of_another_kind_reach_the_trainer(tmp_path, fields):
     assert fields.determined == {
-        **{"image_size": (4, 6), "num_channels": 2, "num_classes": 0},
+        **{"image_size": (4, 6), "num_channels": 2, "num_classes": 0, "class_names": ()},
         **{"mean": 3.0, "std": 2.0},
     }
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

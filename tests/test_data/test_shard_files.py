@@ -68,11 +68,21 @@ def test_shards_of_others(folder):
 
 def test_patterns_and_parts(folder):
     data = tar_shards(
-        folder, 8, train="train-000000.tar", validation="train-000001.tar", horizontal_flip=True
-    )
+        folder, 8, train="train-000000.tar", validation="train-000001.tar", horizontal_flip=True,
+        num_classes=3,
+    )  # fmt: skip
     assert (len(data.train), labels_of(data.validation)) == (2, [1])
     with pytest.raises(DataError, match=r"no .*val-\*.tar: expected are WebDataset shards"):
         tar_shards(folder, 8, test="val-*.tar")
+
+
+def test_labels_with_gaps(folder):
+    options = {"train": "train-000000.tar", "validation": "train-000001.tar"}
+    with pytest.raises(DataError, match=r"from 0 to 2, but no training image is of class 1: numb"):
+        tar_shards(folder, 8, **options)
+    assert tar_shards(folder, 8, **options, num_classes=7).num_classes == 7
+    with pytest.raises(DataError, match=r"go to 2; allowed is 0 \.\.\. 1 \(num_classes\)"):
+        tar_shards(folder, 8, **options, num_classes=2)
 
 
 def test_shards_in_folders(folder):
@@ -157,10 +167,13 @@ def test_the_index_is_kept_and_made_again_when_shards_change(folder, monkeypatch
     assert labels_of(tar_shards(folder, 8).train) == [2, 0, 1]
     monkeypatch.undo()
     assert index.stat().st_mtime_ns == made
-    write(folder / "train-000001.tar", {"b.png": png(60), "b.cls": b"0"})
-    assert labels_of(tar_shards(folder, 8).train) == [2, 0, 0]
+    write(
+        folder / "train-000001.tar",
+        {"b.png": png(60), "b.cls": b"1"} | {"c.png": png(61), "c.cls": b"0"},
+    )
+    assert labels_of(tar_shards(folder, 8).train) == [2, 0, 1, 0]
     index.write_bytes(b"damaged")
-    assert labels_of(tar_shards(folder, 8).train) == [2, 0, 0]
+    assert labels_of(tar_shards(folder, 8).train) == [2, 0, 1, 0]
 
 
 def test_storage_that_is_for_reading_only(folder, monkeypatch):

@@ -8,7 +8,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from tarflow.arguments import check_integer
-from tarflow.data.images import UNLABELLED, ArrayDataset, ImageData, check_levels
+from tarflow.data.images import UNLABELLED, ArrayDataset, ImageData, check_levels, count_classes
 from tarflow.data.loading.splits import GIVEN_SPLIT, MADE_SPLIT, complete_parts
 from tarflow.data.storage.array_files import find_parts, load_arrays
 from tarflow.errors import DataError
@@ -19,7 +19,7 @@ MAX_CLASSES = 1_000_000
 """Labels from this on are not taken for numbers of classes."""
 
 MAX_CHANNELS = 4
-"""An axis this short is taken for channels, not for height or width."""
+"""An axis this short is taken for channels, as is a shorter one than the sides of a square."""
 
 
 @register
@@ -41,7 +41,8 @@ def arrays(
     Args:
         path: The file.
         levels: Number of values that a pixel takes: 0 ... levels - 1.
-        num_classes: Number of classes; by default, one more than the largest label.
+        num_classes: Number of classes; by default, one more than the largest label, and labels
+            that leave a class without a training image are refused.
         num_channels: Number of channels that is expected, if any is.
         channels_last: Whether channels are the last axis; by default, the short axis is.
         validation_fraction: Fraction of the training images that is set aside to choose by.
@@ -63,13 +64,13 @@ def arrays(
         labels = _read_labels(loaded, f"{beginning}labels", len(images), num_classes)
         given[part] = ArrayDataset(images, labels)
     shape = _common_shape(given, num_channels)
-    largest = max(int(dataset.labels.max()) for dataset in given.values())
-    labels = given["train"].labels.numpy()
+    labels = {part: dataset.labels for part, dataset in given.items()}
+    count = count_classes(labels, num_classes, str(file))
     return ImageData.of(
         f"{file.resolve()}, {GIVEN_SPLIT if 'test' in given else MADE_SPLIT}",
-        complete_parts(given, labels, test_fraction, validation_fraction),
+        complete_parts(given, labels["train"].numpy(), test_fraction, validation_fraction),
         codec=Pixels(levels),
-        num_classes=largest + 1 if num_classes is None else num_classes,
+        num_classes=count,
         image_shape=shape,
     )
 
@@ -138,6 +139,9 @@ def _check_range(name: str, pixels: np.ndarray, levels: int) -> None:
 def _find_channels(name: str, shape: tuple[int, ...]) -> bool:
     """Tell whether channels are the last axis, from which axis is short."""
     first, last = shape[1] <= MAX_CHANNELS, shape[3] <= MAX_CHANNELS
+    if not first and not last:
+        first = shape[1] < shape[2] == shape[3]
+        last = shape[3] < shape[1] == shape[2]
     if first == last:
         raise DataError(
             f"{name} have shape {shape}, which does not tell where channels are: pass"
