@@ -1,11 +1,13 @@
 """Sweeps: every job runs, whatever becomes of the others."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tarflow.cli.sweep import JobError, job_told_plainly
+from tarflow.cli.sweep import JobError, WatchedLauncher, job_told_plainly
 from tarflow.errors import NonFiniteError
 
 from .test_cli import TINY, error_of
@@ -46,3 +48,19 @@ def test_a_mistake_of_ours_is_told_whole_and_the_sweep_goes_on(capsys):
 def test_a_signal_ends_a_sweep(end):
     with pytest.raises(type(end)), job_told_plainly():
         raise end
+
+
+def test_a_sweeper_gets_the_loss_of_every_job(monkeypatch):
+    returned = []
+    launch = WatchedLauncher.launch
+
+    def launch_and_keep(self: WatchedLauncher, *what: Any, **more: Any) -> Any:
+        returned.extend(launch(self, *what, **more))
+        return returned
+
+    monkeypatch.setattr(WatchedLauncher, "launch", launch_and_keep)
+    options = ["trainer.max_steps=2", "name=at_${optimizer.lr}", "optimizer.lr=-1.0,1e-3"]
+    error_of("train", "-m", *options, *TINY)
+    failed, trained = (job.return_value for job in returned)
+    assert math.isnan(failed)
+    assert 0 < trained < 10

@@ -50,8 +50,11 @@ class TrainSettings(Settings):
     logger: Section | None = None
 
 
-def train(config: TrainSettings) -> None:
-    """Fit a flow and leave a run folder."""
+def train(config: TrainSettings) -> float | None:
+    """Fit a flow and leave a run folder; returns what a sweeper may make small, if it trained.
+
+    That is the loss of the last validation, or, without one, of the last training step.
+    """
     leads = rank_zero_only.rank == 0
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("tarflow").setLevel(logging.INFO if leads else logging.WARNING)
@@ -68,7 +71,7 @@ def train(config: TrainSettings) -> None:
     if done >= config.trainer.max_steps:
         model = f"Its model: {run.pretrained}" if run.has_model else "No model was written"
         tell(f"{run.directory} is trained already: {done} steps. {model}")
-        return
+        return None
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
     flow = make_flow(config.model, config.codec, config.noise, datamodule.data)
@@ -83,6 +86,9 @@ def train(config: TrainSettings) -> None:
         tell(f"going on from {checkpoint} at step {done}")
     trainer.fit(module, datamodule, ckpt_path=checkpoint)
     _tell_end(run, trainer, done)
+    losses = [f"{part}/{module.objective.name}" for part in ("val", "train")]
+    found = [trainer.callback_metrics[name] for name in losses if name in trainer.callback_metrics]
+    return found[0].item() if found else None
 
 
 def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:
