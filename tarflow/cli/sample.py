@@ -123,7 +123,7 @@ def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:
         files.append(gallery.write_images(run.pixels("writing images")))
-    drawn = run.sampler.flow.image_shape[0] in (1, 3)  # else pictures do not hold all
+    drawn = (run.sampler.flow.image_shape or (3,))[0] in (1, 3)  # else pictures do not hold all
     if layout := layout_of(config.save_npz or (config.save_png and not drawn)):
         label = run.sampler.context(range(run.count)).label
         pixels = run.pixels("writing samples.npz")

@@ -35,13 +35,14 @@ def read_classes(
     if choice in ("none", NULL_CLASS) or (choice == "all" and not num_classes):
         return None
     listed = range(num_classes) if choice == "all" else choice
-    several = isinstance(listed, Iterable) and not isinstance(listed, str)
-    numbers = {name: number for number, name in enumerate(class_names)}
+    single = isinstance(listed, str) or not isinstance(listed, Iterable)
+    items: list[Any] = [listed] if single else list(listed)  # pyright: ignore[reportArgumentType]
+    numbers: dict[Any, int] = {name: number for number, name in enumerate(class_names)}
     known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
     known += f" ({', '.join(numbers)})" * bool(numbers)
     knows = f"this flow knows {shorten(known, 200, placeholder=' ...')}"
     try:
-        listed = [numbers.get(each, each) for each in (listed if several else [listed])]
+        listed = [numbers.get(each, each) for each in items]
         classes = torch.tensor([check_integer("label", each) for each in listed], dtype=torch.long)
     except (ConfigurationError, OverflowError, TypeError) as error:
         raise ContextError(
