@@ -41,7 +41,7 @@ def check_real(name: str, value: Any, kind: type[ValueError] = ConfigurationErro
     number = value.item() if single else value
     if is_truth(number) or not isinstance(number, Real):
         raise kind(f"{name} {shown(value)} must be a number")
-    return number if type(number) in (int, float) else float(number)
+    return number if type(number) is int else float(number)
 
 
 def is_truth(value: Any) -> bool:

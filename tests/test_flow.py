@@ -281,8 +281,13 @@ def test_an_input_that_is_not_finite_blames_no_transform(flow, x, z, y, value):
     with pytest.raises(NonFiniteError) as forward:
         flow.check_finite(log_prob, x, y)
     assert forward.value.transform is None
-    with pytest.raises(NonFiniteError) as inverse:
-        flow.inverse(z, y)
+    with pytest.warns(RuntimeWarning, match=r"1 of 4 .* index 1; .* \(the noise is not finite"):
+        found = flow.inverse(z, y)
+    rows = torch.tensor([0, 2, 3])
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[rows], flow.inverse(z[rows], y[rows]))
+    with pytest.raises(NonFiniteError, match="the noise is not finite") as inverse:
+        flow.inverse(torch.full_like(z, value), y)
     assert inverse.value.transform is None
 
 

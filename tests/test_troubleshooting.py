@@ -243,6 +243,11 @@ def wrong_type(_):
     raise SystemExit(error_of("sample", "checkpoint=somewhere", "num_samples=many"))
 
 
+@provokes("… are several values: write […] for a list, or add --multirun for a sweep")
+def several_values(_):
+    raise SystemExit(error_of("train", "optimizer.lr=1e-3,1e-4"))
+
+
 @provokes("_target_=… is not to be found")
 def unknown_target(_):
     check({"_target_": "tarflow.evaluation.NoMetrics"})
@@ -324,6 +329,25 @@ def started_before(folder):
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"state")
     Run(folder).start({}, "never")
+
+
+def started(folder: Path) -> Run:
+    run = Run(folder)
+    run.start({"model": {"model_dim": 16}}, "auto")
+    run.check_data(small_data())
+    run.checkpoint.parent.mkdir()
+    run.checkpoint.touch()
+    return run
+
+
+@provokes("… holds a run with other settings, on which its result depends (…)")
+def other_settings(folder):
+    started(folder).start({"model": {"model_dim": 32}}, "auto")
+
+
+@provokes("the data of … are not those it was trained on (…)")
+def changed_data(folder):
+    started(folder).check_data(small_data(13))
 
 
 @provokes("… cannot be read (…): it is kept as it is; move it away or choose another run_dir")

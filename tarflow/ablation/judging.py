@@ -13,16 +13,17 @@ from tarflow.ablation.fitting import Fit, log_probs
 from tarflow.ablation.variants import Model, Variant
 from tarflow.data import ImageData
 from tarflow.data.loading.batches import read_batch
-from tarflow.errors import NonFiniteError
 from tarflow.evaluation.distances import frechet_distance
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.flows.codec import UniformDequantization
+from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.guidance import GaussianGuidance, Guidance, LinearGuidance, LinearSchedule
 from tarflow.flows.noise import GaussianNoise
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.randomness import stream_seed
-from tarflow.sampling.denoising import denoise
-from tarflow.sampling.drawing import sample_batches
+from tarflow.sampling.chunks import ChunkSize
+from tarflow.sampling.denoising import tweedie
+from tarflow.sampling.drawing import draw
 
 DRAWS = 4
 """Draws of the noise of every test image: some hundred images have little to say otherwise."""
@@ -37,8 +38,8 @@ RULES = {
     "Gaussian": GaussianGuidance,
 }
 
-Samples = Iterator[tuple[str, Tensor | None, Tensor | None]]
-"""Names, pixels and labels; None for pixels that are not finite."""
+Samples = Iterator[tuple[str, Tensor, Tensor | None]]
+"""Names, pixels and labels of the samples that are finite."""
 
 
 class Judge:
@@ -96,16 +97,15 @@ class Judge:
                 torch.manual_seed(stream_seed(seed, "baseline", 0))
                 yield "drawn", codec.decode(model.sample(self.num_samples)), None
             return
-        name, label = "drawn", self._labels(seed) if model.num_classes else None
-        try:
-            batches = sample_batches(model, self.num_samples, label, seed, 250, guidance=guidance)
-            x = torch.cat([x for x, _ in batches])
-            yield name, codec.decode(x), label
-            if isinstance(model.noise, GaussianNoise):
-                name = "denoised"
-                yield name, codec.decode(denoise(model, x, label, max_batch=250)), label
-        except NonFiniteError:
-            yield name, None, None
+        label = self._labels(seed) if model.num_classes else None
+        options, sizes = DecodeOptions(guidance).prepared(), ChunkSize(250)
+        x, _ = draw(model, range(self.num_samples), label, seed, sizes, options)
+        panels = {"drawn": x}
+        if isinstance(model.noise, GaussianNoise):
+            panels["denoised"] = tweedie(model, x, label, max_batch=sizes)
+        for name, x in panels.items():
+            fine = x.isfinite().flatten(1).all(dim=1)
+            yield name, codec.decode(x[fine]), None if label is None else label[fine]
 
     def _labels(self, seed: int) -> Tensor:
         """Labels that are as frequent as in training."""
@@ -118,16 +118,21 @@ class Judge:
         found: dict[str, dict[str, Any]] = {name: {} for name in RULES}
         for (name, rule), weight in product(RULES.items(), WEIGHTS):
             *_, (_, pixels, label) = self._samples(flow, seed, rule(weight))
-            found[name][f"{weight:g}"] = self._quality(pixels, label)
+            found[name][f"{weight:g}"] = self._counted(pixels, label)
         return found
 
     def _qualities(self, samples: Samples) -> dict[str, dict[str, Any]]:
         """The quality of samples by name."""
-        return {name: self._quality(pixels, label) for name, pixels, label in samples}
+        return {name: self._counted(pixels, label) for name, pixels, label in samples}
 
-    def _quality(self, pixels: Tensor | None, label: Tensor | None) -> dict[str, Any]:
+    def _counted(self, pixels: Tensor, label: Tensor | None) -> dict[str, Any]:
+        """The quality of samples, and how many more were not finite, where some were not."""
+        lost = self.num_samples - len(pixels)
+        return {**self._quality(pixels, label), **({"non_finite": lost} if lost else {})}
+
+    def _quality(self, pixels: Tensor, label: Tensor | None) -> dict[str, Any]:
         """Distance from the training images, and agreement with labels."""
-        if pixels is None:
+        if len(pixels) < 2:  # which have no covariance
             return {"frechet_distance": None}
         found = {"frechet_distance": frechet_distance(self._features(pixels), self.reference)}
         correct = self.agreement(pixels, label).get("correct")

@@ -35,10 +35,13 @@ def main() -> None:
 def run_command(name: str, arguments: Sequence[str]) -> None:
     """Run a command on its arguments."""
     # What one command needs, the others do not wait for.
-    task = getattr(importlib.import_module(f"tarflow.cli.{name}"), name)
-    if name in PLAIN:
-        task(arguments)
-        return
-    from tarflow.cli.command import run
+    from tarflow.cli.streams import lasting_streams
 
-    run(task, arguments)
+    with lasting_streams():
+        task = getattr(importlib.import_module(f"tarflow.cli.{name}"), name)
+        if name in PLAIN:
+            task(arguments)
+            return
+        from tarflow.cli.command import run
+
+        run(task, arguments)

@@ -27,6 +27,17 @@ def find_pretrained(checkpoint: str) -> Path:
     )
 
 
+def beside(pretrained: Path, name: str) -> Path:
+    """The folder of what is made of a model, when none is given: one for each model.
+
+    Example:
+        >>> beside(Path("run/pretrained_0.5"), "samples")
+        PosixPath('run/samples_0.5')
+    """
+    own = pretrained.absolute().name.removeprefix("pretrained").removeprefix("_")
+    return pretrained.parent / (f"{name}_{own}" if own else name)
+
+
 def device_of(name: str, local_rank: int = 0) -> torch.device:
     """The device to compute on; `auto` is the accelerator if there is one, this process's own."""
     if name != "auto":

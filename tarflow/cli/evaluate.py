@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tarflow.cli.choices import device_of, find_pretrained
+from tarflow.cli.choices import beside, device_of, find_pretrained
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
 from tarflow.errors import ConfigurationError
@@ -23,7 +23,7 @@ class EvaluateSettings(Settings):
     data: Section
     metrics: Section
     baseline: str | None = None  # another one: likelihoods are compared image by image
-    output: str | None = None  # the report's; by default evaluation/ beside the pretrained folder
+    output: str | None = None  # the report's; by default evaluation/ beside `pretrained`
     guidance: float = 1.0  # weight, for metrics of samples
     guidance_rule: Section
     temperature: float = 1.0  # attention temperature of the null prediction
@@ -47,7 +47,7 @@ def evaluate(config: EvaluateSettings) -> None:
         )
     baseline = None if config.baseline is None else find_pretrained(config.baseline)
     process = Process.find(config.rank, config.world_size)
-    output = Path(config.output or directory.parent / "evaluation" / metrics.name)
+    output = Path(config.output or beside(directory, "evaluation") / metrics.name)
 
     def measure(pretrained: Path, values: Path) -> Report | None:
         flow = load(pretrained).to(device_of(config.device, process.local_rank))
@@ -72,6 +72,7 @@ def evaluate(config: EvaluateSettings) -> None:
 
 
 def _leave(report: Report, output: Path, directory: Path, baseline: Path | None = None) -> None:
-    """Show and write a report."""
+    """Write a report, then show it."""
+    path = report.write(output, directory, baseline)
     report.print()
-    print(report.write(output, directory, baseline))
+    print(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tarflow.arguments import check_integer
-from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
+from tarflow.cli.choices import beside, device_of, find_pretrained, guidance_of, read_dtype
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
 from tarflow.errors import CheckpointError
@@ -50,7 +50,7 @@ class SampleSettings(Settings):
     columns: int | None = None  # images in a row of the grid
     save_png: bool = False
     save_npz: bool | str = False  # true: images, labels; adm: arr_0 (N, H, W, C), arr_1
-    output: str | None = None  # by default samples/ beside the pretrained folder
+    output: str | None = None  # by default samples/ beside `pretrained`
     overwrite: bool = False  # true: replace what other settings left in the output folder
     device: str = "auto"  # or cpu, cuda, cuda:1, mps; several processes take a GPU each
     rank: int | None = None  # which of several processes this is, from 0; torchrun and srun tell
@@ -69,7 +69,7 @@ def sample(config: SampleSettings) -> None:
         raise CheckpointError(
             f"{directory} does not name the noise of its training: convert it with noise_std=..."
         )
-    output = Path(config.output or directory.parent / "samples")
+    output = Path(config.output or beside(directory, "samples"))
     origin = fingerprints(directory)
     classes = read_classes(config.label, flow.num_classes, flow.class_names)
     options = _options(config, flow, directory, origin[WEIGHTS])
@@ -123,7 +123,8 @@ def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:
         files.append(gallery.write_images(run.pixels("writing images")))
-    drawn = (run.sampler.flow.image_shape or (3,))[0] in (1, 3)  # else pictures do not hold all
+    shape = run.sampler.flow.image_shape
+    drawn = shape is not None and shape[0] in (1, 3)  # else pictures do not hold all
     if layout := layout_of(config.save_npz or (config.save_png and not drawn)):
         label = run.sampler.context(range(run.count)).label
         pixels = run.pixels("writing samples.npz")

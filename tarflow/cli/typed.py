@@ -9,7 +9,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 
 from tarflow.cli.settings import CONF, accepts, annotations
 from tarflow.cli.targets import find
@@ -187,7 +187,7 @@ def _expand(node: DictConfig | ListConfig, key: Any) -> None:
         if not value._is_none() and not value._is_missing() and not value._is_interpolation():
             for inside in range(len(value)) if isinstance(value, ListConfig) else list(value):
                 _expand(value, inside)
-    elif (
-        value is not None and isinstance(text := value._value(), str) and re.match("~(/|$)", text)
-    ):
-        node[key] = os.path.expanduser(text)
+    elif isinstance(value, ValueNode):
+        text = value._value()
+        if isinstance(text, str) and re.match("~(/|$)", text):
+            node[key] = os.path.expanduser(text)

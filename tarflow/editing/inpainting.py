@@ -15,6 +15,7 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
+from tarflow.flows.report import tell_non_finite
 from tarflow.randomness import ExampleStreams, RandomSource
 
 
@@ -93,7 +94,7 @@ def inpaint(
     Raises:
         ConfigurationError: The mask does not fit, an observed value is not finite, a number is out
             of range, or no standard deviation is given and the flow has none.
-        NonFiniteError: What was decoded is not finite.
+        NonFiniteError: What chains start from is finite for none of the examples.
     """
     flow.check_data(x)
     check_instance("sampler", sampler, MarkovKernel, "pass one, such as Hamiltonian()")
@@ -112,6 +113,8 @@ def inpaint(
     rows = Context.of(context, len(x), x.device).map(torch.clone)
     posterior = Posterior(flow, rows, x.where(mask, 0).to(z.dtype), mask, std, options)
     state = sampler.start(posterior, z)
+    fine = state.x.isfinite().flatten(1).all(dim=1)
+    tell_non_finite(fine, lambda row: ("what its chain starts from is not finite", None))
     if x.shape != state.x.shape:
         own = tuple(state.x.shape)
         raise ConfigurationError(f"x has shape {tuple(x.shape)}, but data of this flow {own}")

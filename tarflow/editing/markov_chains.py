@@ -43,8 +43,8 @@ class Posterior:
     options: DecodeOptions
 
     def decode(self, z: Float[Tensor, "batch length patch_dim"]) -> Float[Tensor, "batch ..."]:
-        """Map noise to data."""
-        return self.flow.inverse(z, self.context, options=self.options)
+        """Map noise to data; a proposal that is not finite is rejected later."""
+        return self.flow.attempt(z, self.context, options=self.options).x
 
     def squared_deviation(self, x: Float[Tensor, "batch ..."]) -> Numbers:
         """Sum of the squared deviations from what is observed."""

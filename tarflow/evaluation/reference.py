@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,6 +17,7 @@ from torch.utils.data import Subset
 from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import DataError
 from tarflow.evaluation.distances import (
+    NEIGHBOUR,
     Moments,
     distance_of_moments,
     kernel_between,
@@ -49,7 +51,10 @@ class Reference:
         return cls(Moments.of(features), features[:MOST_KEPT])
 
     def compare(self, features: Float[np.ndarray, "num features"]) -> dict[str, float]:
-        """All distances of samples from these."""
+        """All distances of samples from these; NaN where there are too few samples."""
+        if len(features) <= NEIGHBOUR:
+            names = ("frechet_distance", "kernel_distance", "precision", "recall")
+            return dict.fromkeys(names, math.nan)
         few = features[:MOST_KEPT]
         precision, recall = precision_and_recall(few, self.features)
         kernel = kernel_within(few) + self._kernel_within - 2 * kernel_between(few, self.features)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ class Report:
     def write(self, directory: Path, checkpoint: Path, baseline: Path | None = None) -> Path:
         """Write `report.json`, whose path is returned, and `per_image.csv` if images have values.
 
+        What the folder holds of another model is kept, under another name.
+
         A value that is not finite, such as the mean of no images, is null there.
 
         Args:
@@ -73,6 +76,7 @@ class Report:
             baseline: The one that it was compared with, if any.
         """
         directory.mkdir(parents=True, exist_ok=True)
+        _set_aside(directory, checkpoint)
         values = {**_identity("checkpoint", checkpoint), **self.values}
         if baseline is not None:
             values |= _identity("baseline", baseline)
@@ -86,6 +90,19 @@ class Report:
             writer.writerows([index, *row] for index, row in enumerate(columns))
             write_atomically(directory / "per_image.csv", text.getvalue())
         return path
+
+
+def _set_aside(directory: Path, checkpoint: Path) -> None:
+    """Keep the report of another model under the first digits of its hash."""
+    path = directory / "report.json"
+    try:
+        before = json.loads(path.read_text()).get("checkpoint_sha256")
+    except (FileNotFoundError, ValueError):  # there is none, or nothing to read in it
+        return
+    if before and before != _identity("checkpoint", checkpoint).get("checkpoint_sha256"):
+        for old in (path, directory / "per_image.csv"):
+            if old.exists():
+                old.rename(old.with_name(f"{old.stem}_{before[:8]}{old.suffix}"))
 
 
 def _identity(role: str, pretrained: Path) -> dict[str, str]:

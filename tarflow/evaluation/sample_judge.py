@@ -14,7 +14,7 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.noise import GaussianNoise
 from tarflow.sampling.chunks import ChunkSize
-from tarflow.sampling.denoising import denoise
+from tarflow.sampling.denoising import tweedie
 from tarflow.sampling.drawing import draw, in_turn, read_classes
 
 
@@ -44,12 +44,13 @@ class SampleJudge:
         x, _ = draw(self.flow, indices, context, seed, self.chunks, options)
         panels = {"not denoised": x}
         if "denoised" in self.panels:
-            panels["denoised"] = denoise(self.flow, x, context, max_batch=self.chunks)
-        return {
-            f"{panel}/{name}": column
-            for panel, x in panels.items()
-            for name, column in self.features(codec.decode(x), context.label).items()
-        }
+            panels["denoised"] = tweedie(self.flow, x, context, max_batch=self.chunks)
+        rows: Rows = {}
+        for panel, x in panels.items():
+            columns = self.features(codec.decode(x), context.label)
+            columns["finite"] = x.isfinite().flatten(1).all(dim=1).cpu().numpy()
+            rows |= {f"{panel}/{name}": column for name, column in columns.items()}
+        return rows
 
     def context(self, indices: range) -> Context:
         """What the samples of some indices are conditioned on."""

@@ -44,6 +44,11 @@ def report_of(
     )
     found = {**settings, "skipped": dict(skipped), "samples": values}
     notes = [f"{name} is skipped: {reason}" for name, reason in skipped.items()]
+    notes += [
+        f"{name}: {sum(run['non_finite'] for run in each):g} samples are not finite and left out"
+        for name, each in runs.items()
+        if any(run["non_finite"] for run in each)
+    ]
     lost = {name: count for name, count in settings["unreadable"].items() if count}
     notes += [f"{count} {name} images are left out: unreadable" for name, count in lost.items()]
     return Report("samples", title, columns, rows, found, notes=notes)

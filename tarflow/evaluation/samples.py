@@ -1,11 +1,14 @@
 """Quality of a flow's samples."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from tarflow.arguments import check_integer, keep, shown
 from tarflow.data import ImageData
@@ -142,6 +145,10 @@ class SampleMetrics(Metrics):
 
 
 def _scores(rows: Rows, references: Mapping[str, Reference]) -> dict[str, Any]:
-    """Distances by extractor, and accuracy."""
-    scores: dict[str, Any] = {name: r.compare(rows[name]) for name, r in references.items()}
-    return scores | ({"accuracy": float(rows["correct"].mean())} if "correct" in rows else {})
+    """Distances by extractor, and accuracy, of what is finite, and how much is not."""
+    fine = rows.get("finite", np.ones(len(next(iter(rows.values()))), bool))
+    kept = {name: column[fine] for name, column in rows.items()}
+    scores: dict[str, Any] = {name: r.compare(kept[name]) for name, r in references.items()}
+    if "correct" in kept:
+        scores["accuracy"] = float(kept["correct"].mean()) if fine.any() else math.nan
+    return {**scores, "non_finite": float((~fine).sum())}

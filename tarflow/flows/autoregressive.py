@@ -68,6 +68,7 @@ class AutoregressiveTransform(Transform):
             inverse = task.solve(network)
             if lowered:
                 inverse = task.repair(inverse, networks.exact.of(self.network))
+            inverse = inverse.marked()
         inputs = (z, *context.parts.values()), self.parameters()
         if not torch.is_grad_enabled() or not any(x.requires_grad for x in chain(*inputs)):
             return inverse
@@ -150,17 +151,18 @@ class Inversion:
         """Measure an inverse of lower precision with an exact network; redo what misses.
 
         Without a tolerance nothing is measured, unless certificates are asked for, and only what
-        is not finite is redone.
+        is not finite is redone, unless its noise is not.
         """
         x, report = inverse.x, inverse.report
         unknown = torch.full_like(report.residual, torch.nan)
         report = replace(report, residual=unknown, exact=(False,))
-        missed = ~x.isfinite().all(dim=2).all(dim=1)
+        missed = ~report.finite[0]
         tolerance = report.decoder[0].tolerance
         if self.options.certify or tolerance < torch.inf:
             gap = residual(self.predict(exact)(x[:, :-1], 0), x, self.z)
             missed = missed | ~(gap <= tolerance)
             report = replace(report, residual=gap[None])
+        missed = missed & self.z.isfinite().all(dim=2).all(dim=1)
         inverse, rows = replace(inverse, report=report), missed.nonzero().flatten()
         if not len(rows):
             return inverse

@@ -28,7 +28,7 @@ class Codec(Part, ABC):
 
     @abstractmethod
     def decode(self, x: Examples) -> Stored:
-        """The stored values that are nearest to x."""
+        """The stored values that are nearest to x; 0, which is black, where x is NaN."""
 
     @abstractmethod
     def to_bytes(self, stored: Stored) -> UInt8[Tensor, "batch ..."]:
@@ -66,7 +66,7 @@ class Pixels(Codec):
 
     def _clamp(self, stored: Stored) -> Stored:
         """Keep integers within range and store them as bytes where they fit."""
-        clamped = stored.clamp(0, self.largest)
+        clamped = stored.clamp(0, self.largest).nan_to_num(0)
         return clamped.to(torch.uint8 if self.levels <= 256 else torch.int32)
 
 

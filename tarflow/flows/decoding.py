@@ -77,6 +77,7 @@ class Decoder(Part, ABC):
             none if non_finite is None else non_finite[None],
             none.bool(),
             (self.tolerance == torch.inf,),
+            x.isfinite().all(dim=2).all(dim=1)[None],
         )
         return Inverse(x, affine.log_det, report)
 

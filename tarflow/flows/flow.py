@@ -8,12 +8,12 @@ from typing import Any, TypeVar, Unpack
 import torch
 
 from tarflow.arguments import check_tensor
-from tarflow.errors import CheckpointError, ContextError, NonFiniteError
+from tarflow.errors import CheckpointError, ContextError
 from tarflow.flows import checkpoint
 from tarflow.flows.context import ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.density import Density
-from tarflow.flows.report import Inverse, SamplingReport
+from tarflow.flows.report import Blame, Inverse, SamplingReport, tell_non_finite
 from tarflow.flows.shapes import Examples, PerExample, Sequences
 from tarflow.randomness import RandomSource
 from tarflow.registry import KNOWN, Part
@@ -115,6 +115,9 @@ class Flow(Density, Part):
     ) -> Inverse:
         """Map noise to data, and tell how it went.
 
+        An example that is not finite, because its noise is not or decoding it overflows, is NaN;
+        the others are what they would be without it. A warning counts and names such examples.
+
         Where gradients are on and wanted, one parallel pass for each transform adds those of the
         data and of the log-determinant, with the weights, the precision and, in training, the
         dropout of that pass. Second derivatives are not supported.
@@ -126,14 +129,25 @@ class Flow(Density, Part):
             **keywords: The fields of `DecodeOptions` to be other than in the options.
 
         Raises:
-            NonFiniteError: The noise or the data is not finite.
+            NonFiniteError: No example is finite.
             ContextError: The guidance would cost a pass and change nothing.
         """
+        inverse = self.attempt(z, context, options=options, **keywords)
+        tell_non_finite(inverse.finite, lambda row: self._blame(z, inverse, row))
+        return inverse
+
+    def attempt(
+        self,
+        z: Sequences,
+        context: ContextLike = None,
+        *,
+        options: DecodeOptions = DecodeOptions(),
+        **keywords: Unpack[DecodeKeywords],
+    ) -> Inverse:
+        """Map noise to data, as `decode` does, without a word about what is not finite."""
         check_tensor("z", z, self.base.shape, self.base.anchor.device)
         options = DecodeOptions.of(options, keywords).prepared()
         context = self._read(context, z)
-        if not z.isfinite().all():
-            raise NonFiniteError("the noise is not finite: it holds NaN or infinity", None)
         guidance = options.guidance
         if guidance is not None and set(context) <= {"temperature"} and guidance.temperature == 1:
             raise ContextError(
@@ -141,6 +155,12 @@ class Flow(Density, Part):
                 " label or another condition, or give it an attention temperature other than 1"
             )
         return self.transform.inverse(z, context, options)
+
+    def _blame(self, z: Sequences, inverse: Inverse, row: int) -> Blame:
+        """Why an example is not finite."""
+        if not z[row].isfinite().all():
+            return "the noise is not finite: it holds NaN or infinity", None
+        return self.transform.blame(inverse.report, row)
 
     def stop_gradient_inverse(
         self, x: Examples, context: ContextLike = None, z: Sequences | None = None
@@ -225,7 +245,8 @@ class Flow(Density, Part):
         """Draw samples as `sample` does, and tell their unguided log-density, in nats.
 
         Sequential decoding computes the density on its way. Where that would be another one,
-        for guidance, a decoder with a tolerance or a lower dtype, it takes one pass more.
+        for guidance, a decoder with a tolerance or a lower dtype, it takes one pass more. The
+        density of a sample that is not finite is NaN.
         """
         z = self.base.sample(num_samples, source)
         options = DecodeOptions.of(options, keywords)
@@ -234,7 +255,8 @@ class Flow(Density, Part):
             log_prob = self.base.log_prob(z) + inverse.log_det
         else:
             log_prob = self.log_prob(inverse.x, context)
-        self.check_finite(log_prob, inverse.x, context)
+        if not log_prob.isfinite().any():
+            self.check_finite(log_prob, inverse.x, context)
         return inverse.x, log_prob
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -16,12 +17,16 @@ NEGLIGIBLE = 8
 
 @dataclass(frozen=True)
 class ParallelPass:
-    """A transform evaluated at all positions of x, a leaf, at once; the scale has no graph."""
+    """A transform evaluated at all positions of x, a leaf, at once; the scale has no graph.
+
+    Examples that are not finite are none of its concern: no cotangent is theirs.
+    """
 
     x: Sequences
     z: Sequences
     log_det: PerExample
     scale: Sequences
+    finite: Bool[Tensor, "batch 1 1"]
 
     def pull_back(self, output: Tensor, cotangent: Tensor) -> Tensor:
         """The cotangent of x that belongs to one of an output."""
@@ -46,9 +51,9 @@ class ParallelPass:
             change = self.scale * (cotangent - self.pull_back(self.z, v))
             v = v + change
             corrected, largest = (each.abs().amax(dim=(1, 2)) for each in (change, v))
-            if bool((corrected <= small * largest).all()):
+            if not bool((corrected > small * largest).any()):  # NaN gets no better
                 break
-        return v
+        return v.where(self.finite, 0.0)
 
 
 class ImplicitInverse(torch.autograd.Function):
@@ -78,10 +83,13 @@ def differentiable(x: Sequences, z: Sequences, predict: Predict) -> tuple[Sequen
     r"""The same x, and its log-determinant, with the gradients of the inverse.
 
     Where a decoder has a tolerance, they are those of the exact inverse at the noise that x is
-    exactly the sample of. The prediction is that which was solved for, without a cache.
+    exactly the sample of. The prediction is that which was solved for, without a cache. An example
+    that is not finite takes no part in gradients.
     """
-    x = x.detach().requires_grad_()
+    finite = x.isfinite().all(dim=2).all(dim=1)[:, None, None]
+    x = x.detach().where(finite, 0.0).requires_grad_()
     affine = predict(x[:, :-1], 0).after_first()
     scale = affine.log_scale.detach().exp()
-    found = ParallelPass(x, affine.to_noise(x), affine.log_det, scale)
-    return ImplicitInverse.apply(z - found.z, found.log_det, found)  # pyright: ignore
+    found = ParallelPass(x, affine.to_noise(x), affine.log_det, scale, finite)
+    x, log_det = ImplicitInverse.apply(z - found.z, found.log_det, found)  # pyright: ignore
+    return x.where(finite, torch.nan), log_det.where(finite.flatten(), torch.nan)

@@ -1,6 +1,7 @@
 """What decoding gives: the data, and what was measured on the way."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tarflow.arguments import keep
+from tarflow.errors import NonFiniteError
 from tarflow.flows.shapes import PerExample
 
 
@@ -36,6 +39,7 @@ class SamplingReport:
         redone: Examples that were computed again in the precision of the flow's weights, because
             in a lower one they missed the tolerance or were not finite.
         exact: Whether all was computed in that precision, one position after the other.
+        finite: Examples whose data was finite after the transform; those that were not stay NaN.
     """
 
     decoder: tuple[Tolerant, ...] = ()
@@ -45,6 +49,11 @@ class SamplingReport:
     non_finite: Int[Tensor, "transforms batch"] = torch.zeros(0, 0, dtype=torch.long)
     redone: Bool[Tensor, "transforms batch"] = torch.zeros(0, 0, dtype=torch.bool)
     exact: tuple[bool, ...] = ()
+    finite: Bool[Tensor, "transforms batch"] = torch.zeros(0, 0, dtype=torch.bool)
+
+    def __post_init__(self):
+        if self.finite.shape != self.residual.shape:  # where nobody looked
+            keep(self, finite=torch.ones_like(self.residual, dtype=torch.bool))
 
     @property
     def certified(self) -> Bool[Tensor, " batch"]:
@@ -89,17 +98,31 @@ class SamplingReport:
             passes=tuple(map(sum, zip(self.passes, again.passes, strict=True))),
             non_finite=self.non_finite.index_add(1, rows, again.non_finite),
             redone=self.redone.index_fill(1, rows, True),
+            finite=self.finite.index_copy(1, rows, again.finite),
         )
 
     def __str__(self) -> str:
         """A line for each transform."""
         return "\n".join(
             f"transform {index} from the noise: {row.decoder[0]}, {row.passes[0]} passes,"
-            f" largest residual {float(row.residual.max()) if row.residual.numel() else 0:.1e},"
+            f" largest residual {row._largest_residual:.1e},"
             f" {int(row.certified.sum())} of {row.residual.shape[1]} certified,"
             f" {int(row.redone.sum())} redone, {int(row.non_finite.sum())} non-finite drafts"
+            f"{row._lost}"
             for index, row in enumerate(self.transforms)
         )
+
+    @property
+    def _largest_residual(self) -> float:
+        """That of the examples that are finite."""
+        known = self.residual[self.finite]
+        return float(known.max()) if known.numel() else 0.0
+
+    @property
+    def _lost(self) -> str:
+        """How many examples are not finite, where some are not."""
+        lost = int((~self.finite).sum())
+        return f", {lost} not finite" if lost else ""
 
 
 @dataclass(frozen=True)
@@ -116,8 +139,47 @@ class Inverse:
     log_det: PerExample
     report: SamplingReport = SamplingReport()
 
+    @property
+    def finite(self) -> Bool[Tensor, " batch"]:
+        """Examples that are finite."""
+        return self.x.isfinite().flatten(1).all(dim=1)
+
+    def marked(self) -> "Inverse":
+        """The same with NaN for all of an example that is not finite: what follows keeps that."""
+        finite = self.report.finite[0]
+        x = self.x.where(finite.view(-1, *(1,) * (self.x.ndim - 1)), torch.nan)
+        return replace(self, x=x, log_det=self.log_det.where(finite, torch.nan))
+
     def put(self, rows: Int[Tensor, " some"], again: "Inverse") -> "Inverse":
         """The same with some examples, redone, in place of theirs."""
         x = self.x.index_copy(0, rows, again.x)
         log_det = self.log_det.index_copy(0, rows, again.log_det)
         return Inverse(x, log_det, self.report.put(rows, again.report))
+
+
+Blame = tuple[str, int | None]
+"""Why an example is not finite, in words, and which transform did it, if one did."""
+
+NAMED = 5
+"""Examples that are not finite whose indices a warning tells."""
+
+
+def tell_non_finite(finite: Bool[Tensor, " batch"], why: Callable[[int], Blame]) -> None:
+    """Warn that some examples are not finite: how many, which are the first, and why that is.
+
+    Raises:
+        NonFiniteError: None of them is finite.
+    """
+    if finite.all():
+        return
+    rows = (~finite).nonzero().flatten().tolist()
+    message, transform = why(rows[0])
+    if len(rows) == len(finite):
+        raise NonFiniteError(message, transform)
+    first = ", ".join(map(str, rows[:NAMED])) + (" ..." if len(rows) > NAMED else "")
+    warnings.warn(
+        f"{len(rows)} of {len(finite)} examples are not finite and become NaN, those of index"
+        f" {first}; the others are kept ({message})",
+        RuntimeWarning,
+        stacklevel=4,
+    )

@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tarflow.arguments import check_instance, check_integer, check_size, shown
-from tarflow.errors import ConfigurationError, NonFiniteError
+from tarflow.errors import ConfigurationError
 from tarflow.flows.conditioning import Conditioner
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions
-from tarflow.flows.report import Inverse, SamplingReport
+from tarflow.flows.report import Blame, Inverse, SamplingReport
 from tarflow.flows.shapes import PerExample, Sequences
 
 
@@ -216,17 +216,10 @@ class Composition(Transform):
         self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
     ) -> Inverse:
         steps = []
-        for index in reversed(range(len(self))):
-            transform = self[index]
+        for transform in reversed(list(self)):
             steps.append(transform.inverse(z, context, options))
             z = steps[-1].x
             options = options.deeper(transform.num_decoded)
-            if transform.num_decoded and not z.isfinite().all():
-                raise NonFiniteError(
-                    f"the inverse of transform {index} ({type(transform).__name__}) is not finite:"
-                    " lower the guidance weight, or decode in a higher precision",
-                    transform=index,
-                )
         log_det = torch.stack([step.log_det for step in steps]).sum(dim=0)
         return Inverse(z, log_det, SamplingReport.stack([step.report for step in steps]))
 
@@ -236,3 +229,15 @@ class Composition(Transform):
             x, inverse = transform.hold(x, context)
             inverses.append(inverse)
         return x, lambda z: reduce(lambda z, inverse: inverse(z), reversed(inverses), z)
+
+    def blame(self, report: SamplingReport, row: int) -> Blame:
+        """Why an example is not finite, by the report of its decoding."""
+        depths = [depth for depth in range(len(report)) if not report.finite[depth, row]]
+        if not depths:
+            return "the data is not finite", None
+        decoded = [i for i, each in enumerate(self) for _ in range(each.num_decoded)]
+        index = decoded[::-1][depths[0]]
+        return (
+            f"the inverse of transform {index} ({type(self[index]).__name__}) is not finite: lower"
+            " the guidance weight, or decode in a higher precision"
+        ), index

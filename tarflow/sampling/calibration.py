@@ -158,7 +158,8 @@ class Race:
         except TooSlow:
             return Measurement(options.depth, subject, torch.inf, 0, torch.inf)
         seconds = now(z.device) - begin
-        residual = float(report.residual.max())
+        known = report.residual[report.finite]
+        residual = float(known.max()) if known.numel() else torch.nan
         return Measurement(options.depth, subject, seconds, report.passes[0], residual)
 
     def whole(self, flow: Flow, z: Tensor, decoders: Sequence[Decoder]) -> list[float]:
@@ -167,7 +168,7 @@ class Race:
         for _ in range(self.repetitions):
             for seconds, decoder in zip(times, decoders, strict=True):
                 begin = now(z.device)
-                flow.decode(z, self.context, options=self.options, decoder=decoder)
+                flow.attempt(z, self.context, options=self.options, decoder=decoder)
                 seconds.append(now(z.device) - begin)
         return [statistics.median(seconds) for seconds in times]
 

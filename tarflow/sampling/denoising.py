@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tarflow.errors import ConfigurationError, NonFiniteError
 from tarflow.flows.context import ContextLike
 from tarflow.flows.flow import Flow
+from tarflow.flows.report import Blame, tell_non_finite
 from tarflow.sampling.chunks import ChunkSize
 
 HALF = (torch.bfloat16, torch.float16)
@@ -28,7 +29,8 @@ def denoise(
 
     This is Tweedie's formula (arXiv 2412.06329). It costs one forward and one backward pass, both
     parallel over positions; the backward pass is that of x alone. Where memory runs out, it goes
-    on in smaller chunks, and warns.
+    on in smaller chunks, and warns. An example that is not finite in a lower precision is computed
+    again in that of the weights; one that is not finite there is NaN, and a warning counts them.
 
     Args:
         flow: The density of noisy data.
@@ -43,9 +45,34 @@ def denoise(
     Raises:
         ConfigurationError: No standard deviation is given, and the flow has none; or the flow's
             weights are not fit for the precision.
-        NonFiniteError: The gradient is not finite.
+        NonFiniteError: No example has a finite gradient.
         InsufficientMemoryError: Not even one example fits the memory.
     """
+    clean = tweedie(flow, x, context, noise_std, dtype, max_batch)
+
+    def why(row: int) -> Blame:
+        one = slice(row, row + 1)
+        part = flow.read_context(context, x).map(lambda rows: rows[one])
+        try:
+            flow.check_finite(flow.log_prob(x[one], part), x[one], part)
+        except NonFiniteError as error:
+            return str(error), error.transform
+        return "the log-density's gradient is not finite: denoise in a higher precision", None
+
+    tell_non_finite(_finite(clean), why)
+    return clean
+
+
+@torch.no_grad()
+def tweedie(
+    flow: Flow,
+    x: Float[Tensor, "batch ..."],
+    context: ContextLike = None,
+    noise_std: float | None = None,
+    dtype: torch.dtype | None = None,
+    max_batch: int | ChunkSize | None = None,
+) -> Float[Tensor, "batch ..."]:
+    """The same as `denoise`, without a word about what is not finite."""
     flow.check_data(x)
     std = flow.read_noise_std(noise_std)
     rows_of = flow.read_context(context, x)
@@ -55,13 +82,20 @@ def denoise(
         chunk, context = x[rows], rows_of.map(lambda part: part[rows])
         with _frozen(flow), _precision(flow, dtype):
             score = flow.score(chunk, context)
-            if not score.isfinite().all():
-                flow.check_finite(flow.log_prob(chunk, context), chunk, context)
-                message = "the log-density's gradient is not finite: denoise in a higher precision"
-                raise NonFiniteError(message, None)
-        return chunk + std**2 * score
+        missed = (_finite(chunk) & ~_finite(score)).nonzero().flatten()
+        if len(missed) and dtype not in (None, flow.base.anchor.dtype):
+            with _frozen(flow):
+                again = flow.score(chunk[missed], context.map(lambda part: part[missed]))
+            score = score.index_copy(0, missed, again.to(score.dtype))
+        fine = _finite(score).view(-1, *(1,) * (x.ndim - 1))
+        return (chunk + std**2 * score).where(fine, torch.nan)
 
     return ChunkSize.of(max_batch).map(compute, len(x))
+
+
+def _finite(x: Float[Tensor, "batch ..."]) -> Bool[Tensor, " batch"]:
+    """Examples that are finite."""
+    return x.isfinite().flatten(1).all(dim=1)
 
 
 def _precision(flow: Flow, dtype: torch.dtype | None) -> AbstractContextManager:

@@ -1,6 +1,7 @@
 """Drawing many samples, batch by batch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from textwrap import shorten
 from typing import Any, Unpack
 
@@ -13,7 +14,7 @@ from tarflow.errors import ConfigurationError, ContextError
 from tarflow.flows.context import NULL_CLASS, Context, ContextLike, Rows
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
-from tarflow.flows.report import SamplingReport
+from tarflow.flows.report import Inverse, SamplingReport, tell_non_finite
 from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.chunks import ChunkSize
 
@@ -35,14 +36,13 @@ def read_classes(
     if choice in ("none", NULL_CLASS) or (choice == "all" and not num_classes):
         return None
     listed = range(num_classes) if choice == "all" else choice
-    single = isinstance(listed, str) or not isinstance(listed, Iterable)
-    items: list[Any] = [listed] if single else list(listed)  # pyright: ignore[reportArgumentType]
-    numbers: dict[Any, int] = {name: number for number, name in enumerate(class_names)}
+    numbers = {name: number for number, name in enumerate(class_names)}
     known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
     known += f" ({', '.join(numbers)})" * bool(numbers)
     knows = f"this flow knows {shorten(known, 200, placeholder=' ...')}"
     try:
-        listed = [numbers.get(each, each) for each in items]
+        listed = [listed] if isinstance(listed, str | int) else listed
+        listed = [numbers.get(each, each) for each in listed]
         classes = torch.tensor([check_integer("label", each) for each in listed], dtype=torch.long)
     except (ConfigurationError, OverflowError, TypeError) as error:
         raise ContextError(
@@ -99,7 +99,8 @@ def sample_batches(
 ) -> Iterator[tuple[Float[Tensor, "batch ..."], Integer[Tensor, " batch"] | None]]:
     """Draw samples in batches; sample n of a seed is the same whatever the batch size.
 
-    Where memory runs out, a batch is drawn in smaller chunks, with a warning.
+    Where memory runs out, a batch is drawn in smaller chunks, with a warning. Samples that are not
+    finite are NaN, and a warning counts them; a batch of nothing else is an error.
 
     Args:
         flow: What to sample from.
@@ -117,7 +118,9 @@ def sample_batches(
     chunks = ChunkSize()
     for indices in batches_of(num_samples, batch_size):
         part = None if label is None else label[indices.start : indices.stop]
-        x, _ = draw(flow, indices, part, seed, chunks, options)
+        x, report = draw(flow, indices, part, seed, chunks, options)
+        drawn = Inverse(x, x.new_zeros(len(x)), report)
+        tell_non_finite(drawn.finite, partial(flow.transform.blame, report))
         yield x, part
 
 
@@ -140,17 +143,16 @@ def draw(
     chunks: ChunkSize,
     options: DecodeOptions,
 ) -> tuple[Float[Tensor, "batch ..."], SamplingReport]:
-    """Draw the samples of some indices, in chunks that fit memory."""
+    """Draw the samples of some indices, in chunks that fit memory; NaN where they overflow."""
     reports = []
     given = Context.of(context, len(indices), "cpu")
 
     def compute(rows: slice) -> Tensor:
         source = ExampleSeeds(seed, indices[rows])
         part = given.map(lambda each: each[rows])
-        x, report = flow.sample_with_report(
-            len(source), part, source=source, options=options, certify=options.certify
-        )
-        reports.append(report)
-        return x
+        with torch.no_grad():
+            inverse = flow.attempt(flow.base.sample(len(source), source), part, options=options)
+        reports.append(inverse.report)
+        return inverse.x
 
     return chunks.map(compute, len(indices)), SamplingReport.cat(reports)

@@ -17,7 +17,7 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.noise import GaussianNoise
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.chunks import ChunkSize
-from tarflow.sampling.denoising import denoise
+from tarflow.sampling.denoising import tweedie
 from tarflow.sampling.drawing import draw, in_turn
 
 
@@ -88,16 +88,18 @@ class Sampler:
 
         Returns:
             The pixels of each panel, the arrays of `Certificates`, and `labels` if there are any.
+            What is not finite has black pixels, and its certificate tells why.
         """
         context = self.context(indices)
         x, report = draw(self.flow, indices, context, self.seed, self._drawn, self._prepared)
-        arrays = {"samples": self._pixels(x), **vars(Certificates.of(report))}
+        arrays, fine = {"samples": self._pixels(x)}, None
         if "denoised" in self.panels:
             dtype = self.options.dtype
-            clean = denoise(self.flow, x, context, dtype=dtype, max_batch=self._denoised)
+            clean = tweedie(self.flow, x, context, dtype=dtype, max_batch=self._denoised)
             arrays["denoised"] = self._pixels(clean)
-        label = context.label
-        return arrays if label is None else {**arrays, "labels": label.numpy()}
+            fine = clean.isfinite().flatten(1).all(dim=1)
+        arrays |= vars(Certificates.of(report, fine))
+        return arrays if context.label is None else {**arrays, "labels": context.label.numpy()}
 
     def _pixels(self, x: Tensor) -> np.ndarray:
         """The integers nearest to x."""

@@ -174,8 +174,10 @@ class FlowModule(lightning.LightningModule):
     def _log_mean(self, name: str, values: Tensor, counted: Tensor) -> None:
         """Log the mean of what counts and is finite, over all batches and processes."""
         finite = values[counted & values.isfinite()]
-        mean, count = finite.sum() / max(len(finite), 1), len(finite)
-        self.log(name, mean, prog_bar=True, batch_size=count, sync_dist=True)
+        mean = finite.sum() / max(len(finite), 1)
+        # Lightning divides the weights of all by the number of processes, and rounds down.
+        weight = len(finite) * self.trainer.world_size
+        self.log(name, mean, prog_bar=True, batch_size=weight, sync_dist=True)
         self._log_count(f"{name}_non_finite", counted & ~values.isfinite())
 
     def _log_count(self, name: str, marked: Tensor) -> None:

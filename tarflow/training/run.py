@@ -84,7 +84,7 @@ class Run:
                 before a setting was there.
 
         Raises:
-            CheckpointError: The folder's run has another configuration, or must not be resumed.
+            CheckpointError: The folder's run has other settings, or must not be resumed.
         """
         if resume not in ("auto", "never"):
             raise CheckpointError(f"resume={resume} is unknown: allowed are auto and never")

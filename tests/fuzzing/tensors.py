@@ -64,6 +64,10 @@ def non_finite(like: torch.Tensor) -> Values:
     }
 
 
+MARKED = ("NaN", "infinity", "minus infinity")
+"""What spoils one example of a batch, which is marked and does not end the work."""
+
+
 def shaped(*shapes: tuple[int, ...]) -> Values:
     """Zeros of wrong shapes."""
     return {f"shape {shape}": (torch.zeros(shape), (str(shape),)) for shape in shapes}
@@ -170,8 +174,9 @@ def bad_inputs() -> Iterator[BadInput]:
     """All of them."""
     images = IMAGES | kinds(X) | non_finite(X)
     for name, function in of_data().items():
-        # What is not finite is found after the fact, by `check_finite`.
+        # What is not finite is found after the fact, by `check_finite`; or marked and told.
         through = tuple(non_finite(X)) if name in ("log_prob", "forward", "score") else ()
+        through = MARKED if name in ("denoise", "interpolate") else through
         yield from calls(f"{name} of images", function, images, through)
     decoders = {
         "inverse": FLOW.inverse,
@@ -179,7 +184,8 @@ def bad_inputs() -> Iterator[BadInput]:
     }
     with torch.no_grad():
         for name, function in decoders.items():
-            yield from calls(f"{name} of noise", function, NOISES | kinds(Z) | non_finite(Z))
+            noises = NOISES | kinds(Z) | non_finite(Z)
+            yield from calls(f"{name} of noise", function, noises, MARKED)
         yield from calls("sample", lambda y: FLOW.sample(3, y), LABELS)
         yield from calls("log_prob", lambda y: FLOW.log_prob(X, y), LABELS, VALUES)
         yield from calls("check_finite", check_density, LABELS)

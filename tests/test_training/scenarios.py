@@ -39,12 +39,16 @@ STRATEGIES: dict[str, Callable[[], Any]] = {"ddp": lambda: "ddp", "fsdp2": Shard
 
 
 def images(label: Tensor) -> ImageDataModule:
-    """Twenty-four images, whose brightness follows their class; eight make a batch."""
+    """Twenty-four images, whose brightness follows their class; eight make a batch.
+
+    Those of validation make no whole number of batches.
+    """
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 4, (24, 1, 4, 4), generator=generator)
-    part = ArrayDataset((5 * (label[:, None, None, None] % 3) + pixels).to(torch.uint8), label)
+    stored = (5 * (label[:, None, None, None] % 3) + pixels).to(torch.uint8)
+    part, validation = ArrayDataset(stored, label), ArrayDataset(stored[:19], label[:19])
     made = ImageData(
-        "made up", part, part, part, codec=Pixels(17), num_classes=3, image_shape=(1, 4, 4)
+        "made up", part, validation, part, codec=Pixels(17), num_classes=3, image_shape=(1, 4, 4)
     )
     return ImageDataModule(made, batch_size=8)
 
