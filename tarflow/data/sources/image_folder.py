@@ -32,9 +32,7 @@ def image_folder(
 ) -> ImageData:
     """Read a folder with a subfolder for each class.
 
-    Where the folder holds `train` and `test` (and perhaps `val`), these are the parts; else they
-    are made by the names of files alone, so that a picture which is added moves no other one.
-    Which files are read, and what their folders mean, is in `docs/data.md`.
+    Parts are folders, or else follow from the names of files alone; `docs/data.md` has the rules.
 
     Args:
         root: The folder.
@@ -57,10 +55,8 @@ def image_folder(
     if verify:
         everything = [sample for part in found.parts.values() for sample in part.samples]
         ImageFiles(everything, image_size, num_channels).verify()
-    read = {
-        name: ImageFiles(part.samples, image_size, num_channels)
-        for name, part in found.parts.items()
-    }
+    given = found.parts.items()
+    read = {name: ImageFiles(part.samples, image_size, num_channels) for name, part in given}
     train = found.parts["train"]
     parts = complete_parts_by_name(read, train.names, test_fraction, validation_fraction)
     _check_trained(train, parts["train"].indices)
