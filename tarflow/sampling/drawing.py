@@ -38,7 +38,7 @@ def read_classes(
     listed = range(num_classes) if choice == "all" else choice
     numbers: dict[str | int, int] = {name: number for number, name in enumerate(class_names)}
     known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
-    known += f" ({', '.join(numbers)})" * bool(numbers)
+    known += f" ({', '.join(class_names)})" * bool(class_names)
     knows = f"this flow knows {shorten(known, 200, placeholder=' ...')}"
     try:
         listed = [listed] if isinstance(listed, str | int) else listed
