@@ -206,8 +206,15 @@ def test_it_takes_fewer_passes_than_positions(monkeypatch):
 
 
 def test_it_takes_no_more_passes_than_positions(monkeypatch, z):
-    transform = tough_flow(std=0.5, length=LENGTH).double().transform[1]
+    transform = tough_flow(std=0.3, length=LENGTH).double().transform[1]
+    assert transform.inverse(z, Context(LABEL)).x.isfinite().all()
     assert rounds(monkeypatch, transform, z) == LENGTH - 1
+
+
+def test_it_does_not_go_on_where_nothing_is_finite(monkeypatch, z):
+    transform = tough_flow(std=0.5, length=LENGTH).double().transform[1]
+    assert transform.inverse(z, Context(LABEL)).x.isnan().all()
+    assert rounds(monkeypatch, transform, z) == 1
 
 
 # --- The stop-gradient inverse --------------------------------------------------------------

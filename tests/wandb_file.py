@@ -41,3 +41,15 @@ def history(path: Path) -> Iterator[dict]:
                 ".".join(item.nested_key) or item.key: json.loads(item.value_json)
                 for item in record.history.item
             }
+
+
+def configuration(path: Path) -> dict:
+    """The settings that the run was told."""
+    from wandb.proto import wandb_internal_pb2
+
+    told = {}
+    for content in records(path):
+        record = wandb_internal_pb2.Record.FromString(content)
+        if record.HasField("config"):
+            told |= {each.key: json.loads(each.value_json) for each in record.config.update}
+    return told

@@ -17,6 +17,7 @@ from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
 from tarflow.cli.targets import completed
 from tarflow.cli.trainer import make_trainer
+from tarflow.cli.wandb_run import wandb_runs
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.flows.flow import Flow
@@ -84,8 +85,9 @@ def train(config: TrainSettings) -> float | None:
     tell(f"{config.name}: {num_parameters:,} parameters, {num_images:,} training images")
     if checkpoint:
         tell(f"going on from {checkpoint} at step {done}")
-    trainer.fit(module, datamodule, ckpt_path=checkpoint)
-    _tell_end(run, trainer, done)
+    with wandb_runs(trainer.loggers, config.composed):
+        trainer.fit(module, datamodule, ckpt_path=checkpoint)
+        _tell_end(run, trainer, done)
     losses = [f"{part}/{module.objective.name}" for part in ("val", "train")]
     found = [trainer.callback_metrics[name] for name in losses if name in trainer.callback_metrics]
     return found[0].item() if found else None

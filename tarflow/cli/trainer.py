@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tarflow.arguments import shown
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section
+from tarflow.cli.wandb_run import own_id
 from tarflow.errors import ConfigurationError
 from tarflow.training.precision import check_precision
 
@@ -92,7 +93,7 @@ def _made(name: str, section: Section | None) -> list[Any]:
             raise ConfigurationError(
                 f"{name}.{key} has no _target_, so that it sets nothing: there are {on}"
             )
-    return [instantiate(each) for each in listed.values()]
+    return [instantiate(each, **own_id(each)) for each in listed.values()]
 
 
 def _validation(section: Mapping[str, Any]) -> dict[str, int | None]:
