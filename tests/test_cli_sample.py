@@ -265,3 +265,25 @@ def test_a_killed_process_goes_on_and_several_leave_what_one_leaves(sample, chec
     sample(*what, "output=one")
     assert contents(Path("two")) == contents(Path("one"))
     assert len(contents(Path("one"))) == 6 + 3
+
+
+def test_samples_that_are_not_finite_end_nothing_and_are_told(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    flow = TarFlow.from_pretrained(checkpoint)
+    with torch.no_grad():  # one of three classes overflows
+        for name, weight in flow.named_parameters():
+            if name.endswith("label_embedding.weight"):
+                weight[1] = 1e38
+    flow.save_pretrained("pretrained")
+    options = ("num_samples=7", "batch_size=3", "save_npz=true", "output=out")
+    tarflow("sample", "checkpoint=pretrained", *options)
+    assert "2 not finite (black; certificates.csv tells why)" in capsys.readouterr().out
+    with open("out/certificates.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["finite"] for row in rows] == ["1", "0", "1", "1", "0", "1", "1"]
+    assert [bool(row["why"]) for row in rows] == [False, True, False, False, True, False, False]
+    with np.load("out/samples.npz") as arrays:
+        shown = arrays["images"].reshape(7, -1).any(axis=1)
+    assert shown.tolist() == [True, False, True, True, False, True, True]
