@@ -184,13 +184,13 @@ def test_chains_draw_from_the_posterior(long, base_type):
 
 
 def test_the_acceptance_rate_is_that_of_a_recount(noisy, x, y, sampler, monkeypatch):
-    decoded, inverse = [], noisy.inverse
+    decoded, attempt = [], noisy.attempt
     monkeypatch.setattr(
-        noisy, "inverse", lambda *a, **k: decoded.append(inverse(*a, **k)) or decoded[-1]
+        noisy, "attempt", lambda *a, **k: decoded.append(attempt(*a, **k)) or decoded[-1]
     )
     steps = replace(sampler, burn_in=0, num_steps=12, first_step_size=0.3)
     result = inpaint(noisy, x, LEFT, y, noise_std=0.5, sampler=steps, num_samples=12)
-    states = torch.cat([decoded[0][:, None], result.samples], dim=1)[..., ~LEFT]
+    states = torch.cat([decoded[0].x[:, None], result.samples], dim=1)[..., ~LEFT]
     moved = (states[:, 1:] != states[:, :-1]).flatten(2).any(dim=2)
     assert 0 < moved.double().mean() < 1
     torch.testing.assert_close(result.acceptance_rate, moved.double().mean(dim=1))

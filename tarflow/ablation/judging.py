@@ -11,6 +11,7 @@ from torch import Tensor
 from tarflow.ablation.baselines import Baseline
 from tarflow.ablation.fitting import Fit, log_probs
 from tarflow.ablation.variants import Model, Variant
+from tarflow.arguments import check_integer
 from tarflow.data import ImageData
 from tarflow.data.loading.batches import read_batch
 from tarflow.evaluation.distances import frechet_distance
@@ -52,7 +53,8 @@ class Judge:
     """
 
     def __init__(self, data: ImageData, num_samples: int):
-        self.data, self.num_samples = data, num_samples
+        self.data = data
+        self.num_samples = check_integer("num_samples", num_samples, least=1)
         parts: Any = (data.train, data.validation, data.test)
         self.train, self.validation, self.test = (read_batch(p, range(len(p))) for p in parts)
         self.agreement = ImageFeatures(data, {}, torch.device("cpu"))

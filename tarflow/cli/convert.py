@@ -45,5 +45,7 @@ def _read_options(options: list[str]) -> dict[str, Any]:
             message = f"{option} cannot be read: write image_size=32 or 32x64, noise_std=0.05"
             raise CheckpointError(message) from error
         if key not in values:
-            raise CheckpointError(f"{option}: allowed are image_size=, noise_std= and model=")
+            raise CheckpointError(
+                f"{option}: allowed are image_size=..., noise_std=... and model=..."
+            )
     return values

@@ -19,7 +19,13 @@ FLOW = tiny_flow(num_classes=3, num_layers=1, codec=Pixels(17), noise=GaussianNo
 KEY = "transform.transforms.1.network.proj_in.weight"
 HUGE = (10**6, 10**9, 10**30, -(10**30))
 WRONG = (None, "x", -1, 0, 1.5, True, [], [1], {}, {"type": "x"}, float("nan"), *HUGE)
-FIT = {"dropout": (0,), "codec": (None,), "noise": (None,), "conditioners": ([],)}
+FIT = {
+    "dropout": (0,),
+    "codec": (None,),
+    "noise": (None,),
+    "conditioners": ([],),
+    "class_names": ([],),
+}
 """Values that a key may have after all."""
 
 
@@ -112,7 +118,16 @@ def configurations() -> Iterator[BadInput]:
             fit = value in FIT.get(key, ()) or (value == own and type(value) is type(own))
             change = partial(edit_config, **{key: value})
             yield loads(f"config.json, {key}: {value!r}", where, change, fit)
-        optional = ("dropout", "scale", "ordering", "layer", "conditioners", "codec", "noise")
+        optional = (
+            "dropout",
+            "scale",
+            "ordering",
+            "layer",
+            "conditioners",
+            "codec",
+            "noise",
+            "class_names",
+        )
         fit = key in (*optional, "expansion")
         yield loads(f"config.json without {key}", where, partial(drop_key, key=key), fit)
     for kind in ("GaussianNoise", "SoftClipScale"):

@@ -15,6 +15,7 @@ from tarflow.cli.command import settings_of
 from tarflow.cli.evaluate import evaluate
 from tarflow.cli.prepare import prepare
 from tarflow.cli.sample import sample
+from tarflow.cli.telling import told_plainly
 from tarflow.cli.train import train
 from tests.composing import composed
 from tests.fuzzing.judging import BadInput

@@ -149,7 +149,7 @@ def test_what_is_skipped_says_why_and_the_rest_goes_on(flow, tmp_path, capsys):
     report = metrics(extractors=extractors)(flow, digits())
     assert report.values["skipped"] == {"inception": f"there are no weights at {missing}"}
     for scores in report.values["samples"].values():
-        assert scores.keys() - {"accuracy"} == {"pixels", "own"}
+        assert scores.keys() - {"accuracy", "non_finite"} == {"pixels", "own"}
         assert scores["own"]["frechet_distance"]["mean"] > 0
     report.print()
     assert f"inception is skipped: there are no weights at {missing}" in capsys.readouterr().out
