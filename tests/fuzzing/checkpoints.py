@@ -118,16 +118,7 @@ def configurations() -> Iterator[BadInput]:
             fit = value in FIT.get(key, ()) or (value == own and type(value) is type(own))
             change = partial(edit_config, **{key: value})
             yield loads(f"config.json, {key}: {value!r}", where, change, fit)
-        optional = (
-            "dropout",
-            "scale",
-            "ordering",
-            "layer",
-            "conditioners",
-            "codec",
-            "noise",
-            "class_names",
-        )
+        optional = ("scale", "ordering", "layer", *FIT)
         fit = key in (*optional, "expansion")
         yield loads(f"config.json without {key}", where, partial(drop_key, key=key), fit)
     for kind in ("GaussianNoise", "SoftClipScale"):

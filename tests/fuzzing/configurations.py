@@ -112,7 +112,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "objective": (*SECTION, None),
         "optimizer": SECTION,
         "trainer": (*SECTION, None),
-        "callbacks": (*SECTION, None),
+        "callbacks": SECTION,
         "logger": SECTION,
         "data": (*SECTION, None),
         "module": (*SECTION, None),
@@ -204,10 +204,10 @@ def typed() -> Iterator[BadInput]:
             "[",
             "a=[1",
         ),
-        "train": ("experiment=none", "optimizer=none", "model.colour=1", "seed=", "--colour"),
+        "train": ("experiment=nothing", "optimizer=none", "model.colour=1", "seed=", "--colour"),
         "convert": ("size=3", "image_size=x", "noise_std=x", "x"),
         "doctor": ("quick=perhaps", "colour=red", "quick"),
-        "prepare": ("format=none", "data=none", "output"),
+        "prepare": ("format=nothing", "data=none", "output"),
     }
     for name, arguments in lines.items():
         for argument in arguments:
@@ -217,5 +217,7 @@ def typed() -> Iterator[BadInput]:
                 with chdir(folder):
                     run_command(name, [*first, argument])
 
-            causes = (argument, argument.rpartition("=")[2] or argument, argument.strip("=-"))
+            key, _, value = argument.strip("=-").partition("=")
+            needed = f"give {key}=" if value == "none" else key  # none switches a section off
+            causes = (argument, value or argument, f"{key} is not", needed)
             yield BadInput(f"tarflow {name} {argument}", attempt, causes)
