@@ -59,7 +59,10 @@ class Room:
         graphs = self.graphs.setdefault(network, {})
         key = len(x), step.num_keys, condition is None, step.temperature is None
         if key not in graphs:
-            graphs[key] = GraphedStep(network.network, x, condition, step, self.pool, self.stream)
+            # What is made in inference mode could not be written to outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                recorded = GraphedStep(network.network, x, condition, step, self.pool, self.stream)
+            graphs[key] = recorded
         return graphs[key](x, condition, step)
 
 
@@ -187,20 +190,6 @@ class GraphedStep:
         pool: Any,
         stream: Any,
     ):
-        # What is made in inference mode could not be written to outside of it.
-        with torch.inference_mode(False), torch.no_grad():
-            self._record(network, x, condition, step, pool, stream)
-
-    def _record(
-        self,
-        network: CausalTransformer,
-        x: Float[Tensor, "batch 1 in_features"],
-        condition: Condition,
-        step: Step,
-        pool: Any,
-        stream: Any,
-    ) -> None:
-        """Copy the inputs to where they stay, and record."""
         self.x = x.clone()
         self.condition = None if condition is None else condition.clone()
         temperature = None if step.temperature is None else step.temperature.clone()
