@@ -11,7 +11,7 @@ SEED ?= 0
 LIKELIHOOD := outputs/digits_likelihood/seed_$(SEED)
 SAMPLES := outputs/digits_samples/seed_$(SEED)
 GUIDANCE := 1
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test docs format clean
 .SECONDARY: # keep what rules make on the way

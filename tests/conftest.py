@@ -17,6 +17,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
     torch.set_num_threads(1)
 
 
+LONG = ("test_fuzz.py", "test_processes.py", "test_pairs.py", "test_cli.py", "test_docs.py")
+"""Files that take long and that one process has to run: they come first, or all wait for one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; the others stay in their order."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests found and want to be seen."""
     for report in terminalreporter.getreports("passed"):

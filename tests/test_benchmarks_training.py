@@ -223,8 +223,10 @@ def test_patches_are_as_small_as_the_length_allows():
 def test_every_mode_is_one_of_the_module():
     flow = TINY.make()
     schedule = functools.partial(warmup_cosine, total_steps=9, warmup_steps=0)
-    for options in MODES.values():
-        FlowModule(copy.deepcopy(flow), adamw, schedule, **options(TINY))
+    for name, options in MODES.items():
+        module = FlowModule(copy.deepcopy(flow), adamw, schedule, **options(TINY))
+        assert module.compiled is (name == "compiled")
+        assert bool(module.checkpointed_layers) is (name == "checkpointed")
 
 
 def test_results_are_written_and_shown(tmp_path):

@@ -1,6 +1,5 @@
 """The jobs of a sweep: each runs, whatever becomes of the others."""
 
-import json
 import math
 import sys
 import traceback
@@ -16,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from tarflow.cli.telling import told_plainly
-from tarflow.machine.files import write_atomically
+from tarflow.machine.files import json_text, write_atomically
 
 
 class JobError(Exception):
@@ -86,7 +85,7 @@ class WatchedLauncher(Launcher):
                 self.failed.append(told)
                 job.return_value, job.status = math.nan, JobStatus.COMPLETED
         failed = [asdict(each) for each in self.failed]
-        write_atomically(self.folder / "failed.json", json.dumps(failed, indent=2) + "\n")
+        write_atomically(self.folder / "failed.json", json_text(failed))
         return returns
 
     def told(self) -> str:

@@ -1,12 +1,13 @@
 """Callbacks that act after every optimizer step."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch import Callback
 
 
-class StepCallback(Callback):
+class StepCallback(Callback, ABC):
     """Acts after every optimizer step: once, also where gradients are accumulated."""
 
     _step = 0
@@ -28,9 +29,9 @@ class StepCallback(Callback):
             self._step = trainer.global_step
             self.after_step(trainer, module)
 
+    @abstractmethod
     def after_step(self, trainer: Trainer, module: Any) -> None:
         """Act; `trainer.global_step` counts the steps that were taken."""
-        raise NotImplementedError
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

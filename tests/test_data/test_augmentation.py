@@ -13,6 +13,8 @@ from tarflow.data.loading.augmentation import mirror
 from tarflow.evaluation.provenance import content_of, digests
 from tarflow.randomness import Share
 
+from ..quiet import QUIET
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
@@ -53,11 +55,7 @@ def fit(folder, data, num_workers=0, device_batch_size=None, epochs=2):
     lightning.seed_everything(3, verbose=False)
     module = Recorder()
     batches = ImageDataModule(data, 12, None, device_batch_size, num_workers)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    runner = lightning.Trainer(
-        accelerator="cpu", max_epochs=epochs, default_root_dir=folder, **quiet,
-        enable_model_summary=False,
-    )  # fmt: skip
+    runner = lightning.Trainer(max_epochs=epochs, default_root_dir=folder, **QUIET)
     runner.fit(module, batches)
     return module.seen
 

@@ -27,6 +27,8 @@ from tarflow.data.loading.shares import BatchShares
 from tarflow.errors import DataError
 from tarflow.registry import KNOWN
 
+from ..quiet import QUIET
+
 
 def pixels(count):
     return torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
@@ -242,11 +244,7 @@ def test_data_of_another_kind_reach_the_trainer(tmp_path, fields):
         **{"image_size": (4, 6), "num_channels": 2, "num_classes": 0, "class_names": ()},
         **{"mean": 3.0, "std": 2.0},
     }
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    runner = lightning.Trainer(
-        accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, **quiet,
-        enable_model_summary=False,
-    )  # fmt: skip
+    runner = lightning.Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
     module = Reading()
     runner.fit(module, ImageDataModule(fields, batch_size=5))
     assert sorted(index for batch in module.seen for index in batch.index.tolist()) == [*range(10)]

@@ -12,6 +12,8 @@ from torch import nn
 from tarflow.data import Batch, ImageDataModule, arrays, digits
 from tarflow.errors import DataError
 
+from ..quiet import QUIET
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     # lightning 2.6 under torch 2.15
@@ -58,12 +60,8 @@ def path(tmp_path):
 def trainer(tmp_path, epochs=1):
     return lightning.Trainer(
         default_root_dir=tmp_path,
-        accelerator="cpu",
         max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         log_every_n_steps=1,
     )
 

@@ -33,6 +33,7 @@ from tarflow.training import (
 from tarflow.training.averaging import averages
 from tarflow.training.sharding import whole_state
 from tarflow.training.steps import StepCallback
+from tests.quiet import QUIET
 
 Options = dict[str, Any]
 STRATEGIES: dict[str, Callable[[], Any]] = {"ddp": lambda: "ddp", "fsdp2": ShardedStrategy}
@@ -134,46 +135,22 @@ def train(
 ) -> dict[str, Any]:
     """Train a flow; returns all that is left of it, with whole tensors."""
     lightning.seed_everything(3, verbose=False)
-    made = TarFlow(
-        4,
-        2,
-        1,
-        2,
-        layers,
-        16,
-        8,
-        num_classes=3,
-        codec=UniformDequantization(17),
-        noise=NoNoise(),
-        **flow,
-    )
+    known = {"num_classes": 3, "codec": UniformDequantization(17), "noise": NoNoise()}
+    made = TarFlow(4, 2, 1, 2, layers, 16, 8, **known, **flow)
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
-    module = FlowModule(
-        made,
-        functools.partial(optimizer, lr=3e-3),
-        schedule,
-        MaximumLikelihood(),
-        checkpointed_layers=recomputed,
-    )
+    how = (functools.partial(optimizer, lr=3e-3), schedule, MaximumLikelihood())
+    module = FlowModule(made, *how, checkpointed_layers=recomputed)
     watch, data = Watch(), images(label)
+    last = LastCheckpoint(folder / f"{steps}.ckpt", steps)
     data.device_batch_size = 8 // (parts * options.get("devices", 1))
     trainer = lightning.Trainer(
         max_steps=steps,
         max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         use_distributed_sampler=False,
         log_every_n_steps=1,
         val_check_interval=parts,
-        callbacks=[
-            *extra,
-            WeightAveraging([0.5, 0.9]),
-            LastCheckpoint(folder / f"{steps}.ckpt", steps),
-            watch,
-        ],
+        callbacks=[*extra, WeightAveraging([0.5, 0.9]), last, watch],
         **{"num_sanity_val_steps": 0, **options},
     )
     with warnings.catch_warnings(record=True) as caught:

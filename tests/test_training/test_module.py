@@ -38,6 +38,8 @@ from tarflow.training import (
 )
 from tarflow.training.averaging import averages
 
+from ..quiet import QUIET
+
 
 def tiny_flow(**options) -> TarFlow:
     torch.manual_seed(0)
@@ -76,11 +78,7 @@ def data() -> ImageDataModule:
 def fit(module, data, max_steps=10, ckpt_path=None, **options) -> lightning.Trainer:
     trainer = lightning.Trainer(
         max_steps=max_steps,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         num_sanity_val_steps=0,
         **{"max_epochs": -1, **options},
     )

@@ -28,6 +28,7 @@ from tarflow.training.acceleration import autoregressive_transforms
 from tarflow.training.monitoring import peak_memory
 from tarflow.training.operations import peak_rate, training_operations
 from tests.models import tiny_flow
+from tests.quiet import QUIET
 from tests.wandb_file import history
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
@@ -50,12 +51,8 @@ def fit(callbacks, max_steps=4, num_images=20, device_batch_size=None, **options
     trainer = lightning.Trainer(
         max_steps=max_steps,
         max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
         callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         num_sanity_val_steps=0,
         **options,
     )

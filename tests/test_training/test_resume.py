@@ -21,6 +21,8 @@ from tarflow.training import (
     warmup_cosine,
 )
 
+from ..quiet import QUIET
+
 BATCHES_OF_AN_EPOCH = 3
 LAST = 8
 
@@ -62,19 +64,8 @@ def run(
     shape: Any = {"num_classes": 3, "image_shape": (1, 4, 4)}
     data = ImageData("files", Inverted(files), None, files, Pixels(), **shape, augment=mirror)
     datamodule = ImageDataModule(data, 4, None, device_batch_size, num_workers)
-    flow = TarFlow(
-        4,
-        2,
-        1,
-        2,
-        1,
-        16,
-        8,
-        dropout=dropout,
-        num_classes=3,
-        codec=UniformDequantization(),
-        noise=NoNoise(),
-    )
+    known: Any = {"num_classes": 3, "codec": UniformDequantization(), "noise": NoNoise()}
+    flow = TarFlow(4, 2, 1, 2, 1, 16, 8, dropout=dropout, **known)
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
     module = FlowModule(flow, functools.partial(muon, lr=3e-3), schedule, MaximumLikelihood(0.5))
     losses = []
@@ -87,11 +78,7 @@ def run(
     trainer = lightning.Trainer(
         max_steps=last,
         max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         callbacks=[WeightAveraging([0.9]), LastCheckpoint(path, every_n_steps), Losses()],
         **options,
     )
