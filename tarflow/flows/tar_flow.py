@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, cast
 
+import torch
+
 from tarflow.arguments import check_instance, check_integer, check_real, check_size, keep, shown
 from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import ExpScale, Scale, UnitScale
@@ -16,13 +18,18 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Alternating, Ordering
 from tarflow.flows.transforms import Patchify, Repatch, Transform, rearrangement
-from tarflow.nn.transformer import CausalTransformer, Layer, PreNorm
+from tarflow.nn.layers import Layer, PreNorm
+from tarflow.nn.norms import Norm
+from tarflow.nn.positions import Coordinates, LearnedPositions, Positions
+from tarflow.nn.transformer import CausalTransformer
 from tarflow.registry import Part
 
 Each = int | Sequence[int]
 """One number for all transforms, or one for each, that nearest the data first."""
 
 SIZES = ("num_layers", "model_dim", "head_dim", "expansion")
+
+PARTS = {"scale": Scale, "ordering": Ordering, "layer": Layer, "positions": Positions}
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class TarFlowDescription(Part):
     scale: Scale
     ordering: Ordering
     layer: Layer
+    positions: Positions
+    output_norm: Norm | None
     conditioners: Sequence[Conditioner]
     codec: Codec | None
     noise: Noise | None
@@ -56,8 +65,10 @@ class TarFlowDescription(Part):
         self._keep_each("dropout", _check_dropout)
         keep(self, conditioners=tuple(self.conditioners))
         keep(self, class_names=_check_names(self.class_names, self.num_classes))
-        for name, kind in (("scale", Scale), ("ordering", Ordering), ("layer", Layer)):
+        for name, kind in PARTS.items():
             check_instance(name, getattr(self, name), kind, f"pass a {kind.__name__}")
+        if self.output_norm is not None:
+            check_instance("output_norm", self.output_norm, Norm, "pass a Norm, or None")
         for each in self.conditioners:
             check_instance("one of conditioners,", each, Conditioner, "pass a Conditioner")
 
@@ -82,10 +93,11 @@ class TarFlowDescription(Part):
                 yield patchify
             elif patchify.patch_size != before.patch_size:
                 yield Repatch(before, patchify)
-            order = rearrangement(self.ordering(index, patchify.length))
+            sites = self.ordering(index, patchify.length)
+            order = rearrangement(sites)
             if order is not None:
                 yield order
-            yield self._autoregressive(index, patchify)
+            yield self._autoregressive(index, patchify, _coordinates(sites, patchify.grid[1]))
             if order is not None:
                 yield order.inverted()
             before = patchify
@@ -96,13 +108,16 @@ class TarFlowDescription(Part):
         kind = DiagonalNormal if isinstance(self.scale, UnitScale) else StandardNormal
         return kind(patchify.length, self.num_channels * patchify.patch_size**2)
 
-    def _autoregressive(self, index: int, patchify: Patchify) -> AutoregressiveTransform:
+    def _autoregressive(
+        self, index: int, patchify: Patchify, coordinates: Coordinates
+    ) -> AutoregressiveTransform:
         """Make one of the autoregressive transforms, with a transformer of its own."""
         patch_dim = self.num_channels * patchify.patch_size**2
         numbers = {name: self.at(index, name) for name in (*SIZES, "dropout")}
         outputs = self.scale.num_outputs * patch_dim
+        parts = {name: getattr(self, name) for name in ("layer", "positions", "output_norm")}
         network = CausalTransformer(
-            patch_dim, outputs, patchify.length, **numbers, layer=self.layer
+            patch_dim, outputs, patchify.length, **numbers, **parts, coordinates=coordinates
         )
         labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
         return AutoregressiveTransform(network, self.scale, (*labels, *self.conditioners))
@@ -141,6 +156,8 @@ class TarFlow(Flow):
             base has a learned variance.
         ordering: In which order each transform reads the patches.
         layer: The kind of layer of the transformers.
+        positions: How the transformers know where a patch stands, in a sequence or in the image.
+        output_norm: The kind of norm before their last linear layers, if any.
         conditioners: Read parts of the context besides the label.
         codec: How stored images became the data whose density this is, kept with the model.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
@@ -171,6 +188,8 @@ class TarFlow(Flow):
         scale: Scale = ExpScale(),
         ordering: Ordering = Alternating(),
         layer: Layer = PreNorm(),
+        positions: Positions = LearnedPositions(),
+        output_norm: Norm | None = None,
         conditioners: Sequence[Conditioner] = (),
         codec: Codec | None = None,
         noise: Noise | None = None,
@@ -181,6 +200,15 @@ class TarFlow(Flow):
         description = TarFlowDescription(**{name: given[name] for name in names})
         super().__init__(description.transforms(), description.base(), codec, noise, description)
         self.image_shape = (description.num_channels, *description.image_size)  # pyright: ignore
+
+
+def _coordinates(sites: Sequence[int], num_columns: int) -> Coordinates:
+    """Row and column of each of some sites in raster order; plain numbers, on no other device."""
+    if isinstance(sites, range):  # of which a damaged file may ask for one without end
+        numbers = torch.arange(sites.start, sites.stop, sites.step, device="cpu")
+    else:
+        numbers = torch.tensor([int(site) for site in sites], device="cpu")
+    return torch.stack([numbers // num_columns, numbers % num_columns], dim=1)
 
 
 def _check_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
