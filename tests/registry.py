@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from tarflow import (
     Patchify,
     Permute,
     Reverse,
+    RotaryGrid,
     Scale,
     SoftClipScale,
     SoftplusScale,
@@ -23,7 +26,7 @@ from tarflow import (
 )
 from tarflow.flows.transforms import Repatch
 
-from .models import tiny_autoregressive, tiny_flow
+from .models import MODERN, NETWORKS, tiny_autoregressive, tiny_flow
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ class Shuffled(Ordering):
         return torch.randperm(length, generator=generator).tolist()
 
 
-def autoregressive(scale: Scale) -> AutoregressiveTransform:
+def autoregressive(scale: Scale, **parts: Any) -> AutoregressiveTransform:
     """An autoregressive transform of one layer: most time goes into compiling."""
-    return tiny_autoregressive(scale, num_layers=1)
+    return tiny_autoregressive(scale, num_layers=1, **parts)
 
 
 REGISTRY = {
@@ -76,6 +79,10 @@ REGISTRY = {
     "SoftClipScale": Case(lambda: autoregressive(SoftClipScale(0.5))),
     "SoftplusScale": Case(lambda: autoregressive(SoftplusScale())),
     "UnitScale": Case(lambda: autoregressive(UnitScale())),
+    **{
+        name: Case(partial(autoregressive, ExpScale(), **parts))
+        for name, parts in NETWORKS.items()
+    },
     "Repatch": Case(lambda: Repatch(Patchify((4, 4), 2), Patchify((4, 4), 1)), (4, 8)),
     "Composition": Case(lambda: Composition([Reverse(), autoregressive(ExpScale())])),
     "TarFlow": Case(lambda: tiny_flow(num_layers=1, num_classes=3).transform, IMAGE),
@@ -90,6 +97,20 @@ REGISTRY = {
             ).transform
         ),
         IMAGE,
+    ),
+    "modern TarFlow": Case(
+        lambda: (
+            tiny_flow(
+                (4, 6),
+                num_layers=1,
+                num_transforms=2,
+                num_classes=3,
+                layer=MODERN,
+                positions=RotaryGrid(),
+                ordering=Shuffled(),
+            ).transform
+        ),
+        (2, 4, 6),
     ),
     "unconditional TarFlow": Case(
         lambda: tiny_flow(num_layers=1, num_transforms=2).transform, IMAGE, None
