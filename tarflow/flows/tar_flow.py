@@ -66,6 +66,13 @@ class TarFlowDescription(Part):
         value = getattr(self, name)
         return value[index] if isinstance(value, tuple) else value
 
+    @property
+    def all_conditioners(self) -> tuple[Conditioner, ...]:
+        """What reads labels, noise levels, and what else there is."""
+        labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
+        levels = self.noise.conditioners if self.noise else ()
+        return tuple(dict.fromkeys((*labels, *levels, *self.conditioners)))
+
     def patchify(self, index: int) -> Patchify:
         """Make what cuts an image into the patches of one transform."""
         return Patchify(cast(tuple[int, int], self.image_size), self.at(index, "patch_size"))
@@ -104,8 +111,7 @@ class TarFlowDescription(Part):
         network = CausalTransformer(
             patch_dim, outputs, patchify.length, **numbers, layer=self.layer
         )
-        labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
-        return AutoregressiveTransform(network, self.scale, (*labels, *self.conditioners))
+        return AutoregressiveTransform(network, self.scale, self.all_conditioners)
 
     def _keep_each(self, name: str, check: Callable[[str, Any], Any]) -> None:
         """Check one value, or one for each transform."""
@@ -144,6 +150,7 @@ class TarFlow(Flow):
         conditioners: Read parts of the context besides the label.
         codec: How stored images became the data whose density this is, kept with the model.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
+            With `NoiseLevels`, all transforms read the noise level.
         class_names: A name for each class, or none; kept with the model.
 
     Example:
