@@ -40,6 +40,13 @@ from tarflow.nn.networks import Networks
 from tarflow.nn.transformer import Layer, PreNorm
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
+from tarflow.sampling.denoiser import (
+    AutoDenoiser,
+    Denoiser,
+    OneStep,
+    ProbabilityFlow,
+    StochasticDenoising,
+)
 from tarflow.sampling.denoising import denoise
 
 __version__ = "0.1.0"
@@ -48,6 +55,7 @@ __all__ = [
     "NULL_CLASS",
     "Affine",
     "Alternating",
+    "AutoDenoiser",
     "AutoregressiveTransform",
     "CheckpointError",
     "Codec",
@@ -60,6 +68,7 @@ __all__ = [
     "DataError",
     "DecodeOptions",
     "Decoder",
+    "Denoiser",
     "DiagonalNormal",
     "ExampleSeeds",
     "ExpScale",
@@ -81,6 +90,7 @@ __all__ = [
     "NoiseLevelConditioner",
     "NoiseLevels",
     "NonFiniteError",
+    "OneStep",
     "Ordering",
     "Part",
     "Patchify",
@@ -88,6 +98,7 @@ __all__ = [
     "Permute",
     "Pixels",
     "PreNorm",
+    "ProbabilityFlow",
     "Raster",
     "Reverse",
     "SamplingReport",
@@ -96,6 +107,7 @@ __all__ = [
     "SoftClipScale",
     "SoftplusScale",
     "StandardNormal",
+    "StochasticDenoising",
     "TarFlow",
     "TarflowError",
     "Transform",
