@@ -23,6 +23,9 @@ class Conditioner(Part, ABC):
     part: ClassVar[str]
     """Name of the part."""
 
+    dropped: ClassVar[bool] = True
+    """Whether its rows become null in the null prediction, and at times in training."""
+
     @abstractmethod
     def null(self, examples: Tensor) -> Rows:
         """The rows that stand for no condition, for some examples, on their device."""
@@ -81,6 +84,7 @@ class TemperatureConditioner(Conditioner):
     """
 
     part: ClassVar[str] = "temperature"
+    dropped: ClassVar[bool] = False
 
     def null(self, examples: Tensor) -> Rows:
         return examples.new_ones(len(examples))

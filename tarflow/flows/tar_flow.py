@@ -38,6 +38,10 @@ class TarFlow(Flow):
         codec: How stored images became the data whose density this is, kept with the model.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
         class_names: A name for each class, or none; kept with the model.
+        conditioned: Whether a transform reads labels and whatever else training drops; one or
+            each. Guidance passes over those that do not.
+        networks: Which transforms share a network and embeddings: for each, the index of the
+            first that uses them, as in (0, 1, 1, 1). Its numbers are the same for all of them.
 
     Example:
         >>> flow = TarFlow(image_size=8, patch_size=2, num_channels=1, model_dim=64, num_layers=1)
@@ -68,6 +72,8 @@ class TarFlow(Flow):
         codec: Codec | None = None,
         noise: Noise | None = None,
         class_names: Sequence[str] = (),
+        conditioned: bool | Sequence[bool] = True,
+        networks: Sequence[int] | None = None,
     ):
         given = locals()
         names = [field.name for field in fields(TarFlowDescription)]

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from tarflow.arguments import check_instance, check_integer, check_real, check_size, keep, shown
+from tarflow.arguments import (
+    check_instance,
+    check_integer,
+    check_real,
+    check_size,
+    is_truth,
+    keep,
+    shown,
+)
 from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Scale, UnitScale
 from tarflow.flows.autoregressive import AutoregressiveTransform
@@ -22,6 +30,8 @@ Each = int | Sequence[int]
 """One number for all transforms, or one for each, that nearest the data first."""
 
 SIZES = ("num_layers", "model_dim", "head_dim", "expansion")
+EACH = ("patch_size", *SIZES, "dropout", "conditioned")
+"""Fields that may be one for each transform."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class TarFlowDescription(Part):
     codec: Codec | None
     noise: Noise | None
     class_names: Sequence[str]
+    conditioned: bool | Sequence[bool]
+    networks: Sequence[int] | None
 
     def __post_init__(self):
         keep(self, image_size=check_size("image_size", self.image_size))
@@ -53,12 +65,19 @@ class TarFlowDescription(Part):
         for name in ("patch_size", *SIZES):
             self._keep_each(name, partial(check_integer, least=1))
         self._keep_each("dropout", _check_dropout)
+        self._keep_each("conditioned", _check_truth)
         keep(self, conditioners=tuple(self.conditioners))
         keep(self, class_names=_check_names(self.class_names, self.num_classes))
         for name, kind in (("scale", Scale), ("ordering", Ordering), ("layer", Layer)):
             check_instance(name, getattr(self, name), kind, f"pass a {kind.__name__}")
         for each in self.conditioners:
             check_instance("one of conditioners,", each, Conditioner, "pass a Conditioner")
+        if not any(
+            self.conditioned if isinstance(self.conditioned, tuple) else [self.conditioned]
+        ):
+            self._check_nothing_to_read()
+        if self.networks is not None:
+            self._keep_networks(self.networks)
 
     def at(self, index: int, name: str) -> Any:
         """A number of one transform."""
@@ -74,7 +93,7 @@ class TarFlowDescription(Part):
 
         Where the patch size changes, the sequence becomes an image again and is cut anew.
         """
-        before = None
+        before, made = None, {}
         for index in range(self.num_transforms):
             patchify = self.patchify(index)
             if before is None:
@@ -84,7 +103,10 @@ class TarFlowDescription(Part):
             order = rearrangement(self.ordering(index, patchify.length))
             if order is not None:
                 yield order
-            yield self._autoregressive(index, patchify)
+            owner = index if self.networks is None else self.networks[index]
+            if owner not in made:
+                made[owner] = self._autoregressive(index, patchify)
+            yield made[owner]
             if order is not None:
                 yield order.inverted()
             before = patchify
@@ -103,8 +125,47 @@ class TarFlowDescription(Part):
         network = CausalTransformer(
             patch_dim, outputs, patchify.length, **numbers, layer=self.layer
         )
+        conditioners = self._conditioners
+        if not self.at(index, "conditioned"):
+            conditioners = tuple(each for each in conditioners if not each.dropped)
+        return AutoregressiveTransform(network, self.scale, conditioners)
+
+    @property
+    def _conditioners(self) -> tuple[Conditioner, ...]:
+        """What reads the parts of a context, where a transform is conditioned."""
         labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
-        return AutoregressiveTransform(network, self.scale, (*labels, *self.conditioners))
+        return (*labels, *self.conditioners)
+
+    def _check_nothing_to_read(self) -> None:
+        """Refuse conditions that no transform would read."""
+        for each in self._conditioners:
+            if each.dropped:
+                raise ConfigurationError(
+                    f"conditioned {shown(self.conditioned)}: no transform would read the"
+                    f" {each.part}; let one be True"
+                )
+
+    def _keep_networks(self, networks: Any) -> None:
+        """Check which transforms share a network: the same numbers make it, whichever it is."""
+        given = networks if isinstance(networks, tuple | list) else ()
+        firsts = tuple(check_integer("one of networks,", each, least=0) for each in given)
+        count = self.num_transforms
+        if len(firsts) != count or any(
+            first > index or firsts[first] != first for index, first in enumerate(firsts)
+        ):
+            raise ConfigurationError(
+                f"networks {shown(networks)}: give for each of the {count} transforms the index of"
+                " the first one whose network it uses; one with a network of its own, its own"
+            )
+        for index, first in enumerate(firsts):
+            for name in EACH:
+                own, shared = self.at(index, name), self.at(first, name)
+                if own != shared:
+                    raise ConfigurationError(
+                        f"networks {shown(firsts)}: transforms {first} and {index} cannot share a"
+                        f" network, for their {name} differ: {shared} and {own}"
+                    )
+        keep(self, networks=firsts)
 
     def _keep_each(self, name: str, check: Callable[[str, Any], Any]) -> None:
         """Check one value, or one for each transform."""
@@ -129,6 +190,13 @@ def _check_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
             " them different, or none"
         )
     return tuple(names)
+
+
+def _check_truth(name: str, value: Any) -> bool:
+    """Refuse what is neither true nor false."""
+    if not is_truth(value):
+        raise ConfigurationError(f"{name} {shown(value)} must be true or false")
+    return bool(value)
 
 
 def _check_dropout(name: str, value: Any) -> float:
