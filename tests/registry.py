@@ -91,6 +91,13 @@ REGISTRY = {
         ),
         IMAGE,
     ),
+    "TarFlow of few weights": Case(
+        lambda: tiny_flow(num_classes=3, networks=(0, 1, 1), num_layers=1).transform, IMAGE
+    ),
+    "TarFlow of a conditioned transform": Case(
+        lambda: tiny_flow(num_classes=3, conditioned=(False, False, True), num_layers=1).transform,
+        IMAGE,
+    ),
     "unconditional TarFlow": Case(
         lambda: tiny_flow(num_layers=1, num_transforms=2).transform, IMAGE, None
     ),
