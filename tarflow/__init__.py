@@ -13,7 +13,7 @@ from tarflow.flows.affine import Affine, ExpScale, Scale, SoftClipScale, Softplu
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
 from tarflow.flows.codec import Codec, Pixels, UniformDequantization
-from tarflow.flows.conditioning import Conditioner, LabelConditioner
+from tarflow.flows.conditioning import Conditioner, LabelConditioner, NoiseLevelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
 from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
 from tarflow.flows.flow import Flow, load
@@ -26,6 +26,12 @@ from tarflow.flows.guidance import (
 )
 from tarflow.flows.jacobi import Jacobi
 from tarflow.flows.noise import GaussianNoise, Noise, NoNoise
+from tarflow.flows.noise_levels import (
+    LogNormalLevels,
+    NoiseLevels,
+    UniformLevels,
+    UniformVarianceLevels,
+)
 from tarflow.flows.ordering import Alternating, Ordering, Raster
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.tar_flow import TarFlow
@@ -68,9 +74,12 @@ __all__ = [
     "Layer",
     "LinearGuidance",
     "LinearSchedule",
+    "LogNormalLevels",
     "Networks",
     "NoNoise",
     "Noise",
+    "NoiseLevelConditioner",
+    "NoiseLevels",
     "NonFiniteError",
     "Ordering",
     "Part",
@@ -91,6 +100,8 @@ __all__ = [
     "TarflowError",
     "Transform",
     "UniformDequantization",
+    "UniformLevels",
+    "UniformVarianceLevels",
     "UnitScale",
     "denoise",
     "inpaint",

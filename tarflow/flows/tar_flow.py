@@ -37,6 +37,7 @@ class TarFlow(Flow):
         conditioners: Read parts of the context besides the label.
         codec: How stored images became the data whose density this is, kept with the model.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
+            With `NoiseLevels`, all transforms read the noise level.
         class_names: A name for each class, or none; kept with the model.
         conditioned: Whether a transform reads labels and whatever else training drops; one or
             each. Guidance passes over those that do not.

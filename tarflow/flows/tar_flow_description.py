@@ -84,6 +84,13 @@ class TarFlowDescription(Part):
         value = getattr(self, name)
         return value[index] if isinstance(value, tuple) else value
 
+    @property
+    def all_conditioners(self) -> tuple[Conditioner, ...]:
+        """What reads labels, noise levels, and what else there is."""
+        labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
+        levels = self.noise.conditioners if self.noise else ()
+        return tuple(dict.fromkeys((*labels, *levels, *self.conditioners)))
+
     def patchify(self, index: int) -> Patchify:
         """Make what cuts an image into the patches of one transform."""
         return Patchify(cast(tuple[int, int], self.image_size), self.at(index, "patch_size"))
@@ -125,20 +132,14 @@ class TarFlowDescription(Part):
         network = CausalTransformer(
             patch_dim, outputs, patchify.length, **numbers, layer=self.layer
         )
-        conditioners = self._conditioners
+        conditioners = self.all_conditioners
         if not self.at(index, "conditioned"):
             conditioners = tuple(each for each in conditioners if not each.dropped)
         return AutoregressiveTransform(network, self.scale, conditioners)
 
-    @property
-    def _conditioners(self) -> tuple[Conditioner, ...]:
-        """What reads the parts of a context, where a transform is conditioned."""
-        labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
-        return (*labels, *self.conditioners)
-
     def _check_nothing_to_read(self) -> None:
         """Refuse conditions that no transform would read."""
-        for each in self._conditioners:
+        for each in self.all_conditioners:
             if each.dropped:
                 raise ConfigurationError(
                     f"conditioned {shown(self.conditioned)}: no transform would read the"
