@@ -36,8 +36,12 @@ from tarflow.flows.ordering import Alternating, Ordering, Raster
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.flows.transforms import Composition, Patchify, Permute, Reverse, Transform
+from tarflow.nn.feed_forward import FeedForward, GeluMLP, SwiGLU
+from tarflow.nn.gates import Gate, SigmoidGate
+from tarflow.nn.layers import AdaptiveNorm, Layer, PreNorm
 from tarflow.nn.networks import Networks
-from tarflow.nn.transformer import Layer, PreNorm
+from tarflow.nn.norms import LayerNormalization, Norm, RootMeanSquare
+from tarflow.nn.positions import LearnedPositions, Positions, RotaryGrid, RotaryPositions
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
 from tarflow.sampling.denoising import denoise
@@ -46,6 +50,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NULL_CLASS",
+    "AdaptiveNorm",
     "Affine",
     "Alternating",
     "AutoregressiveTransform",
@@ -63,15 +68,20 @@ __all__ = [
     "DiagonalNormal",
     "ExampleSeeds",
     "ExpScale",
+    "FeedForward",
     "Flow",
+    "Gate",
     "GaussianGuidance",
     "GaussianNoise",
+    "GeluMLP",
     "Guidance",
     "Inpainting",
     "Inverse",
     "Jacobi",
     "LabelConditioner",
     "Layer",
+    "LayerNormalization",
+    "LearnedPositions",
     "LinearGuidance",
     "LinearSchedule",
     "LogNormalLevels",
@@ -81,21 +91,28 @@ __all__ = [
     "NoiseLevelConditioner",
     "NoiseLevels",
     "NonFiniteError",
+    "Norm",
     "Ordering",
     "Part",
     "Patchify",
     "PerTransform",
     "Permute",
     "Pixels",
+    "Positions",
     "PreNorm",
     "Raster",
     "Reverse",
+    "RootMeanSquare",
+    "RotaryGrid",
+    "RotaryPositions",
     "SamplingReport",
     "Scale",
     "Sequential",
+    "SigmoidGate",
     "SoftClipScale",
     "SoftplusScale",
     "StandardNormal",
+    "SwiGLU",
     "TarFlow",
     "TarflowError",
     "Transform",

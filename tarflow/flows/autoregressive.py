@@ -83,7 +83,7 @@ class AutoregressiveTransform(Transform):
         self, network: Network, context: Context, example: Tensor, cache: KVCache | None = None
     ) -> "Prediction":
         """Its prediction in a context, by its network or one made of that."""
-        condition = self.condition(context, example)
+        condition = network.conditioned(self.condition(context, example))
         return Prediction(
             network, self.scale, condition, context.temperature, cache, example.dtype
         )

@@ -10,7 +10,9 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Alternating, Ordering
 from tarflow.flows.tar_flow_description import Each, TarFlowDescription
-from tarflow.nn.transformer import Layer, PreNorm
+from tarflow.nn.layers import Layer, PreNorm
+from tarflow.nn.norms import Norm
+from tarflow.nn.positions import LearnedPositions, Positions
 
 
 class TarFlow(Flow):
@@ -34,6 +36,8 @@ class TarFlow(Flow):
             base has a learned variance.
         ordering: In which order each transform reads the patches.
         layer: The kind of layer of the transformers.
+        positions: How the transformers know where a patch stands, in a sequence or in the image.
+        output_norm: The kind of norm before their last linear layers, if any.
         conditioners: Read parts of the context besides the label.
         codec: How stored images became the data whose density this is, kept with the model.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
@@ -69,6 +73,8 @@ class TarFlow(Flow):
         scale: Scale = ExpScale(),
         ordering: Ordering = Alternating(),
         layer: Layer = PreNorm(),
+        positions: Positions = LearnedPositions(),
+        output_norm: Norm | None = None,
         conditioners: Sequence[Conditioner] = (),
         codec: Codec | None = None,
         noise: Noise | None = None,

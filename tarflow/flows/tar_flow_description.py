@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import torch
+
 from tarflow.arguments import (
     check_instance,
     check_integer,
@@ -23,7 +25,10 @@ from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Ordering
 from tarflow.flows.transforms import Patchify, Repatch, Transform, rearrangement
-from tarflow.nn.transformer import CausalTransformer, Layer
+from tarflow.nn.layers import Layer
+from tarflow.nn.norms import Norm
+from tarflow.nn.positions import Coordinates, Positions
+from tarflow.nn.transformer import CausalTransformer
 from tarflow.registry import Part
 
 Each = int | Sequence[int]
@@ -32,6 +37,8 @@ Each = int | Sequence[int]
 SIZES = ("num_layers", "model_dim", "head_dim", "expansion")
 EACH = ("patch_size", *SIZES, "dropout", "conditioned")
 """Fields that may be one for each transform."""
+
+PARTS = {"scale": Scale, "ordering": Ordering, "layer": Layer, "positions": Positions}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class TarFlowDescription(Part):
     scale: Scale
     ordering: Ordering
     layer: Layer
+    positions: Positions
+    output_norm: Norm | None
     conditioners: Sequence[Conditioner]
     codec: Codec | None
     noise: Noise | None
@@ -68,8 +77,10 @@ class TarFlowDescription(Part):
         self._keep_each("conditioned", _check_truth)
         keep(self, conditioners=tuple(self.conditioners))
         keep(self, class_names=_check_names(self.class_names, self.num_classes))
-        for name, kind in (("scale", Scale), ("ordering", Ordering), ("layer", Layer)):
+        for name, kind in PARTS.items():
             check_instance(name, getattr(self, name), kind, f"pass a {kind.__name__}")
+        if self.output_norm is not None:
+            check_instance("output_norm", self.output_norm, Norm, "pass a Norm, or None")
         for each in self.conditioners:
             check_instance("one of conditioners,", each, Conditioner, "pass a Conditioner")
         if not any(
@@ -107,12 +118,13 @@ class TarFlowDescription(Part):
                 yield patchify
             elif patchify.patch_size != before.patch_size:
                 yield Repatch(before, patchify)
-            order = rearrangement(self.ordering(index, patchify.length))
+            sites = self.ordering(index, patchify.length)
+            order = rearrangement(sites)
             if order is not None:
                 yield order
             owner = index if self.networks is None else self.networks[index]
             if owner not in made:
-                made[owner] = self._autoregressive(index, patchify)
+                made[owner] = self._autoregressive(index, patchify, sites)
             yield made[owner]
             if order is not None:
                 yield order.inverted()
@@ -124,13 +136,17 @@ class TarFlowDescription(Part):
         kind = DiagonalNormal if isinstance(self.scale, UnitScale) else StandardNormal
         return kind(patchify.length, self.num_channels * patchify.patch_size**2)
 
-    def _autoregressive(self, index: int, patchify: Patchify) -> AutoregressiveTransform:
+    def _autoregressive(
+        self, index: int, patchify: Patchify, sites: Sequence[int]
+    ) -> AutoregressiveTransform:
         """Make one of the autoregressive transforms, with a transformer of its own."""
         patch_dim = self.num_channels * patchify.patch_size**2
         numbers = {name: self.at(index, name) for name in (*SIZES, "dropout")}
         outputs = self.scale.num_outputs * patch_dim
+        parts = {name: getattr(self, name) for name in ("layer", "positions", "output_norm")}
+        places = _coordinates(sites, patchify.grid[1])
         network = CausalTransformer(
-            patch_dim, outputs, patchify.length, **numbers, layer=self.layer
+            patch_dim, outputs, patchify.length, **numbers, **parts, coordinates=places
         )
         conditioners = self.all_conditioners
         if not self.at(index, "conditioned"):
@@ -179,6 +195,15 @@ class TarFlowDescription(Part):
                 f" {self.num_transforms} transforms"
             )
         return keep(self, **{name: tuple(check(f"one of {name},", each) for each in value)})
+
+
+def _coordinates(sites: Sequence[int], num_columns: int) -> Coordinates:
+    """Row and column of each of some sites in raster order; plain numbers, on no other device."""
+    if isinstance(sites, range):  # of which a damaged file may ask for one without end
+        numbers = torch.arange(sites.start, sites.stop, sites.step, device="cpu")
+    else:
+        numbers = torch.tensor([int(site) for site in sites], device="cpu")
+    return torch.stack([numbers // num_columns, numbers % num_columns], dim=1)
 
 
 def _check_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
