@@ -16,6 +16,7 @@ from tarflow.flows.codec import Codec, Pixels, UniformDequantization
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
 from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
+from tarflow.flows.first_position import FirstPosition, FixedFirst, StartToken
 from tarflow.flows.flow import Flow, load
 from tarflow.flows.guidance import (
     ConstantSchedule,
@@ -57,6 +58,8 @@ __all__ = [
     "DiagonalNormal",
     "ExampleSeeds",
     "ExpScale",
+    "FirstPosition",
+    "FixedFirst",
     "Flow",
     "GaussianGuidance",
     "GaussianNoise",
@@ -87,6 +90,7 @@ __all__ = [
     "SoftClipScale",
     "SoftplusScale",
     "StandardNormal",
+    "StartToken",
     "TarFlow",
     "TarflowError",
     "Transform",

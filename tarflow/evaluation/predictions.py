@@ -32,7 +32,7 @@ class Predictions:
     @property
     def finite(self) -> Bool[np.ndarray, " count"]:
         """Which images have numbers."""
-        return np.isfinite(self.scores).all(axis=1)
+        return np.asarray(np.isfinite(self.scores).all(axis=1))
 
     @property
     def predicted(self) -> Int[np.ndarray, " count"]:

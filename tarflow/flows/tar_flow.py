@@ -6,6 +6,7 @@ from dataclasses import fields
 from tarflow.flows.affine import ExpScale, Scale
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import Conditioner
+from tarflow.flows.first_position import FirstPosition, FixedFirst
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Alternating, Ordering
@@ -38,6 +39,8 @@ class TarFlow(Flow):
         codec: How stored images became the data whose density this is, kept with the model.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
         class_names: A name for each class, or none; kept with the model.
+        first: What the first position of each transform depends on: `StartToken()` gives it a
+            learned start, and with that the context.
 
     Example:
         >>> flow = TarFlow(image_size=8, patch_size=2, num_channels=1, model_dim=64, num_layers=1)
@@ -68,6 +71,7 @@ class TarFlow(Flow):
         codec: Codec | None = None,
         noise: Noise | None = None,
         class_names: Sequence[str] = (),
+        first: FirstPosition = FixedFirst(),
     ):
         given = locals()
         names = [field.name for field in fields(TarFlowDescription)]

@@ -12,6 +12,7 @@ from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
+from tarflow.flows.first_position import FirstPosition
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Ordering
 from tarflow.flows.transforms import Patchify, Repatch, Transform, rearrangement
@@ -45,6 +46,7 @@ class TarFlowDescription(Part):
     codec: Codec | None
     noise: Noise | None
     class_names: Sequence[str]
+    first: FirstPosition
 
     def __post_init__(self):
         keep(self, image_size=check_size("image_size", self.image_size))
@@ -55,7 +57,8 @@ class TarFlowDescription(Part):
         self._keep_each("dropout", _check_dropout)
         keep(self, conditioners=tuple(self.conditioners))
         keep(self, class_names=_check_names(self.class_names, self.num_classes))
-        for name, kind in (("scale", Scale), ("ordering", Ordering), ("layer", Layer)):
+        kinds = {"scale": Scale, "ordering": Ordering, "layer": Layer, "first": FirstPosition}
+        for name, kind in kinds.items():
             check_instance(name, getattr(self, name), kind, f"pass a {kind.__name__}")
         for each in self.conditioners:
             check_instance("one of conditioners,", each, Conditioner, "pass a Conditioner")
@@ -100,11 +103,11 @@ class TarFlowDescription(Part):
         patch_dim = self.num_channels * patchify.patch_size**2
         numbers = {name: self.at(index, name) for name in (*SIZES, "dropout")}
         outputs = self.scale.num_outputs * patch_dim
-        network = CausalTransformer(
-            patch_dim, outputs, patchify.length, **numbers, layer=self.layer
-        )
+        length = patchify.length + self.first.num_added
+        network = CausalTransformer(patch_dim, outputs, length, **numbers, layer=self.layer)
         labels = (LabelConditioner(self.num_classes),) if self.num_classes else ()
-        return AutoregressiveTransform(network, self.scale, (*labels, *self.conditioners))
+        conditioners = (*labels, *self.conditioners)
+        return AutoregressiveTransform(network, self.scale, conditioners, self.first)
 
     def _keep_each(self, name: str, check: Callable[[str, Any], Any]) -> None:
         """Check one value, or one for each transform."""

@@ -87,7 +87,7 @@ def test_it_works_in_inference_mode(flow, x):
 
 @pytest.mark.parametrize("prior", [[1.0, 1.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0]])
 def test_a_prior_of_other_classes_is_refused(flow, x, prior):
-    with pytest.raises(ConfigurationError, match="prior .* each of the 3 classes"):
+    with pytest.raises(ConfigurationError, match=r"prior .* each of the 3 classes"):
         classify_by_density(flow, x[:1], prior=torch.tensor(prior))
 
 
