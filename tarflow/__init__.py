@@ -16,6 +16,7 @@ from tarflow.flows.codec import Codec, Pixels, UniformDequantization
 from tarflow.flows.conditioning import Conditioner, LabelConditioner, NoiseLevelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
 from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
+from tarflow.flows.first_position import FirstPosition, FixedFirst, StartToken
 from tarflow.flows.flow import Flow, load
 from tarflow.flows.guidance import (
     ConstantSchedule,
@@ -36,8 +37,12 @@ from tarflow.flows.ordering import Alternating, Ordering, Raster
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.flows.transforms import Composition, Patchify, Permute, Reverse, Transform
+from tarflow.nn.feed_forward import FeedForward, GeluMLP, SwiGLU
+from tarflow.nn.gates import Gate, SigmoidGate
+from tarflow.nn.layers import AdaptiveNorm, Layer, PreNorm
 from tarflow.nn.networks import Networks
-from tarflow.nn.transformer import Layer, PreNorm
+from tarflow.nn.norms import LayerNormalization, Norm, RootMeanSquare
+from tarflow.nn.positions import LearnedPositions, Positions, RotaryGrid, RotaryPositions
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
 from tarflow.sampling.denoiser import (
@@ -53,6 +58,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NULL_CLASS",
+    "AdaptiveNorm",
     "Affine",
     "Alternating",
     "AutoDenoiser",
@@ -72,15 +78,22 @@ __all__ = [
     "DiagonalNormal",
     "ExampleSeeds",
     "ExpScale",
+    "FeedForward",
+    "FirstPosition",
+    "FixedFirst",
     "Flow",
+    "Gate",
     "GaussianGuidance",
     "GaussianNoise",
+    "GeluMLP",
     "Guidance",
     "Inpainting",
     "Inverse",
     "Jacobi",
     "LabelConditioner",
     "Layer",
+    "LayerNormalization",
+    "LearnedPositions",
     "LinearGuidance",
     "LinearSchedule",
     "LogNormalLevels",
@@ -90,6 +103,7 @@ __all__ = [
     "NoiseLevelConditioner",
     "NoiseLevels",
     "NonFiniteError",
+    "Norm",
     "OneStep",
     "Ordering",
     "Part",
@@ -97,17 +111,24 @@ __all__ = [
     "PerTransform",
     "Permute",
     "Pixels",
+    "Positions",
     "PreNorm",
     "ProbabilityFlow",
     "Raster",
     "Reverse",
+    "RootMeanSquare",
+    "RotaryGrid",
+    "RotaryPositions",
     "SamplingReport",
     "Scale",
     "Sequential",
+    "SigmoidGate",
     "SoftClipScale",
     "SoftplusScale",
     "StandardNormal",
+    "StartToken",
     "StochasticDenoising",
+    "SwiGLU",
     "TarFlow",
     "TarflowError",
     "Transform",

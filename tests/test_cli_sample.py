@@ -339,7 +339,7 @@ def test_samples_of_many_levels_go_down_a_ladder(levels, tmp_path, monkeypatch):
         assert torch.equal(drawn(name, f"denoiser={name}"), flow.codec.decode(clean))
     settings = json.loads(Path("auto/shards/settings.json").read_text())
     assert settings["denoiser"] == "ProbabilityFlow(steps=4, low=0.05)"
-    with pytest.raises(SystemExit, match="holds samples of other settings .denoiser"):
+    with pytest.raises(SystemExit, match=r"holds samples of other settings .denoiser"):
         drawn("auto", "denoiser=stochastic")
     assert torch.equal(drawn("raw", "denoise=false"), flow.codec.decode(x))
 

@@ -4,22 +4,30 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_integer, keep, shown
+from tarflow.arguments import check_integer, keep
 from tarflow.data import ImageData
 from tarflow.data.images import UNLABELLED
 from tarflow.data.loading.batches import UNREADABLE, Batch, read_batch
 from tarflow.data.loading.reading import ReadAhead
-from tarflow.errors import ConfigurationError, DataError
+from tarflow.errors import ConfigurationError
 from tarflow.evaluation.comparison import compare_likelihoods
-from tarflow.evaluation.metrics import Metrics, WorkOf, check_fit
-from tarflow.evaluation.provenance import content_of, digests, readable, software
+from tarflow.evaluation.metrics import (
+    Metrics,
+    PartName,
+    WorkOf,
+    check_choice,
+    check_fit,
+    part_of,
+    settings_of,
+)
+from tarflow.evaluation.provenance import content_of, digests, readable
 from tarflow.evaluation.reporting import SUMMARY, Report, mean_and_error, summary_row
 from tarflow.evaluation.work import Rows
 from tarflow.flows.context import Context
@@ -32,7 +40,6 @@ from tarflow.randomness import ExampleSeeds, ExampleStreams
 ROUND_TRIPS = 32
 """Number of images, the first ones, that are mapped to noise and back: that takes long."""
 
-PartName = Literal["test", "validation", "train"]
 UnitName = Literal["auto", "bits", "nats"]
 
 CONTEXT = "context/"
@@ -74,11 +81,7 @@ class LikelihoodMetrics(Metrics):
         for name, least in (("seed", None), ("batch_size", 1), ("importance_samples", 1)):
             keep(self, **{name: check_integer(name, getattr(self, name), least)})
         for name, kind in (("split", PartName), ("unit", UnitName)):
-            value, allowed = getattr(self, name), get_args(kind)
-            if not isinstance(value, str) or value not in allowed:
-                raise ConfigurationError(
-                    f"{name} {shown(value)} is unknown: choose {', '.join(allowed)}"
-                )
+            check_choice(name, getattr(self, name), kind)
 
     def evaluate(self, flow: Flow, data: ImageData, work_of: WorkOf) -> Report | None:
         """Evaluate a flow, with other processes perhaps.
@@ -91,14 +94,15 @@ class LikelihoodMetrics(Metrics):
         check_fit(flow, data)
         self._check_unit(flow)
         self._noise(flow)  # checks it
-        part, title = self._part(data), f"likelihood of the {self.split} part"
+        part, title = part_of(data, self.split), f"likelihood of the {self.split} part"
         work = work_of("likelihood")
         compute = partial(self._compute, flow.eval(), ReadAhead(part, work.num_workers))
         rows = work.do(title, len(part), self.batch_size, compute)
         if rows is None:
             return None
         if not np.isfinite(rows["log_prob"]).any():
-            inputs = self._inputs(flow, read_batch(part, range(1)), ExampleSeeds(self.seed, [0]))
+            batch, source = read_batch(part, range(1)), ExampleSeeds(self.seed, [0])
+            inputs = noisy_inputs(flow, batch, source, self._noise(flow))
             flow.check_finite(torch.tensor(math.nan), *inputs)  # tells which transform it was
         return self._report(flow, data, rows)
 
@@ -108,17 +112,8 @@ class LikelihoodMetrics(Metrics):
 
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
-        return {
-            "data": data.name,
-            "split": self.split,
-            "count": len(self._part(data)),
-            "codec": repr(flow.codec),
-            "noise": repr(self._noise(flow)),
-            "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
-            "seed": self.seed,
-            "importance_samples": self.importance_samples,
-            "software": software(),
-        }
+        own = {"seed": self.seed, "importance_samples": self.importance_samples}
+        return {**settings_of(flow, data, self.split), "noise": repr(self._noise(flow)), **own}
 
     def _check_unit(self, flow: Flow) -> None:
         """Refuse what a flow without a density of pixels cannot tell."""
@@ -133,22 +128,14 @@ class LikelihoodMetrics(Metrics):
         if self.importance_samples > 1:
             raise ConfigurationError(f"{reason}. Leave importance_samples out")
 
-    def _part(self, data: ImageData) -> Any:
-        """The part of the data."""
-        part: Any = getattr(data, self.split)
-        if part is None:
-            raise DataError(f"{data.name} has no {self.split} part: set data.validation_fraction")
-        if not len(part):
-            raise DataError(f"the {self.split} part of {data.name} is empty")
-        return part
-
     @torch.no_grad()
     def _compute(self, flow: Flow, read: ReadAhead, indices: range) -> Rows:
         """The values of some images; every image has a stream of noise of its own."""
         batch = read(indices)
         streams = ExampleStreams(self.seed, indices)
         times = range(self.importance_samples)
-        inputs = (self._inputs(flow, batch, streams) for _ in times)
+        noise = self._noise(flow)
+        inputs = (noisy_inputs(flow, batch, streams, noise) for _ in times)
         x, context = next(inputs)
         known = context.to("cpu").parts.items()
         first = _log_prob(flow, x, context)
@@ -160,7 +147,7 @@ class LikelihoodMetrics(Metrics):
         if len(few):
             head = batch.first(len(few))
             deviation[: len(few)] = _round_trip(
-                flow, *self._inputs(flow, head, ExampleSeeds(self.seed, few))
+                flow, *noisy_inputs(flow, head, ExampleSeeds(self.seed, few), noise)
             )
         columns = {f"{CONTEXT}{k}": _unknown(v, lost).numpy() for k, v in known if v.ndim == 1}
         return {
@@ -171,9 +158,8 @@ class LikelihoodMetrics(Metrics):
             **columns,
         }
 
-    def _noise(self, flow: Flow) -> Noise:
+    def _noise(self, flow: Flow) -> Noise | None:
         """The noise that is added: that of training, or one of its levels."""
-        assert flow.noise is not None
         if self.noise_level is None:
             return flow.noise
         if not isinstance(flow.noise, NoiseLevels):
@@ -182,15 +168,6 @@ class LikelihoodMetrics(Metrics):
                 " has no levels to choose from. Leave it out"
             )
         return flow.noise.at(self.noise_level)
-
-    def _inputs(self, flow: Flow, batch: Batch, source: ExampleSeeds) -> tuple[Tensor, Context]:
-        """Noisy images and what is known of them, on the flow's device."""
-        anchor = flow.base.anchor
-        dtype = torch.promote_types(anchor.dtype, torch.float32)
-        x, known = flow.observe(batch.x, batch.context, source, dtype, self._noise(flow))
-        context = flow.read_context(known, x)
-        flow.check_context(context)
-        return x.to(anchor.device), context.to(anchor.device)
 
     def _report(self, flow: Flow, data: ImageData, rows: Rows) -> Report:
         """Put the values of all images in words and units."""
@@ -245,6 +222,18 @@ def _by_level(noise: NoiseLevels, unit: Unit, rows: Rows) -> dict[str, Any]:
         if len(counted):
             found[f"levels {low:.3g} to {high:.3g}"] = mean_and_error(unit(counted))
     return found
+
+
+def noisy_inputs(
+    flow: Flow, batch: Batch, source: ExampleSeeds, noise: Noise | None = None
+) -> tuple[Tensor, Context]:
+    """Noisy images and what is known of them, on the flow's device."""
+    anchor = flow.base.anchor
+    dtype = torch.promote_types(anchor.dtype, torch.float32)
+    x, known = flow.observe(batch.x, batch.context, source, dtype, noise)
+    context = flow.read_context(known, x)
+    flow.check_context(context)
+    return x.to(anchor.device), context.to(anchor.device)
 
 
 def _unknown(rows: Tensor, lost: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ class Density(nn.Module):
 
     def known(self, context: Context) -> Context:
         """The parts of a context that this flow is conditioned on."""
-        return Context(**{c.part: context.get(c.part) for c in self.conditioners})
+        return self.transform.known(context)
 
     def forward(self, x: Examples, context: ContextLike = None) -> tuple[Sequences, PerExample]:
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""

@@ -1,5 +1,6 @@
 """Objectives: what training minimizes."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,11 +30,12 @@ class Loss:
 
     Attributes:
         value: The loss of each example, in nats; training minimizes the mean over examples and
-            dimensions.
+            dimensions, and logs it.
         x: The data, with its noise; tells where a loss that is not finite comes from.
         context: What it was conditioned on.
         z: The noise that the flow made of x, from which a base with a learned variance learns.
         logged: Further numbers to log, one for each example.
+        penalty: What training adds to the value of each example, but does not log as its loss.
     """
 
     value: Float[Tensor, " batch"]
@@ -41,12 +43,19 @@ class Loss:
     context: Context
     z: Float[Tensor, "batch length patch_dim"] | None = None
     logged: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+    penalty: Float[Tensor, " batch"] | None = None
+
+    @property
+    def minimized(self) -> Float[Tensor, " batch"]:
+        """The value with the penalty."""
+        return self.value if self.penalty is None else self.value + self.penalty
 
     def detached(self) -> "Loss":
         """The same without what gradients need."""
         z = None if self.z is None else self.z.detach()
         logged = {name: values.detach() for name, values in self.logged.items()}
-        return replace(self, value=self.value.detach(), z=z, logged=logged)
+        penalty = None if self.penalty is None else self.penalty.detach()
+        return replace(self, value=self.value.detach(), z=z, logged=logged, penalty=penalty)
 
 
 @dataclass(frozen=True)
@@ -80,15 +89,23 @@ class MaximumLikelihood(Objective):
             learns the null prediction that guidance needs.
         level_power: Power p of the weight $t^p$ of an example at noise level t, for flows of many
             levels: 0, 1 (as published, arXiv 2604.20041) or 2.
+        latent_penalty: What the square of the norm of an example's z adds to its loss; 1e-4 keeps
+            latents from growing (STARFlow, arXiv 2506.06276). The likelihood is logged without.
     """
 
     class_dropout: float = 0.1
     level_power: int = 0
+    latent_penalty: float = 0.0
 
     def __post_init__(self):
-        keep(self, class_dropout=check_real("class_dropout", self.class_dropout))
+        for name in ("class_dropout", "latent_penalty"):
+            keep(self, **{name: check_real(name, getattr(self, name))})
         if not 0 <= self.class_dropout <= 1:
             raise ConfigurationError(f"class_dropout {self.class_dropout} must be in [0, 1]")
+        if not 0 <= self.latent_penalty < math.inf:
+            raise ConfigurationError(
+                f"latent_penalty {self.latent_penalty} must be finite and not negative: 0 is off"
+            )
         keep(self, level_power=check_integer("level_power", self.level_power))
         if not 0 <= self.level_power <= 2:
             raise ConfigurationError(f"level_power {self.level_power} must be 0, 1 or 2")
@@ -103,7 +120,12 @@ class MaximumLikelihood(Objective):
         z, log_det = flow(x, context)
         nats = -(flow.base.log_prob(z) + log_det)
         logged = {NATS: nats / flow.num_dims} if self.level_power else {}
-        return Loss(self.weighted(nats, context), x, context, z, logged)
+        loss = Loss(self.weighted(nats, context), x, context, z, logged)
+        if not self.latent_penalty:
+            return loss
+        penalty = self.latent_penalty * z.square().sum(dim=(1, 2))
+        logged = {**logged, "latent_penalty": penalty / flow.num_dims}
+        return replace(loss, penalty=penalty, logged=logged)
 
     def validate(
         self, flow: Flow, batch: Batch, source: RandomSource
