@@ -16,6 +16,7 @@ from tarflow.flows.codec import Codec, Pixels, UniformDequantization
 from tarflow.flows.conditioning import Conditioner, LabelConditioner, NoiseLevelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
 from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
+from tarflow.flows.first_position import FirstPosition, FixedFirst, StartToken
 from tarflow.flows.flow import Flow, load
 from tarflow.flows.guidance import (
     ConstantSchedule,
@@ -69,6 +70,8 @@ __all__ = [
     "ExampleSeeds",
     "ExpScale",
     "FeedForward",
+    "FirstPosition",
+    "FixedFirst",
     "Flow",
     "Gate",
     "GaussianGuidance",
@@ -112,6 +115,7 @@ __all__ = [
     "SoftClipScale",
     "SoftplusScale",
     "StandardNormal",
+    "StartToken",
     "SwiGLU",
     "TarFlow",
     "TarflowError",

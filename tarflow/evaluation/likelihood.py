@@ -3,22 +3,30 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_integer, keep, shown
+from tarflow.arguments import check_integer, keep
 from tarflow.data import ImageData
 from tarflow.data.images import UNLABELLED
 from tarflow.data.loading.batches import UNREADABLE, Batch, read_batch
 from tarflow.data.loading.reading import ReadAhead
-from tarflow.errors import ConfigurationError, DataError
+from tarflow.errors import ConfigurationError
 from tarflow.evaluation.comparison import compare_likelihoods
-from tarflow.evaluation.metrics import Metrics, WorkOf, check_fit
-from tarflow.evaluation.provenance import content_of, digests, readable, software
+from tarflow.evaluation.metrics import (
+    Metrics,
+    PartName,
+    WorkOf,
+    check_choice,
+    check_fit,
+    part_of,
+    settings_of,
+)
+from tarflow.evaluation.provenance import content_of, digests, readable
 from tarflow.evaluation.reporting import SUMMARY, Report, mean_and_error, summary_row
 from tarflow.evaluation.work import Rows
 from tarflow.flows.context import Context
@@ -29,7 +37,6 @@ from tarflow.randomness import ExampleSeeds, ExampleStreams
 ROUND_TRIPS = 32
 """Number of images, the first ones, that are mapped to noise and back: that takes long."""
 
-PartName = Literal["test", "validation", "train"]
 UnitName = Literal["auto", "bits", "nats"]
 
 CONTEXT = "context/"
@@ -65,11 +72,7 @@ class LikelihoodMetrics(Metrics):
         for name, least in (("seed", None), ("batch_size", 1), ("importance_samples", 1)):
             keep(self, **{name: check_integer(name, getattr(self, name), least)})
         for name, kind in (("split", PartName), ("unit", UnitName)):
-            value, allowed = getattr(self, name), get_args(kind)
-            if not isinstance(value, str) or value not in allowed:
-                raise ConfigurationError(
-                    f"{name} {shown(value)} is unknown: choose {', '.join(allowed)}"
-                )
+            check_choice(name, getattr(self, name), kind)
 
     def evaluate(self, flow: Flow, data: ImageData, work_of: WorkOf) -> Report | None:
         """Evaluate a flow, with other processes perhaps.
@@ -81,14 +84,14 @@ class LikelihoodMetrics(Metrics):
         """
         check_fit(flow, data)
         self._check_unit(flow)
-        part, title = self._part(data), f"likelihood of the {self.split} part"
+        part, title = part_of(data, self.split), f"likelihood of the {self.split} part"
         work = work_of("likelihood")
         compute = partial(self._compute, flow.eval(), ReadAhead(part, work.num_workers))
         rows = work.do(title, len(part), self.batch_size, compute)
         if rows is None:
             return None
         if not np.isfinite(rows["log_prob"]).any():
-            inputs = _inputs(flow, read_batch(part, range(1)), ExampleSeeds(self.seed, [0]))
+            inputs = noisy_inputs(flow, read_batch(part, range(1)), ExampleSeeds(self.seed, [0]))
             flow.check_finite(torch.tensor(math.nan), *inputs)  # tells which transform it was
         return self._report(flow, data, rows)
 
@@ -98,17 +101,8 @@ class LikelihoodMetrics(Metrics):
 
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
-        return {
-            "data": data.name,
-            "split": self.split,
-            "count": len(self._part(data)),
-            "codec": repr(flow.codec),
-            "noise": repr(flow.noise),
-            "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
-            "seed": self.seed,
-            "importance_samples": self.importance_samples,
-            "software": software(),
-        }
+        own = {"seed": self.seed, "importance_samples": self.importance_samples}
+        return {**settings_of(flow, data, self.split), **own}
 
     def _check_unit(self, flow: Flow) -> None:
         """Refuse what a flow without a density of pixels cannot tell."""
@@ -123,22 +117,13 @@ class LikelihoodMetrics(Metrics):
         if self.importance_samples > 1:
             raise ConfigurationError(f"{reason}. Leave importance_samples out")
 
-    def _part(self, data: ImageData) -> Any:
-        """The part of the data."""
-        part: Any = getattr(data, self.split)
-        if part is None:
-            raise DataError(f"{data.name} has no {self.split} part: set data.validation_fraction")
-        if not len(part):
-            raise DataError(f"the {self.split} part of {data.name} is empty")
-        return part
-
     @torch.no_grad()
     def _compute(self, flow: Flow, read: ReadAhead, indices: range) -> Rows:
         """The values of some images; every image has a stream of noise of its own."""
         batch = read(indices)
         streams = ExampleStreams(self.seed, indices)
         times = range(self.importance_samples)
-        draws = torch.stack([_log_prob(flow, *_inputs(flow, batch, streams)) for _ in times])
+        draws = torch.stack([_log_prob(flow, *noisy_inputs(flow, batch, streams)) for _ in times])
         lost = batch.index == UNREADABLE  # another image stands in for these
         draws[:, lost] = math.nan
         few = range(indices.start, min(indices.stop, ROUND_TRIPS))
@@ -146,7 +131,7 @@ class LikelihoodMetrics(Metrics):
         if len(few):
             first = batch.first(len(few))
             deviation[: len(few)] = _round_trip(
-                flow, *_inputs(flow, first, ExampleSeeds(self.seed, few))
+                flow, *noisy_inputs(flow, first, ExampleSeeds(self.seed, few))
             )
         known = flow.known(batch.context).parts.items()
         columns = {f"{CONTEXT}{k}": _unknown(v, lost).numpy() for k, v in known if v.ndim == 1}
@@ -197,7 +182,7 @@ class LikelihoodMetrics(Metrics):
         return Report("likelihood", title, SUMMARY, table, values, per_image)
 
 
-def _inputs(flow: Flow, batch: Batch, source: ExampleSeeds) -> tuple[Tensor, Context]:
+def noisy_inputs(flow: Flow, batch: Batch, source: ExampleSeeds) -> tuple[Tensor, Context]:
     """Noisy images and what is known of them, on the flow's device."""
     anchor = flow.base.anchor
     x = flow.noisy(batch.x, source, torch.promote_types(anchor.dtype, torch.float32))

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 
 from tarflow.arguments import (
     check_instance,
@@ -22,6 +23,7 @@ from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
+from tarflow.flows.first_position import FirstPosition
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Ordering
 from tarflow.flows.transforms import Patchify, Repatch, Transform, rearrangement
@@ -38,7 +40,13 @@ SIZES = ("num_layers", "model_dim", "head_dim", "expansion")
 EACH = ("patch_size", *SIZES, "dropout", "conditioned")
 """Fields that may be one for each transform."""
 
-PARTS = {"scale": Scale, "ordering": Ordering, "layer": Layer, "positions": Positions}
+PARTS = {
+    "scale": Scale,
+    "ordering": Ordering,
+    "layer": Layer,
+    "positions": Positions,
+    "first": FirstPosition,
+}
 OPTIONAL = {
     "output_norm": (Norm, "pass a Norm, or None"),
     "noise": (Noise, "pass GaussianNoise(0.1) or NoNoise(); UniformDequantization is a codec"),
@@ -70,6 +78,7 @@ class TarFlowDescription(Part):
     class_names: Sequence[str]
     conditioned: bool | Sequence[bool]
     networks: Sequence[int] | None
+    first: FirstPosition
 
     def __post_init__(self):
         keep(self, image_size=check_size("image_size", self.image_size))
@@ -147,13 +156,14 @@ class TarFlowDescription(Part):
         outputs = self.scale.num_outputs * patch_dim
         parts = {name: getattr(self, name) for name in ("layer", "positions", "output_norm")}
         places = _coordinates(sites, patchify.grid[1])
+        places = F.pad(places, (0, 0, self.first.num_added, 0), value=-1)
         network = CausalTransformer(
-            patch_dim, outputs, patchify.length, **numbers, **parts, coordinates=places
+            patch_dim, outputs, len(places), **numbers, **parts, coordinates=places
         )
         conditioners = self.all_conditioners
         if not self.at(index, "conditioned"):
             conditioners = tuple(each for each in conditioners if not each.dropped)
-        return AutoregressiveTransform(network, self.scale, conditioners)
+        return AutoregressiveTransform(network, self.scale, conditioners, self.first)
 
     def _check_read(self) -> None:
         """Refuse conditions that no transform would read."""

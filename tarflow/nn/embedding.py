@@ -12,14 +12,19 @@ class LabelEmbedding(nn.Module):
     """One learned vector per class; the label -1 stands for no class: the mean of all vectors.
 
     Other labels are NaN, which shows in every result: an error would have to wait for the device.
+    Weights of all classes in place of a label give the mean by these weights.
     """
 
     def __init__(self, num_classes: int, model_dim: int):
         super().__init__()
         self.weight = nn.Parameter(0.01 * torch.randn(num_classes, model_dim))
 
-    def forward(self, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
-        """Look the labels up."""
+    def forward(
+        self, label: Int[Tensor, " batch"] | Float[Tensor, "batch num_classes"]
+    ) -> Float[Tensor, "batch model_dim"]:
+        """Look the labels up, or mix vectors."""
+        if label.is_floating_point():
+            return label.to(self.weight.dtype) @ self.weight
         label = label.long()
         index = label.clamp(-1, len(self.weight) - 1)
         known = self.weight.index_select(0, index.relu())

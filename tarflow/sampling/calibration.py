@@ -138,7 +138,7 @@ class Race:
         """
         results = [self.run(transform, z, Sequential())]
         limit = 2 * results[0].seconds
-        windows = _clipped(self.candidates, z.shape[1] - 1)
+        windows = _clipped(self.candidates, results[0].passes)
         results += [self.run(transform, z, Limited(window, limit)) for window in windows]
         times = {m.decoder: [m.seconds] for m in results if m.seconds < torch.inf}
         for _ in range(self.repetitions - 1):

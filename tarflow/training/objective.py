@@ -1,5 +1,6 @@
 """Objectives: what training minimizes."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,11 +26,12 @@ class Loss:
 
     Attributes:
         value: The loss of each example, in nats; training minimizes the mean over examples and
-            dimensions.
+            dimensions, and logs it.
         x: The data, with its noise; tells where a loss that is not finite comes from.
         context: What it was conditioned on.
         z: The noise that the flow made of x, from which a base with a learned variance learns.
         logged: Further numbers to log, one for each example.
+        penalty: What training adds to the value of each example, but does not log as its loss.
     """
 
     value: Float[Tensor, " batch"]
@@ -37,12 +39,19 @@ class Loss:
     context: Context
     z: Float[Tensor, "batch length patch_dim"] | None = None
     logged: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+    penalty: Float[Tensor, " batch"] | None = None
+
+    @property
+    def minimized(self) -> Float[Tensor, " batch"]:
+        """The value with the penalty."""
+        return self.value if self.penalty is None else self.value + self.penalty
 
     def detached(self) -> "Loss":
         """The same without what gradients need."""
         z = None if self.z is None else self.z.detach()
         logged = {name: values.detach() for name, values in self.logged.items()}
-        return replace(self, value=self.value.detach(), z=z, logged=logged)
+        penalty = None if self.penalty is None else self.penalty.detach()
+        return replace(self, value=self.value.detach(), z=z, logged=logged, penalty=penalty)
 
 
 @dataclass(frozen=True)
@@ -74,22 +83,34 @@ class MaximumLikelihood(Objective):
     Attributes:
         class_dropout: Probability of dropping an example's conditions, so that the flow also
             learns the null prediction that guidance needs.
+        latent_penalty: What the square of the norm of an example's z adds to its loss; 1e-4 keeps
+            latents from growing (STARFlow, arXiv 2506.06276). The likelihood is logged without.
     """
 
     class_dropout: float = 0.1
+    latent_penalty: float = 0.0
     name: ClassVar[str] = "nats_per_dim"
 
     def __post_init__(self):
-        keep(self, class_dropout=check_real("class_dropout", self.class_dropout))
+        for name in ("class_dropout", "latent_penalty"):
+            keep(self, **{name: check_real(name, getattr(self, name))})
         if not 0 <= self.class_dropout <= 1:
             raise ConfigurationError(f"class_dropout {self.class_dropout} must be in [0, 1]")
+        if not 0 <= self.latent_penalty < math.inf:
+            raise ConfigurationError(
+                f"latent_penalty {self.latent_penalty} must be finite and not negative: 0 is off"
+            )
 
     def __call__(self, flow: Flow, batch: Batch, source: RandomSource) -> Loss:
         x = flow.noisy(batch.x, source)
         context = flow.known(batch.context)
         context = with_dropout(context, flow.conditioners, self.class_dropout, source)
         z, log_det = flow(x, context)
-        return Loss(-(flow.base.log_prob(z) + log_det), x, context, z)
+        loss = Loss(-(flow.base.log_prob(z) + log_det), x, context, z)
+        if not self.latent_penalty:
+            return loss
+        penalty = self.latent_penalty * z.square().sum(dim=(1, 2))
+        return replace(loss, penalty=penalty, logged={"latent_penalty": penalty / flow.num_dims})
 
     def validate(
         self, flow: Flow, batch: Batch, source: RandomSource
