@@ -74,8 +74,8 @@ class LabelConditioner(Conditioner):
             return rows
         if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
             raise ContextError(
-                f"labels are integers, not {rows.dtype}: convert them with .long(), or pass rows of"
-                f" {self.num_classes} weights of classes"
+                f"labels are integers, not {rows.dtype}: convert them with .long(), or pass a row"
+                f" of weights of the {self.num_classes} classes for each example"
             )
         _check_shape(self.part, rows)
         return rows.long()
