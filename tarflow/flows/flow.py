@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import torch
+from torch import Tensor
 
 from tarflow.arguments import check_tensor
 from tarflow.errors import CheckpointError, ContextError
 from tarflow.flows import checkpoint
-from tarflow.flows.context import ContextLike
+from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.density import Density
 from tarflow.flows.report import Blame, Inverse, SamplingReport, tell_non_finite
@@ -147,14 +148,25 @@ class Flow(Density, Part):
         """Map noise to data, as `decode` does, without a word about what is not finite."""
         check_tensor("z", z, self.base.shape, self.base.anchor.device)
         options = DecodeOptions.of(options, keywords).prepared()
-        context = self._read(context, z)
+        context = self.sampling_context(context, z)
         guidance = options.guidance
-        if guidance is not None and set(context) <= {"temperature"} and guidance.temperature == 1:
+        dropped = [c for c in self.conditioners if c.dropped and c.part in context]
+        if guidance is not None and not dropped and guidance.temperature == 1:
             raise ContextError(
                 "guidance needs a null prediction that differs from the conditional one: pass a"
                 " label or another condition, or give it an attention temperature other than 1"
             )
         return self.transform.inverse(z, context, options)
+
+    def sampling_context(self, context: ContextLike, examples: Tensor) -> Context:
+        """What samples are conditioned on: what is given, and the highest of many noise levels.
+
+        Raises:
+            ContextError: The context is not one of this flow.
+        """
+        read = self._read(context, examples)
+        told = self.noise.sampled(examples) if self.noise else Context()
+        return told.updated(**read.parts)
 
     def _blame(self, z: Sequences, inverse: Inverse, row: int) -> Blame:
         """Why an example is not finite."""
@@ -250,6 +262,7 @@ class Flow(Density, Part):
         """
         z = self.base.sample(num_samples, source)
         options = DecodeOptions.of(options, keywords)
+        context = self.sampling_context(context, z)
         inverse = self.decode(z, context, options=options)
         if options.guidance is None and all(inverse.report.exact):
             log_prob = self.base.log_prob(z) + inverse.log_det

@@ -11,7 +11,9 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Alternating, Ordering
 from tarflow.flows.tar_flow_description import Each, TarFlowDescription
-from tarflow.nn.transformer import Layer, PreNorm
+from tarflow.nn.layers import Layer, PreNorm
+from tarflow.nn.norms import Norm
+from tarflow.nn.positions import LearnedPositions, Positions
 
 
 class TarFlow(Flow):
@@ -35,12 +37,19 @@ class TarFlow(Flow):
             base has a learned variance.
         ordering: In which order each transform reads the patches.
         layer: The kind of layer of the transformers.
+        positions: How the transformers know where a patch stands, in a sequence or in the image.
+        output_norm: The kind of norm before their last linear layers, if any.
         conditioners: Read parts of the context besides the label.
         codec: How stored images became the data whose density this is, kept with the model.
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
+            With `NoiseLevels`, all transforms read the noise level.
         class_names: A name for each class, or none; kept with the model.
         first: What the first position of each transform depends on: `StartToken()` gives it a
             learned start, and with that the context.
+        conditioned: Whether a transform reads labels and whatever else training drops; one or
+            each. Guidance passes over those that do not.
+        networks: Which transforms share a network and embeddings: for each, the index of the
+            first that uses them, as in (0, 1, 1, 1). Its numbers are the same for all of them.
 
     Example:
         >>> flow = TarFlow(image_size=8, patch_size=2, num_channels=1, model_dim=64, num_layers=1)
@@ -67,11 +76,15 @@ class TarFlow(Flow):
         scale: Scale = ExpScale(),
         ordering: Ordering = Alternating(),
         layer: Layer = PreNorm(),
+        positions: Positions = LearnedPositions(),
+        output_norm: Norm | None = None,
         conditioners: Sequence[Conditioner] = (),
         codec: Codec | None = None,
         noise: Noise | None = None,
         class_names: Sequence[str] = (),
         first: FirstPosition = FixedFirst(),
+        conditioned: bool | Sequence[bool] = True,
+        networks: Sequence[int] | None = None,
     ):
         given = locals()
         names = [field.name for field in fields(TarFlowDescription)]
