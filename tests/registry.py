@@ -102,9 +102,6 @@ REGISTRY = {
         ),
         IMAGE,
     ),
-    "started TarFlow": Case(
-        lambda: tiny_flow(num_layers=1, num_classes=3, first=StartToken()).transform, IMAGE
-    ),
     "TarFlow of few weights": Case(
         lambda: tiny_flow(num_classes=3, networks=(0, 1, 1), num_layers=1).transform, IMAGE
     ),
@@ -120,6 +117,9 @@ REGISTRY = {
         ),
         IMAGE,
         noise_level=(0.01, 0.1, 0.3),
+    ),
+    "started TarFlow": Case(
+        lambda: tiny_flow(num_layers=1, num_classes=3, first=StartToken()).transform, IMAGE
     ),
     "unconditional TarFlow": Case(
         lambda: tiny_flow(num_layers=1, num_transforms=2).transform, IMAGE, None

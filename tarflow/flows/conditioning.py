@@ -81,8 +81,8 @@ class LabelConditioner(Conditioner):
             return rows
         if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
             raise ContextError(
-                f"labels are integers, not {rows.dtype}: convert them with .long(), or pass a row"
-                f" of weights of the {self.num_classes} classes for each example"
+                f"labels are integers, not {rows.dtype}: convert them with .long(), or pass rows"
+                f" of {self.num_classes} weights of classes"
             )
         _check_shape(self.part, rows)
         return rows.long()
@@ -171,7 +171,7 @@ Conditioners = Sequence[Conditioner]
 def null_context(
     conditioners: Conditioners, examples: Tensor, beside: Context = Context()
 ) -> Context:
-    """No condition in any part that may be dropped, for some examples that have one of theirs."""
+    """No condition in any part that may be dropped, of the kinds that another context has."""
     parts = {}
     for each in conditioners:
         if each.dropped:

@@ -5,15 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from tarflow.flows.shapes import Sequences
-from tarflow.nn.positions import Coordinates
 from tarflow.registry import Part
-
-Extended = Float[Tensor, "batch extended patch_dim"]
-"""Sequences with positions in front."""
 
 
 class FirstPosition(Part, ABC):
@@ -25,16 +19,12 @@ class FirstPosition(Part, ABC):
     num_added: ClassVar[int]
     """Number of positions in front: a network has so many more."""
 
-    def placed(self, coordinates: Coordinates) -> Int[Tensor, "extended axes"]:
-        """Where in a grid all positions lie: those in front up and left of its first site."""
-        return F.pad(coordinates, (0, 0, self.num_added, 0), value=-1)
-
     @abstractmethod
-    def extend(self, x: Sequences) -> Extended:
+    def extend(self, x: Sequences) -> Sequences:
         """Put them in front."""
 
     @abstractmethod
-    def strip(self, x: Extended) -> Sequences:
+    def strip(self, x: Sequences) -> Sequences:
         """Take them away."""
 
 
@@ -44,10 +34,10 @@ class FixedFirst(FirstPosition):
 
     num_added: ClassVar[int] = 0
 
-    def extend(self, x: Sequences) -> Extended:
+    def extend(self, x: Sequences) -> Sequences:
         return x
 
-    def strip(self, x: Extended) -> Sequences:
+    def strip(self, x: Sequences) -> Sequences:
         return x
 
 
@@ -56,14 +46,14 @@ class StartToken(FirstPosition):
     """A learned start precedes the first position, which is transformed like any other.
 
     The start is a position whose value is always zero: what the network learns there is its
-    position embedding, where positions have one. So the first position depends on the context, and
-    a sequence may be of one position. Decoding takes one step more.
+    position embedding. So the first position depends on the context, and a sequence may be of one
+    position. Decoding takes one step more.
     """
 
     num_added: ClassVar[int] = 1
 
-    def extend(self, x: Sequences) -> Extended:
+    def extend(self, x: Sequences) -> Sequences:
         return F.pad(x, (0, 0, 1, 0))
 
-    def strip(self, x: Extended) -> Sequences:
+    def strip(self, x: Sequences) -> Sequences:
         return x[:, 1:]

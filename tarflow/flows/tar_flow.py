@@ -44,12 +44,12 @@ class TarFlow(Flow):
         noise: The noise that was added to the data, kept with the model: what `denoise` removes.
             With `NoiseLevels`, all transforms read the noise level.
         class_names: A name for each class, or none; kept with the model.
-        first: What the first position of each transform depends on: `StartToken()` gives it a
-            learned start, and with that the context.
         conditioned: Whether a transform reads labels and whatever else training drops; one or
             each. Guidance passes over those that do not.
         networks: Which transforms share a network and embeddings: for each, the index of the
             first that uses them, as in (0, 1, 1, 1). Its numbers are the same for all of them.
+        first: What the first position of each transform depends on: `StartToken()` gives it a
+            learned start, and with that the context.
 
     Example:
         >>> flow = TarFlow(image_size=8, patch_size=2, num_channels=1, model_dim=64, num_layers=1)
@@ -82,9 +82,9 @@ class TarFlow(Flow):
         codec: Codec | None = None,
         noise: Noise | None = None,
         class_names: Sequence[str] = (),
-        first: FirstPosition = FixedFirst(),
         conditioned: bool | Sequence[bool] = True,
         networks: Sequence[int] | None = None,
+        first: FirstPosition = FixedFirst(),
     ):
         given = locals()
         names = [field.name for field in fields(TarFlowDescription)]

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 
 from tarflow.arguments import (
     check_instance,
@@ -71,9 +72,9 @@ class TarFlowDescription(Part):
     codec: Codec | None
     noise: Noise | None
     class_names: Sequence[str]
-    first: FirstPosition
     conditioned: bool | Sequence[bool]
     networks: Sequence[int] | None
+    first: FirstPosition
 
     def __post_init__(self):
         keep(self, image_size=check_size("image_size", self.image_size))
@@ -152,7 +153,8 @@ class TarFlowDescription(Part):
         numbers = {name: self.at(index, name) for name in (*SIZES, "dropout")}
         outputs = self.scale.num_outputs * patch_dim
         parts = {name: getattr(self, name) for name in ("layer", "positions", "output_norm")}
-        places = self.first.placed(_coordinates(sites, patchify.grid[1]))
+        places = _coordinates(sites, patchify.grid[1])
+        places = F.pad(places, (0, 0, self.first.num_added, 0), value=-1)
         network = CausalTransformer(
             patch_dim, outputs, len(places), **numbers, **parts, coordinates=places
         )
