@@ -22,6 +22,7 @@ from tarflow.flows.guidance import (
     GaussianGuidance,
     Guidance,
     LinearGuidance,
+    LinearScaleGuidance,
     LinearSchedule,
 )
 from tarflow.flows.jacobi import Jacobi
@@ -67,6 +68,7 @@ __all__ = [
     "LabelConditioner",
     "Layer",
     "LinearGuidance",
+    "LinearScaleGuidance",
     "LinearSchedule",
     "Networks",
     "NoNoise",

@@ -1,5 +1,6 @@
 """Flows: densities that are saved and loaded, decoded and sampled from."""
 
+from collections.abc import Iterable
 from functools import reduce
 from inspect import signature
 from pathlib import Path
@@ -13,6 +14,7 @@ from tarflow.flows import checkpoint
 from tarflow.flows.context import ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.density import Density
+from tarflow.flows.guidance import Guidance
 from tarflow.flows.report import Blame, Inverse, SamplingReport, tell_non_finite
 from tarflow.flows.shapes import Examples, PerExample, Sequences
 from tarflow.randomness import RandomSource
@@ -131,6 +133,7 @@ class Flow(Density, Part):
         Raises:
             NonFiniteError: No example is finite.
             ContextError: The guidance would cost a pass and change nothing.
+            ConfigurationError: It acts at a depth that the flow does not have.
         """
         inverse = self.attempt(z, context, options=options, **keywords)
         tell_non_finite(inverse.finite, lambda row: self._blame(z, inverse, row))
@@ -148,13 +151,23 @@ class Flow(Density, Part):
         check_tensor("z", z, self.base.shape, self.base.anchor.device)
         options = DecodeOptions.of(options, keywords).prepared()
         context = self._read(context, z)
-        guidance = options.guidance
-        if guidance is not None and set(context) <= {"temperature"} and guidance.temperature == 1:
+        if options.guidance is not None:
+            self.check_guidance(options.guidance, context)
+        return self.transform.inverse(z, context, options)
+
+    def check_guidance(self, guidance: Guidance, parts: Iterable[str]) -> None:
+        """Refuse what would cost a pass and change nothing, given the parts of a context.
+
+        Raises:
+            ContextError: The null prediction is the conditional one.
+            ConfigurationError: The guidance acts at a depth that the flow does not have.
+        """
+        guidance.check_depths(self.transform.num_decoded)
+        if set(parts) <= {"temperature"} and guidance.temperature == 1:
             raise ContextError(
                 "guidance needs a null prediction that differs from the conditional one: pass a"
                 " label or another condition, or give it an attention temperature other than 1"
             )
-        return self.transform.inverse(z, context, options)
 
     def _blame(self, z: Sequences, inverse: Inverse, row: int) -> Blame:
         """Why an example is not finite."""
