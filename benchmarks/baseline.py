@@ -14,7 +14,8 @@ from einops import rearrange
 from torch import Tensor
 
 from tarflow import NULL_CLASS, AutoregressiveTransform, ExpScale, Patchify, Reverse, TarFlow
-from tarflow.nn.transformer import Block, CausalTransformer
+from tarflow.nn.layers import Block
+from tarflow.nn.transformer import CausalTransformer
 
 
 @dataclass

@@ -36,7 +36,7 @@ from tarflow import (
 from tarflow.data.images import ArrayDataset
 from tarflow.flows.base import LOG_2_PI
 from tarflow.machine.device import now
-from tarflow.nn.transformer import Block
+from tarflow.nn.layers import Block
 
 LEARNING_RATE = 1e-5
 """Low: a large flow that starts at 1e-4 without warm-up diverges; skipped steps take long."""

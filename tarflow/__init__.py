@@ -13,7 +13,7 @@ from tarflow.flows.affine import Affine, ExpScale, Scale, SoftClipScale, Softplu
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
 from tarflow.flows.codec import Codec, Pixels, UniformDequantization
-from tarflow.flows.conditioning import Conditioner, LabelConditioner
+from tarflow.flows.conditioning import Conditioner, LabelConditioner, NoiseLevelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
 from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
 from tarflow.flows.flow import Flow, load
@@ -27,12 +27,22 @@ from tarflow.flows.guidance import (
 )
 from tarflow.flows.jacobi import Jacobi
 from tarflow.flows.noise import GaussianNoise, Noise, NoNoise
+from tarflow.flows.noise_levels import (
+    LogNormalLevels,
+    NoiseLevels,
+    UniformLevels,
+    UniformVarianceLevels,
+)
 from tarflow.flows.ordering import Alternating, Ordering, Raster
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.flows.transforms import Composition, Patchify, Permute, Reverse, Transform
+from tarflow.nn.feed_forward import FeedForward, GeluMLP, SwiGLU
+from tarflow.nn.gates import Gate, SigmoidGate
+from tarflow.nn.layers import AdaptiveNorm, Layer, PreNorm
 from tarflow.nn.networks import Networks
-from tarflow.nn.transformer import Layer, PreNorm
+from tarflow.nn.norms import LayerNormalization, Norm, RootMeanSquare
+from tarflow.nn.positions import LearnedPositions, Positions, RotaryGrid, RotaryPositions
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
 from tarflow.sampling.denoising import denoise
@@ -41,6 +51,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NULL_CLASS",
+    "AdaptiveNorm",
     "Affine",
     "Alternating",
     "AutoregressiveTransform",
@@ -58,41 +69,58 @@ __all__ = [
     "DiagonalNormal",
     "ExampleSeeds",
     "ExpScale",
+    "FeedForward",
     "Flow",
+    "Gate",
     "GaussianGuidance",
     "GaussianNoise",
+    "GeluMLP",
     "Guidance",
     "Inpainting",
     "Inverse",
     "Jacobi",
     "LabelConditioner",
     "Layer",
+    "LayerNormalization",
+    "LearnedPositions",
     "LinearGuidance",
     "LinearScaleGuidance",
     "LinearSchedule",
+    "LogNormalLevels",
     "Networks",
     "NoNoise",
     "Noise",
+    "NoiseLevelConditioner",
+    "NoiseLevels",
     "NonFiniteError",
+    "Norm",
     "Ordering",
     "Part",
     "Patchify",
     "PerTransform",
     "Permute",
     "Pixels",
+    "Positions",
     "PreNorm",
     "Raster",
     "Reverse",
+    "RootMeanSquare",
+    "RotaryGrid",
+    "RotaryPositions",
     "SamplingReport",
     "Scale",
     "Sequential",
+    "SigmoidGate",
     "SoftClipScale",
     "SoftplusScale",
     "StandardNormal",
+    "SwiGLU",
     "TarFlow",
     "TarflowError",
     "Transform",
     "UniformDequantization",
+    "UniformLevels",
+    "UniformVarianceLevels",
     "UnitScale",
     "denoise",
     "inpaint",

@@ -19,7 +19,8 @@ from tarflow import (
 )
 from tarflow.nn.attention import CausalSelfAttention, Window
 from tarflow.nn.compiled import CompiledNetwork
-from tarflow.nn.transformer import CausalTransformer, Layer
+from tarflow.nn.layers import Layer
+from tarflow.nn.transformer import CausalTransformer
 from tarflow.training.acceleration import compile_blocks, recompute
 
 from .models import randomized, tiny_flow

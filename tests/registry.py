@@ -19,6 +19,7 @@ from tarflow import (
     SoftClipScale,
     SoftplusScale,
     Transform,
+    UniformLevels,
     UnitScale,
 )
 from tarflow.flows.transforms import Repatch
@@ -34,16 +35,20 @@ class Case:
         build: Makes the transform, with random weights.
         shape: Shape of one example.
         label: Labels of three examples, for a transform with classes.
+        noise_level: Their noise levels, for one of many.
     """
 
     build: Callable[[], Transform]
     shape: tuple[int, ...] = (5, 2)
     label: tuple[int, ...] | None = (1, -1, 2)
+    noise_level: tuple[float, ...] | None = None
 
     @property
     def context(self) -> Context:
         """The condition of the three examples."""
-        return Context(label=None if self.label is None else torch.tensor(self.label))
+        parts = {"label": self.label, "noise_level": self.noise_level}
+        held = {name: torch.tensor(rows) for name, rows in parts.items() if rows is not None}
+        return Context(**held)
 
     def data(self, dtype: torch.dtype, seed: int = 0) -> Tensor:
         """Three examples."""
@@ -90,6 +95,22 @@ REGISTRY = {
             ).transform
         ),
         IMAGE,
+    ),
+    "TarFlow of few weights": Case(
+        lambda: tiny_flow(num_classes=3, networks=(0, 1, 1), num_layers=1).transform, IMAGE
+    ),
+    "TarFlow of a conditioned transform": Case(
+        lambda: tiny_flow(num_classes=3, conditioned=(False, False, True), num_layers=1).transform,
+        IMAGE,
+    ),
+    "TarFlow of noise levels": Case(
+        lambda: (
+            tiny_flow(
+                num_layers=1, num_transforms=2, num_classes=3, noise=UniformLevels()
+            ).transform
+        ),
+        IMAGE,
+        noise_level=(0.01, 0.1, 0.3),
     ),
     "unconditional TarFlow": Case(
         lambda: tiny_flow(num_layers=1, num_transforms=2).transform, IMAGE, None

@@ -60,7 +60,7 @@ class AutoregressiveTransform(Transform):
         self, z: Sequences, context: Context, options: DecodeOptions = DecodeOptions()
     ) -> Inverse:
         z = z.to(torch.promote_types(z.dtype, torch.float32))
-        task = Inversion(self, z, context, options)
+        task = Inversion(self, z, self.known(context), options)
         networks = options.networks or Networks(options.dtype, options.compile)
         network, lowered = networks.of(self.network), networks.lowers(self.network)
         # The networks were cast once; autocast would cast them again at every step.
@@ -83,7 +83,7 @@ class AutoregressiveTransform(Transform):
         self, network: Network, context: Context, example: Tensor, cache: KVCache | None = None
     ) -> "Prediction":
         """Its prediction in a context, by its network or one made of that."""
-        condition = self.condition(context, example)
+        condition = network.conditioned(self.condition(context, example))
         return Prediction(
             network, self.scale, condition, context.temperature, cache, example.dtype
         )
@@ -142,6 +142,13 @@ class Inversion:
     context: Context
     options: DecodeOptions
 
+    @property
+    def rule(self) -> Guidance | None:
+        """The guidance, where the null prediction is another one than the conditional."""
+        rule, transform = self.options.rule, self.transform
+        tempered = self.context.temperature is not None or (rule and rule.temperature != 1)
+        return rule if tempered or any(c.dropped for c in transform.conditioners) else None
+
     def solve(self, network: Network) -> Inverse:
         """Decode, with the transform's network or one made of that."""
         options = self.options
@@ -171,7 +178,7 @@ class Inversion:
 
     def predict(self, network: Network, cached: bool = False) -> Predict:
         """The prediction to solve for, guided or not."""
-        z, context, rule = self.z, self.context, self.options.rule
+        z, context, rule = self.z, self.context, self.rule
         cache = network.new_cache(len(z) * (1 if rule is None else 2)) if cached else None
         if rule is None:
             return self.transform.predict(network, context, z, cache)

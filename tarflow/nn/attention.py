@@ -8,7 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tarflow.errors import ConfigurationError
+from tarflow.nn.gates import Gate
 from tarflow.nn.kernels import AttentionKernel, TorchAttention
+from tarflow.nn.norms import Norm
+from tarflow.nn.positions import turn
 
 MANY_HEADS = 32
 """Examples times heads from which one query is attended to by two matrix products on CPUs."""
@@ -18,6 +21,12 @@ New = Float[Tensor, "batch heads window head_dim"]
 
 Known = Float[Tensor, "batch heads end head_dim"]
 """Keys or values of all positions up to the end of a window."""
+
+Turn = tuple[Float[Tensor, "window head_dim"], Float[Tensor, "window head_dim"]]
+"""Cosines and sines by which queries and keys of a window are turned."""
+
+Modulation = Float[Tensor, "batch *window numbers"]
+"""What a layer reads of the condition: so many numbers, the same at every position."""
 
 
 class KVCache:
@@ -77,11 +86,15 @@ class Window:
         start: Position of the first input.
         cache: Keys and values of the positions before; written at those of the inputs.
         temperature: Divisor of the attention logits, one per example.
+        rotation: How a transformer with rotary positions turns queries and keys of the window.
+        modulation: What the layer reads of the condition, where it reads any.
     """
 
     start: int = 0
     cache: KVCache | None = None
     temperature: Float[Tensor, " batch"] | None = None
+    rotation: Turn | None = None
+    modulation: Modulation | None = None
 
     def rows(
         self, table: Float[Tensor, "length model_dim"], count: int
@@ -107,13 +120,15 @@ class Step:
         position: Position of the input.
         num_keys: Number of cached positions to read; more than `position`.
         cache: Keys and values; storage of every layer is there.
-        temperature: As in a `Window`.
+        temperature: As in a `Window`, and so are `rotation` and `modulation`.
     """
 
     position: Int[Tensor, " 1"]
     num_keys: int
     cache: KVCache
     temperature: Float[Tensor, " batch"] | None = None
+    rotation: Turn | None = None
+    modulation: Modulation | None = None
 
     def rows(
         self, table: Float[Tensor, "length model_dim"], count: int
@@ -145,9 +160,19 @@ class CausalSelfAttention(nn.Module):
     """Multi-head self-attention in which every position sees itself and what came before.
 
     Its `kernel` computes attention over whole sequences; a cache has keys and values by `layer`.
+    Where the queries and keys of each head are to be normalized, or what is attended to is to be
+    gated, parts say how.
     """
 
-    def __init__(self, model_dim: int, head_dim: int, dropout: float = 0.0, layer: int = 0):
+    def __init__(
+        self,
+        model_dim: int,
+        head_dim: int,
+        dropout: float = 0.0,
+        layer: int = 0,
+        query_key_norm: Norm | None = None,
+        gate: Gate | None = None,
+    ):
         super().__init__()
         if model_dim % head_dim:
             raise ConfigurationError(
@@ -160,6 +185,9 @@ class CausalSelfAttention(nn.Module):
         self.kernel: AttentionKernel = TorchAttention()
         self.qkv = nn.Linear(model_dim, 3 * model_dim)
         self.proj = nn.Linear(model_dim, model_dim)
+        self.query_norm = None if query_key_norm is None else query_key_norm(head_dim)
+        self.key_norm = None if query_key_norm is None else query_key_norm(head_dim)
+        self.gate = None if gate is None else gate(model_dim)
 
     def forward(
         self, x: Float[Tensor, "batch *window model_dim"], window: Window | Step = WHOLE
@@ -172,6 +200,10 @@ class CausalSelfAttention(nn.Module):
         count = x.shape[1] if x.ndim == 3 else 1
         heads = self.qkv(x).reshape(x.shape[0], count, 3 * self.num_heads, self.head_dim)
         q, k, v = heads.transpose(1, 2).chunk(3, dim=1)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if window.rotation is not None:
+            q, k = turn(q, *window.rotation), turn(k, *window.rotation)
         if window.temperature is not None:
             q = q / window.temperature.to(q.dtype)[:, None, None, None]
         dropout = self.dropout if self.training else 0.0
@@ -179,7 +211,8 @@ class CausalSelfAttention(nn.Module):
             attended = self.kernel(q, k, v, dropout)
         else:
             attended = window.attend(self.layer, q, k, v, dropout)
-        return self.proj(attended.transpose(1, 2).reshape(x.shape))
+        joined = attended.transpose(1, 2).reshape(x.shape)
+        return self.proj(joined if self.gate is None else self.gate(x, joined))
 
 
 def attend(q: New, k: Known, v: Known, dropout: float = 0.0) -> New:

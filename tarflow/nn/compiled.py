@@ -110,7 +110,7 @@ class CompiledNetwork:
         self.bucket = -(-network.length // num_buckets)
         self.max_graphed_rows = max_graphed_rows
         self.backend = backend
-        self.device = network.position_embedding.device
+        self.device = network.like.device
         self.kind = KINDS.setdefault(Outline(network).description, next(NUMBERS))
         self.memory = memory or GraphMemory()
 
@@ -129,12 +129,15 @@ class CompiledNetwork:
         """A cache with storage, empty: a step gives every layer the storage that it writes to."""
         # What is made in inference mode could not be written to outside of it.
         with torch.inference_mode(False), torch.no_grad():
-            cache, table = self.network.new_cache(rows), self.network.position_embedding
-            self.network(
-                table.new_zeros(rows, 1, self.network.in_features), None, Window(0, cache)
-            )
+            cache, network = self.network.new_cache(rows), self.network
+            x = network.like.new_zeros(rows, 1, network.in_features)
+            network(x, network.conditioned(None), Window(0, cache))
         cache.clear()
         return cache
+
+    def conditioned(self, vector: Float[Tensor, "batch model_dim"] | None) -> Condition:
+        """As the transformer's own."""
+        return self.network.conditioned(vector)
 
     def __call__(
         self, x: Float[Tensor, "batch window in_features"], condition: Condition, window: Window

@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+LONGEST = 10_000
+"""By how much the frequencies of a sinusoidal embedding differ."""
+
 
 class LabelEmbedding(nn.Module):
     """One learned vector per class; the label -1 stands for no class: the mean of all vectors.
@@ -22,3 +25,27 @@ class LabelEmbedding(nn.Module):
         known = self.weight.index_select(0, index.relu())
         vectors = torch.where((index < 0).unsqueeze(1), self.weight.mean(dim=0), known)
         return vectors.masked_fill((index != label).unsqueeze(1), torch.nan)
+
+
+class NoiseLevelEmbedding(nn.Module):
+    r"""An MLP of the sinusoids of $\log t$ (iTARFlow, arXiv 2604.20041).
+
+    Levels t that are not positive and finite are NaN, which shows in every result.
+    """
+
+    def __init__(self, model_dim: int):
+        super().__init__()
+        self.half = model_dim // 2
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * self.half, 4 * model_dim), nn.GELU(), nn.Linear(4 * model_dim, model_dim)
+        )
+
+    def forward(self, noise_level: Float[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
+        """Embed the levels; the sinusoids, which half precision would blur, are never in it."""
+        weight = self.mlp[0].weight
+        wide = torch.promote_types(noise_level.dtype, torch.float32)
+        wide = torch.promote_types(wide, weight.dtype)
+        share = torch.arange(self.half, dtype=wide, device=noise_level.device) / self.half
+        angle = noise_level.to(wide).log()[:, None] * LONGEST**-share
+        waves = torch.cat([angle.sin(), angle.cos()], dim=1)
+        return self.mlp(waves.to(weight.dtype))

@@ -90,7 +90,7 @@ class Networks:
 
     def _dtype(self, network: CausalTransformer) -> torch.dtype:
         """The precision to compute in: as asked for, or that of autocast, or of the weights."""
-        device = network.position_embedding.device.type
+        device = network.like.device.type
         if self.dtype is not None:
             return self.dtype
         if torch.is_autocast_enabled(device) and network.dtype != torch.float64:

@@ -10,8 +10,12 @@ from torch import Tensor, nn
 
 from tarflow.nn.attention import WHOLE, CausalSelfAttention, KVCache, Window
 from tarflow.nn.cache_memory import CacheMemory
+from tarflow.nn.feed_forward import MLP, GatedMLP
+from tarflow.nn.gates import SigmoidGating
+from tarflow.nn.layers import AdaptiveBlock, Block
+from tarflow.nn.positions import Rotation
 from tarflow.nn.snapshot import Outline
-from tarflow.nn.transformer import MLP, Block, CausalTransformer
+from tarflow.nn.transformer import CausalTransformer, Condition, Modulation
 
 FEW_ROWS = 16
 """Rows up to which the product computes the GELU on the way; with more, it is faster apart."""
@@ -54,10 +58,14 @@ class PackedTransformer:
         """A cache of so many sequences, in which nothing counts as written."""
         return self.memory.new_cache(self.outline, rows, self.network.new_cache)
 
+    def conditioned(self, vector: Float[Tensor, "batch model_dim"] | None) -> Condition:
+        """As the transformer's own."""
+        return self.network.conditioned(vector)
+
     def __call__(
         self,
         x: Float[Tensor, "batch window in_features"],
-        condition: Float[Tensor, "batch model_dim"] | None = None,
+        condition: Condition = None,
         window: Window = WHOLE,
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
@@ -102,16 +110,17 @@ def direct(kind: type[nn.Module]) -> type[nn.Module]:
     return type(f"Direct{kind.__name__}", (kind,), {"__call__": kind.forward})
 
 
-DIRECT = {
-    nn.LayerNorm: PackedNorm,
-    **{
-        kind: direct(kind)
-        for kind in (CausalTransformer, Block, CausalSelfAttention, MLP, nn.Sequential)
-    },
-}
+CALLED = (
+    *(CausalTransformer, Block, AdaptiveBlock, CausalSelfAttention),
+    *(MLP, GatedMLP, SigmoidGating, Modulation, nn.Sequential, nn.RMSNorm),
+)
+
+DIRECT = {nn.LayerNorm: PackedNorm, **{kind: direct(kind) for kind in CALLED}}
 """Types of modules that are called faster."""
 
-ROWWISE = {PackedLinear, ActivatedLinear, *DIRECT.values(), nn.ModuleList, nn.GELU, nn.Dropout}
+OTHERS = {nn.ModuleList, nn.GELU, nn.Dropout, Rotation}
+
+ROWWISE = {PackedLinear, ActivatedLinear, *DIRECT.values(), *OTHERS}
 """Types of modules that take rows of matrices as well as windows of sequences."""
 
 
@@ -130,7 +139,7 @@ def hasten(module: nn.Module) -> None:
     else:
         return
     # Attributes of the object are found at once, those of `nn.Module` after a call.
-    vars(module).update(module._parameters | module._modules)
+    vars(module).update(module._parameters | module._modules | module._buffers)
     if isinstance(module, CausalTransformer):
         vars(module)["blocks"] = [*module.blocks]  # walked in half the time
 

@@ -1,82 +1,23 @@
-"""A causal transformer over a sequence of vectors, and the kinds of layers it may have."""
+"""A causal transformer over a sequence of vectors."""
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import repeat
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tarflow.nn.attention import WHOLE, CausalSelfAttention, KVCache, Step, Window
-from tarflow.registry import Part
+from tarflow.nn.attention import WHOLE, KVCache, Step, Window
+from tarflow.nn.layers import Layer, PreNorm
+from tarflow.nn.norms import Norm
+from tarflow.nn.positions import Coordinates, LearnedPositions, Positions, in_a_row
 
-Condition = Float[Tensor, "batch model_dim"] | None
-"""What a network adds at every position, if anything."""
-
-
-class Layer(Part, ABC):
-    """Describes a kind of layer: a frozen dataclass that makes one.
-
-    What it makes is a module with `forward(x, window)`, which maps vectors to vectors of the same
-    size, each a function of those up to its position. Keys and values of earlier positions are
-    in the window: `window.attend(index, q, k, v)` writes those of the layer and attends.
-    """
-
-    @abstractmethod
-    def __call__(
-        self, model_dim: int, head_dim: int, expansion: int, dropout: float, index: int
-    ) -> nn.Module:
-        """Make a layer of a `CausalTransformer`, whose arguments these are.
-
-        The index, from 0, is the layer's place in the transformer and in a cache.
-        """
-
-
-@dataclass(frozen=True)
-class PreNorm(Layer):
-    """Attention and an MLP, each after a LayerNorm and added to its input (arXiv 2002.04745)."""
-
-    def __call__(
-        self, model_dim: int, head_dim: int, expansion: int, dropout: float, index: int
-    ) -> nn.Module:
-        return Block(model_dim, head_dim, expansion, dropout, index)
-
-
-class MLP(nn.Sequential):
-    """Two linear layers around a GELU, the hidden one `expansion` times as wide."""
-
-    def __init__(self, model_dim: int, expansion: int, dropout: float = 0.0):
-        super().__init__(
-            nn.Linear(model_dim, expansion * model_dim),
-            nn.GELU(),
-            nn.Linear(expansion * model_dim, model_dim),
-            nn.Dropout(dropout),
-        )
-
-
-class Block(nn.Module):
-    """One layer: attention, then an MLP, each after a LayerNorm and added to its input."""
-
-    add = staticmethod(torch.add)
-    """Adds to what was computed last, which packing does in place."""
-
-    def __init__(
-        self, model_dim: int, head_dim: int, expansion: int, dropout: float = 0.0, layer: int = 0
-    ):
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(model_dim)
-        self.attention = CausalSelfAttention(model_dim, head_dim, dropout, layer)
-        self.mlp_norm = nn.LayerNorm(model_dim)
-        self.mlp = MLP(model_dim, expansion, dropout)
-
-    def forward(
-        self, x: Float[Tensor, "batch *window model_dim"], window: Window | Step = WHOLE
-    ) -> Float[Tensor, "batch *window model_dim"]:
-        """Apply the layer."""
-        x = self.add(self.attention(self.attention_norm(x), window), x)
-        return self.add(self.mlp(self.mlp_norm(x)), x)
+Condition = Float[Tensor, "batch numbers"] | None
+"""What a network adds at every position, if anything, and after it what its layers read."""
 
 
 class CausalTransformer(nn.Module):
@@ -87,13 +28,16 @@ class CausalTransformer(nn.Module):
     Args:
         in_features: Size of an input vector.
         out_features: Size of an output vector.
-        length: Number of positions that have a learned embedding.
+        length: Number of positions.
         model_dim: Width of the model.
         num_layers: Number of layers.
         head_dim: Width of one attention head; it divides `model_dim`.
         expansion: Width of the MLP's hidden layer, in units of `model_dim`.
         dropout: Probability of dropping an attention weight or an MLP output in training.
         layer: The kind of layer.
+        positions: How it knows where an input stands.
+        coordinates: Where in a grid each position lies; by default all are in one row.
+        output_norm: The kind of norm before the output layer, if any.
 
     Attributes:
         blocks: The layers.
@@ -102,6 +46,7 @@ class CausalTransformer(nn.Module):
     """
 
     add = staticmethod(torch.add)
+    position_embedding: nn.Parameter | None
 
     def __init__(
         self,
@@ -114,6 +59,9 @@ class CausalTransformer(nn.Module):
         expansion: int = 4,
         dropout: float = 0.0,
         layer: Layer = PreNorm(),
+        positions: Positions = LearnedPositions(),
+        coordinates: Coordinates | None = None,
+        output_norm: Norm | None = None,
     ):
         super().__init__()
         self.in_features = in_features
@@ -121,22 +69,46 @@ class CausalTransformer(nn.Module):
         self.model_dim = model_dim
         self.num_recomputed = 0
         self.proj_in = nn.Linear(in_features, model_dim)
-        self.position_embedding = nn.Parameter(0.01 * torch.randn(length, model_dim))
+        self.position_embedding = positions.table(length, model_dim)
+        if self.position_embedding is None:  # which else tells precision and device
+            self.register_buffer("empty", torch.empty(0), persistent=False)
+        placed = in_a_row(length) if coordinates is None else coordinates
+        self.rotation = positions.rotation(placed, head_dim)
         self.blocks = nn.ModuleList(
             layer(model_dim, head_dim, expansion, dropout, index) for index in range(num_layers)
         )
+        starts = layer.modulations
+        self.modulation = Modulation(model_dim, num_layers, starts) if starts else None
+        self.output_norm = None if output_norm is None else output_norm(model_dim)
         self.proj_out = nn.Linear(model_dim, out_features)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
     @property
+    def like(self) -> Tensor:
+        """A tensor of its precision, on its device."""
+        table = self.position_embedding
+        return cast(Tensor, self.empty) if table is None else table
+
+    @property
     def dtype(self) -> torch.dtype:
         """What it computes in, outside of autocast."""
-        return self.position_embedding.dtype
+        return self.like.dtype
 
     def new_cache(self, rows: int) -> KVCache:
         """An empty cache of keys and values for so many sequences."""
         return KVCache(len(self.blocks), self.length)
+
+    def conditioned(self, vector: Float[Tensor, "batch model_dim"] | None) -> Condition:
+        """What `forward` takes as its condition: made once for all steps of decoding.
+
+        Layers that read nothing of it leave it as it is.
+        """
+        if self.modulation is None:
+            return vector
+        if vector is None:
+            vector = self.like.new_zeros(1, self.model_dim)
+        return self.modulation(vector.to(self.dtype))
 
     def forward(
         self,
@@ -146,18 +118,53 @@ class CausalTransformer(nn.Module):
     ) -> Float[Tensor, "batch *window out_features"]:
         """Transform vectors at the positions of a window, in the dtype of the weights.
 
-        The condition is added at every position. Vectors of a single position may come without
-        its dimension, if the layers allow that.
+        The condition, from `conditioned`, is the same at every position. Vectors of a single
+        position may come without its dimension, if the layers allow that.
         """
+        count = x.shape[1] if x.ndim == 3 else 1
         h = self.proj_in(x.to(self.dtype))
-        h = self.add(h, window.rows(self.position_embedding, x.shape[1] if x.ndim == 3 else 1))
+        if self.position_embedding is not None:
+            h = self.add(h, window.rows(self.position_embedding, count))
+        else:  # autocast would leave all layers a sum in half precision
+            h = h.to(self.dtype)
+        if self.rotation is not None:
+            cos, sin = window.rows(self.rotation.table, count).chunk(2, dim=-1)
+            window = replace(window, rotation=(cos, sin))
+        windows: Iterable[Window | Step] = repeat(window)
         if condition is not None:
-            added = condition.to(self.dtype)
-            h = self.add(h, added[:, None] if x.ndim == 3 else added)
+            rows = condition.to(self.dtype)
+            rows = rows[:, None] if x.ndim == 3 else rows
+            if self.modulation is not None:
+                rows, *read = rows.split(self.modulation.sizes, dim=-1)
+                windows = [replace(window, modulation=each) for each in read]
+            h = self.add(h, rows)
         num_recomputed = self.num_recomputed if torch.is_grad_enabled() else 0
-        for index, block in enumerate(self.blocks):
+        for index, (block, own) in enumerate(zip(self.blocks, windows, strict=False)):
             if index < num_recomputed:
-                h = cast(Tensor, checkpoint(block, h, window, use_reentrant=False))
+                h = cast(Tensor, checkpoint(block, h, own, use_reentrant=False))
             else:
-                h = block(h, window)
-        return self.proj_out(h)
+                h = block(h, own)
+        return self.proj_out(h if self.output_norm is None else self.output_norm(h))
+
+
+class Modulation(nn.Module):
+    """Appends to a condition what layers read of it: affine maps of its SiLU.
+
+    Args:
+        model_dim: Width of the condition, and of each vector that is read.
+        num_layers: Number of layers.
+        starts: The values of a layer's vectors at first, whatever the condition.
+    """
+
+    def __init__(self, model_dim: int, num_layers: int, starts: tuple[float, ...]):
+        super().__init__()
+        self.sizes = [model_dim, *[len(starts) * model_dim] * num_layers]
+        self.linear = nn.Linear(model_dim, sum(self.sizes[1:]))
+        nn.init.zeros_(self.linear.weight)
+        vectors = torch.tensor(starts).repeat(num_layers).repeat_interleave(model_dim)
+        with torch.no_grad():
+            self.linear.bias.copy_(vectors)
+
+    def forward(self, vector: Float[Tensor, "batch model_dim"]) -> Float[Tensor, "batch numbers"]:
+        """The condition, and the vectors of every layer."""
+        return torch.cat([vector, self.linear(F.silu(vector))], dim=-1)

@@ -42,7 +42,8 @@ def shard(flow: Flow, mesh: DeviceMesh | None, dtype: torch.dtype = torch.float3
     # One layer's weights are gathered at a time, and the next ones' while it computes. Left alone,
     # torch keeps the flow's own whole after a forward pass: after a validation, the averages.
     options: Any = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
-    for block in (block for network in networks(flow) for block in network.blocks):
+    each = dict.fromkeys(networks(flow))  # those that transforms share, once
+    for block in (block for network in each for block in network.blocks):
         fully_shard(block, mp_policy=_travelling(block, dtype), **options)
     fully_shard(flow, **options)
 

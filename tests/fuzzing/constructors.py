@@ -57,6 +57,8 @@ ARGUMENTS: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "expansion": NO_COUNT,
         "dropout": [-0.1, 1.1, NAN, INF, *NO_REAL],
         "num_classes": [-1, *NO_INTEGER],
+        "conditioned": ["yes", 1, None, 0.5, [True], [1] * 8],
+        "networks": [1, "01234567", [0], [1] * 8, [0.0] * 8, ["0"] * 8, [-1] * 8, [0] * 9],
         "scale": ["exp", None, 3, SoftClipScale, GaussianNoise()],
         "noise": ["gaussian", 0.1, GaussianNoise, SoftClipScale()],
     },

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize, prune
 
 from tarflow import AutoregressiveTransform, ExpScale, Flow, Networks, Patchify, StandardNormal
 from tarflow.nn.attention import CausalSelfAttention, KVCache, Step, Window
+from tarflow.nn.layers import Layer
 from tarflow.nn.packing import (
     FEW_ROWS,
     ActivatedLinear,
@@ -21,7 +22,7 @@ from tarflow.nn.packing import (
     hasten,
     is_packable,
 )
-from tarflow.nn.transformer import CausalTransformer, Layer
+from tarflow.nn.transformer import CausalTransformer
 
 from ..models import randomized, tiny_network
 

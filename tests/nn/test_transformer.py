@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from tarflow.nn.attention import KVCache, Window
-from tarflow.nn.transformer import Block, CausalTransformer
+from tarflow.nn.layers import PreNorm
+from tarflow.nn.transformer import CausalTransformer
 
 from ..models import randomized, tiny_network
 
@@ -28,7 +29,7 @@ def test_a_fresh_network_returns_zeros():
 
 
 def test_a_block_is_pre_norm_attention_then_a_gelu_mlp():
-    block, h = randomized(Block(16, 8, expansion=3)).double(), torch.randn(2, 5, 16).double()
+    block, h = randomized(PreNorm()(16, 8, 3, 0.0, 0)).double(), torch.randn(2, 5, 16).double()
     norm, mlp = block.mlp_norm, block.mlp
     h_attended = h + block.attention(
         F.layer_norm(h, (16,), block.attention_norm.weight, block.attention_norm.bias, eps=1e-5)
