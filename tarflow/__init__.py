@@ -13,19 +13,27 @@ from tarflow.flows.affine import Affine, ExpScale, Scale, SoftClipScale, Softplu
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
 from tarflow.flows.codec import Codec, Pixels, UniformDequantization
-from tarflow.flows.conditioning import Conditioner, LabelConditioner
+from tarflow.flows.conditioning import Conditioner, LabelConditioner, NoiseLevelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
 from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
+from tarflow.flows.first_position import FirstPosition, FixedFirst, StartToken
 from tarflow.flows.flow import Flow, load
 from tarflow.flows.guidance import (
     ConstantSchedule,
     GaussianGuidance,
     Guidance,
     LinearGuidance,
+    LinearScaleGuidance,
     LinearSchedule,
 )
 from tarflow.flows.jacobi import Jacobi
 from tarflow.flows.noise import GaussianNoise, Noise, NoNoise
+from tarflow.flows.noise_levels import (
+    LogNormalLevels,
+    NoiseLevels,
+    UniformLevels,
+    UniformVarianceLevels,
+)
 from tarflow.flows.ordering import Alternating, Ordering, Raster
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.tar_flow import TarFlow
@@ -38,6 +46,13 @@ from tarflow.nn.norms import LayerNormalization, Norm, RootMeanSquare
 from tarflow.nn.positions import LearnedPositions, Positions, RotaryGrid, RotaryPositions
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
+from tarflow.sampling.denoiser import (
+    AutoDenoiser,
+    Denoiser,
+    OneStep,
+    ProbabilityFlow,
+    StochasticDenoising,
+)
 from tarflow.sampling.denoising import denoise
 
 __version__ = "0.1.0"
@@ -47,6 +62,7 @@ __all__ = [
     "AdaptiveNorm",
     "Affine",
     "Alternating",
+    "AutoDenoiser",
     "AutoregressiveTransform",
     "CheckpointError",
     "Codec",
@@ -59,10 +75,13 @@ __all__ = [
     "DataError",
     "DecodeOptions",
     "Decoder",
+    "Denoiser",
     "DiagonalNormal",
     "ExampleSeeds",
     "ExpScale",
     "FeedForward",
+    "FirstPosition",
+    "FixedFirst",
     "Flow",
     "Gate",
     "GaussianGuidance",
@@ -77,12 +96,17 @@ __all__ = [
     "LayerNormalization",
     "LearnedPositions",
     "LinearGuidance",
+    "LinearScaleGuidance",
     "LinearSchedule",
+    "LogNormalLevels",
     "Networks",
     "NoNoise",
     "Noise",
+    "NoiseLevelConditioner",
+    "NoiseLevels",
     "NonFiniteError",
     "Norm",
+    "OneStep",
     "Ordering",
     "Part",
     "Patchify",
@@ -91,6 +115,7 @@ __all__ = [
     "Pixels",
     "Positions",
     "PreNorm",
+    "ProbabilityFlow",
     "Raster",
     "Reverse",
     "RootMeanSquare",
@@ -103,11 +128,15 @@ __all__ = [
     "SoftClipScale",
     "SoftplusScale",
     "StandardNormal",
+    "StartToken",
+    "StochasticDenoising",
     "SwiGLU",
     "TarFlow",
     "TarflowError",
     "Transform",
     "UniformDequantization",
+    "UniformLevels",
+    "UniformVarianceLevels",
     "UnitScale",
     "denoise",
     "inpaint",

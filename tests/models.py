@@ -9,6 +9,8 @@ from tarflow import (
     AdaptiveNorm,
     AutoregressiveTransform,
     ExpScale,
+    FirstPosition,
+    FixedFirst,
     Flow,
     LabelConditioner,
     LayerNormalization,
@@ -67,12 +69,17 @@ def tiny_network(
 
 
 def tiny_autoregressive(
-    scale: Scale, length: int = 5, patch_dim: int = 2, num_layers: int = 2, **parts: Any
+    scale: Scale,
+    length: int = 5,
+    patch_dim: int = 2,
+    num_layers: int = 2,
+    first: FirstPosition = FixedFirst(),
+    **parts: Any,
 ) -> AutoregressiveTransform:
     """An autoregressive transform with three classes."""
     outputs = scale.num_outputs * patch_dim
-    network = tiny_network(patch_dim, outputs, length, num_layers, **parts)
-    transform = AutoregressiveTransform(network, scale, [LabelConditioner(3)])
+    network = tiny_network(patch_dim, outputs, length + first.num_added, num_layers, **parts)
+    transform = AutoregressiveTransform(network, scale, [LabelConditioner(3)], first)
     randomized(transform.get_submodule("label_embedding"))
     return transform
 

@@ -21,7 +21,9 @@ from tarflow import (
     Scale,
     SoftClipScale,
     SoftplusScale,
+    StartToken,
     Transform,
+    UniformLevels,
     UnitScale,
 )
 from tarflow.flows.transforms import Repatch
@@ -37,16 +39,20 @@ class Case:
         build: Makes the transform, with random weights.
         shape: Shape of one example.
         label: Labels of three examples, for a transform with classes.
+        noise_level: Their noise levels, for one of many.
     """
 
     build: Callable[[], Transform]
     shape: tuple[int, ...] = (5, 2)
     label: tuple[int, ...] | None = (1, -1, 2)
+    noise_level: tuple[float, ...] | None = None
 
     @property
     def context(self) -> Context:
         """The condition of the three examples."""
-        return Context(label=None if self.label is None else torch.tensor(self.label))
+        parts = {"label": self.label, "noise_level": self.noise_level}
+        held = {name: torch.tensor(rows) for name, rows in parts.items() if rows is not None}
+        return Context(**held)
 
     def data(self, dtype: torch.dtype, seed: int = 0) -> Tensor:
         """Three examples."""
@@ -66,9 +72,9 @@ class Shuffled(Ordering):
         return torch.randperm(length, generator=generator).tolist()
 
 
-def autoregressive(scale: Scale, **parts: Any) -> AutoregressiveTransform:
+def autoregressive(scale: Scale, **options: Any) -> AutoregressiveTransform:
     """An autoregressive transform of one layer: most time goes into compiling."""
-    return tiny_autoregressive(scale, num_layers=1, **parts)
+    return tiny_autoregressive(scale, num_layers=1, **options)
 
 
 REGISTRY = {
@@ -83,6 +89,10 @@ REGISTRY = {
         name: Case(partial(autoregressive, ExpScale(), **parts))
         for name, parts in NETWORKS.items()
     },
+    "StartToken": Case(lambda: autoregressive(ExpScale(), first=StartToken())),
+    "StartToken of one position": Case(
+        lambda: autoregressive(ExpScale(), length=1, first=StartToken()), (1, 2)
+    ),
     "Repatch": Case(lambda: Repatch(Patchify((4, 4), 2), Patchify((4, 4), 1)), (4, 8)),
     "Composition": Case(lambda: Composition([Reverse(), autoregressive(ExpScale())])),
     "TarFlow": Case(lambda: tiny_flow(num_layers=1, num_classes=3).transform, IMAGE),
@@ -111,6 +121,25 @@ REGISTRY = {
             ).transform
         ),
         (2, 4, 6),
+    ),
+    "TarFlow of few weights": Case(
+        lambda: tiny_flow(num_classes=3, networks=(0, 1, 1), num_layers=1).transform, IMAGE
+    ),
+    "TarFlow of a conditioned transform": Case(
+        lambda: tiny_flow(num_classes=3, conditioned=(False, False, True), num_layers=1).transform,
+        IMAGE,
+    ),
+    "TarFlow of noise levels": Case(
+        lambda: (
+            tiny_flow(
+                num_layers=1, num_transforms=2, num_classes=3, noise=UniformLevels()
+            ).transform
+        ),
+        IMAGE,
+        noise_level=(0.01, 0.1, 0.3),
+    ),
+    "started TarFlow": Case(
+        lambda: tiny_flow(num_layers=1, num_classes=3, first=StartToken()).transform, IMAGE
     ),
     "unconditional TarFlow": Case(
         lambda: tiny_flow(num_layers=1, num_transforms=2).transform, IMAGE, None

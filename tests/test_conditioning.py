@@ -1,5 +1,6 @@
 """Conditioners: nulls, dropping and stacking work for any part, named nowhere."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,10 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tarflow import NULL_CLASS, Conditioner, Context, ContextError, LabelConditioner, TarFlow
+from tarflow import (
+    NULL_CLASS,
+    Conditioner,
+    Context,
+    ContextError,
+    LabelConditioner,
+    NoiseLevelConditioner,
+    TarFlow,
+    UniformLevels,
+)
 from tarflow.flows.conditioning import TemperatureConditioner, with_dropout, with_null
 
-from .models import randomized
+from .models import randomized, tiny_flow
 
 
 @dataclass(frozen=True)
@@ -128,3 +138,79 @@ def test_a_flow_of_another_condition_guides_and_round_trips_with_it():
             flow.inverse(z, context, guidance=LinearGuidance(weight)) for weight in (0.0, 1.0)
         )
         assert not torch.allclose(weak, strong)
+
+
+def test_a_mixture_of_classes_is_embedded_as_their_mean():
+    flow = randomized(TarFlow(4, 2, 1, 2, 1, 8, 8, num_classes=3), 0.2).double().eval()
+    x, label = torch.rand(4, 1, 4, 4).double(), torch.tensor([2, 0, 1, -1])
+    rows = torch.nn.functional.one_hot(label.clamp(min=0), 3).double()
+    rows[3] = 1 / 3
+    torch.testing.assert_close(flow.log_prob(x, rows), flow.log_prob(x, label), rtol=0, atol=1e-12)
+    mixed = flow.log_prob(x, torch.tensor([[0.5, 0.25, 0.25]]).expand(4, 3))
+    assert not torch.isclose(mixed, flow.log_prob(x, -1)).any()
+    weights = rows.clone().requires_grad_()
+    flow.log_prob(x, weights).sum().backward()
+    assert weights.grad.abs().min() > 0
+
+
+def test_mixtures_of_classes_are_guided_and_dropped():
+    from tarflow import ExampleSeeds, LinearGuidance
+
+    flow = randomized(TarFlow(4, 2, 1, 2, 1, 8, 8, num_classes=3), 0.2).double().eval()
+    label, seeds = torch.tensor([2, 0, 1]), ExampleSeeds(0, range(3))
+    rows = torch.nn.functional.one_hot(label, 3).double()
+    guided = (
+        flow.sample(3, given, source=seeds, guidance=LinearGuidance(1.0))
+        for given in (label, rows)
+    )
+    torch.testing.assert_close(*guided, rtol=0, atol=1e-12)
+    context = Context(rows.repeat(50, 1))
+    dropped = with_dropout(context, (LABELS,), 0.5, torch.Generator().manual_seed(0)).label
+    gone = dropped.eq(1 / 3).all(dim=1)
+    assert 0 < gone.sum() < 150
+    assert torch.equal(dropped[~gone], context.label[~gone])
+
+
+@pytest.mark.parametrize("rows", [[[0.5, 0.6, 0.0]], [[1.5, -0.5, 0.0]], [[torch.nan, 0.5, 0.5]]])
+def test_weights_of_classes_that_are_none_are_refused(rows):
+    with pytest.raises(ContextError, match="weights of classes must not be negative"):
+        LABELS.check(LABELS.read(torch.tensor(rows)))
+    with pytest.raises(ContextError, match="labels are integers"):
+        LABELS.read(torch.ones(1, 2))
+
+
+# --- Noise levels ---------------------------------------------------------------------------
+
+LEVELS = NoiseLevelConditioner()
+
+
+def test_the_null_prediction_keeps_the_noise_level():
+    context = Context(torch.tensor([2, 0]), noise_level=torch.tensor([0.1, 0.2]))
+    for temperature in (1.0, 0.5):
+        stacked = with_null(context, (*ALL, LEVELS), torch.zeros(2), temperature)
+        assert stacked.label.tolist() == [2, 0, NULL_CLASS, NULL_CLASS]
+        assert torch.equal(stacked["noise_level"], torch.tensor([0.1, 0.2, 0.1, 0.2]))
+
+
+def test_noise_levels_are_never_dropped():
+    levels = torch.linspace(0.1, 0.2, 50)
+    dropped = with_dropout(
+        Context(torch.zeros(50).long(), noise_level=levels), (LABELS, LEVELS), 1.0
+    )
+    assert dropped.label.eq(NULL_CLASS).all()
+    assert torch.equal(dropped["noise_level"], levels)
+    alone = Context(noise_level=levels)
+    assert with_dropout(alone, (LABELS, LEVELS), 1.0) is alone
+
+
+@pytest.mark.parametrize("level", [0.0, -0.1, math.nan, math.inf])
+def test_levels_that_are_not_positive_and_finite_are_refused(level):
+    flow = tiny_flow(noise=UniformLevels())
+    with pytest.raises(ContextError, match=r"finite standard deviation of noise: pass .* above 0"):
+        flow.sample(2, {"noise_level": torch.tensor([0.1, level])})
+
+
+def test_levels_are_a_floating_point_number_for_each_example():
+    for level in (torch.tensor([1, 2]), torch.ones(2, 1)):
+        with pytest.raises(ContextError, match=r"floating-point numbers|one noise_level per"):
+            LEVELS.read(level)

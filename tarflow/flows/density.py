@@ -21,6 +21,8 @@ from tarflow.nn.kernels import transformed
 from tarflow.randomness import RandomSource
 from tarflow.registry import Part
 
+UNKNOWN_DATA = "this flow does not know the codec and noise of its data"
+
 
 class Density(nn.Module):
     r"""The density $p(x) = p_Z(f(x)) |\det f'(x)|$ of data that a transform f maps to noise.
@@ -53,6 +55,7 @@ class Density(nn.Module):
             check_instance("noise", noise, Noise, hint)
         self.transform = Composition(transforms)
         self.conditioners = self.transform.conditioners  # what reads the parts of a context
+        self._check_conditioners(noise)
         self.base = base
         self.num_dims = math.prod(base.shape)  # of an example
         self.codec = codec
@@ -77,10 +80,40 @@ class Density(nn.Module):
         source: RandomSource = None,
         dtype: torch.dtype = torch.float32,
     ) -> Examples:
-        """Stored values as the data whose density this is: encoded, with the noise added."""
+        """Stored values as the data whose density this is: encoded, with the noise added.
+
+        Where noise has many levels, `observe` tells them as well.
+        """
         if self.codec is None or self.noise is None:
-            raise ConfigurationError("this flow does not know the codec and noise of its data")
+            raise ConfigurationError(UNKNOWN_DATA)
         return self.noise(self.codec.encode(stored, source, dtype), source)
+
+    def observe(
+        self,
+        stored: Shaped[Tensor, "batch ..."],
+        context: ContextLike = None,
+        source: RandomSource = None,
+        dtype: torch.dtype = torch.float32,
+        noise: Noise | None = None,
+    ) -> tuple[Examples, Context]:
+        """Stored values as the data whose density this is, and what it is conditioned on.
+
+        It keeps the parts of a context which this density knows, and adds what tells of the noise:
+        the level of each example, where there are many.
+
+        Args:
+            stored: The values.
+            context: What is known of them.
+            source: Where all draws come from.
+            dtype: That of the data.
+            noise: What to add in place of the noise of training.
+        """
+        if self.codec is None or self.noise is None:
+            raise ConfigurationError(UNKNOWN_DATA)
+        clean = self.codec.encode(stored, source, dtype)
+        x, told = (noise or self.noise).drawn(clean, source)
+        known = self.known(Context.of(context, len(x), x.device))
+        return x, known.updated(**told.parts)
 
     def read_noise_std(self, noise_std: float | None) -> float:
         """A standard deviation that was given, or else that of the noise of this density's data.
@@ -99,7 +132,7 @@ class Density(nn.Module):
 
     def known(self, context: Context) -> Context:
         """The parts of a context that this flow is conditioned on."""
-        return Context(**{c.part: context.get(c.part) for c in self.conditioners})
+        return self.transform.known(context)
 
     def forward(self, x: Examples, context: ContextLike = None) -> tuple[Sequences, PerExample]:
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
@@ -188,6 +221,25 @@ class Density(nn.Module):
             rows = context.get(conditioner.part)
             if rows is not None:
                 conditioner.check(rows)
+
+    def _check_conditioners(self, noise: Noise | None) -> None:
+        """Refuse noise that tells what no transform reads."""
+        for each in noise.conditioners if noise else ():
+            if each not in self.conditioners:
+                raise ConfigurationError(
+                    f"no transform reads {each.part}, which {noise} tells: give the transforms a"
+                    f" {type(each).__name__}"
+                )
+
+    def check_complete(self, context: Context, examples: Tensor) -> None:
+        """Refuse the context of some examples where a part is missing that has no null.
+
+        Raises:
+            ContextError: There is no density without it.
+        """
+        for conditioner in self.conditioners:
+            if conditioner.part not in context:
+                conditioner.null(examples)
 
     @torch.no_grad()
     def _find_non_finite(self, x: Examples, context: ContextLike) -> int | None:

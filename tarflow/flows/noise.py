@@ -3,9 +3,14 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
 
 from tarflow.arguments import check_real, keep
 from tarflow.errors import ConfigurationError
+from tarflow.flows.conditioning import Conditioner
+from tarflow.flows.context import Context
 from tarflow.flows.shapes import Examples
 from tarflow.randomness import RandomSource, normal
 from tarflow.registry import Part
@@ -15,9 +20,28 @@ from tarflow.registry import Part
 class Noise(Part, ABC):
     """Adds noise to x, whatever that is."""
 
+    conditioners: ClassVar[tuple[Conditioner, ...]] = ()
+    """What reads the parts of a context that tell of the noise; a flow of such data has them."""
+
+    removable: ClassVar[bool] = False
+    """Whether a density of noisy data tells how to remove the noise; see `tarflow.denoise`."""
+
     @abstractmethod
     def __call__(self, x: Examples, source: RandomSource = None) -> Examples:
         """Noisy data, in the dtype and on the device of x."""
+
+    def drawn(self, x: Examples, source: RandomSource = None) -> tuple[Examples, Context]:
+        """Noisy data, and what its density is conditioned on that tells of the noise."""
+        return self(x, source), Context()
+
+    def sampled(self, examples: Tensor) -> Context:
+        """What samples are conditioned on that tells of the noise in them."""
+        return Context()
+
+    @property
+    def words(self) -> str:
+        """The noise, as likelihoods of noisy data name it."""
+        return repr(self)
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,7 @@ class GaussianNoise(Noise):
     """
 
     std: float = 0.05
+    removable: ClassVar[bool] = True
 
     def __post_init__(self):
         keep(self, std=check_real("noise std", self.std))
@@ -45,3 +70,7 @@ class GaussianNoise(Noise):
 
     def __call__(self, x: Examples, source: RandomSource = None) -> Examples:
         return x + self.std * normal(x.shape, source, x.dtype, x.device, "noise")
+
+    @property
+    def words(self) -> str:
+        return f"sigma {self.std}"

@@ -31,6 +31,10 @@ class Transform(nn.Module, ABC):
     conditioners: tuple[Conditioner, ...] = ()
     """What reads the parts of a context for the transform."""
 
+    def known(self, context: Context) -> Context:
+        """The parts of a context that the transform is conditioned on."""
+        return Context(**{c.part: context.get(c.part) for c in self.conditioners})
+
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, PerExample]:
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
@@ -183,7 +187,10 @@ class Repatch(Rearrangement):
 
 
 class Composition(Transform):
-    """Applies transforms one after the other; the first is nearest the data."""
+    """Applies transforms one after the other; the first is nearest the data.
+
+    One that is in several places has the same weights there.
+    """
 
     def __init__(self, transforms: Iterable[Transform]):
         super().__init__()
@@ -192,15 +199,21 @@ class Composition(Transform):
         listed = list(transforms)
         for index, transform in enumerate(listed):
             check_instance(f"transforms[{index}]", transform, Transform, "pass a list of them")
-        self.transforms = nn.ModuleList(listed)
+        firsts: dict[int, int] = {}
+        self._places = [firsts.setdefault(id(each), i) for i, each in enumerate(listed)]
+        self.transforms = nn.ModuleList()
+        for index, place in enumerate(
+            self._places
+        ):  # one that comes again is held, and kept, once
+            self.transforms.add_module(str(index), listed[index] if place == index else None)
         self.num_decoded = sum(transform.num_decoded for transform in self)
         self.conditioners = tuple(dict.fromkeys(c for each in self for c in each.conditioners))
 
     def __iter__(self) -> Iterator[Transform]:
-        return iter(cast(Iterable[Transform], self.transforms))
+        return iter([self[index] for index in range(len(self))])
 
     def __getitem__(self, index: int) -> Transform:
-        return cast(Transform, self.transforms[index])
+        return cast(Transform, self.transforms[self._places[index]])
 
     def __len__(self) -> int:
         return len(self.transforms)

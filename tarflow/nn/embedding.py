@@ -1,24 +1,62 @@
 """Embeddings of what a density is conditioned on."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+LONGEST = 10_000
+"""By how much the frequencies of a sinusoidal embedding differ."""
 
 
 class LabelEmbedding(nn.Module):
     """One learned vector per class; the label -1 stands for no class: the mean of all vectors.
 
     Other labels are NaN, which shows in every result: an error would have to wait for the device.
+    Weights of all classes in place of a label give the mean by these weights.
     """
 
     def __init__(self, num_classes: int, model_dim: int):
         super().__init__()
         self.weight = nn.Parameter(0.01 * torch.randn(num_classes, model_dim))
 
-    def forward(self, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
-        """Look the labels up."""
+    def forward(
+        self, label: Int[Tensor, " batch"] | Float[Tensor, "batch num_classes"]
+    ) -> Float[Tensor, "batch model_dim"]:
+        """Look the labels up, or mix vectors."""
+        if label.is_floating_point():
+            return label.to(self.weight.dtype) @ self.weight
         label = label.long()
         index = label.clamp(-1, len(self.weight) - 1)
         known = self.weight.index_select(0, index.relu())
         vectors = torch.where((index < 0).unsqueeze(1), self.weight.mean(dim=0), known)
         return vectors.masked_fill((index != label).unsqueeze(1), torch.nan)
+
+
+class NoiseLevelEmbedding(nn.Module):
+    r"""An MLP of the sinusoids of $\log t$ (iTARFlow, arXiv 2604.20041).
+
+    Levels t that are not positive and finite are NaN, which shows in every result.
+    """
+
+    def __init__(self, model_dim: int):
+        super().__init__()
+        self.num_waves = model_dim // 2
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * self.num_waves, 4 * model_dim),
+            nn.GELU(),
+            nn.Linear(4 * model_dim, model_dim),
+        )
+
+    def forward(self, noise_level: Float[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
+        """Embed the levels; the sinusoids, which half precision would blur, are never in it."""
+        weight = cast(Tensor, self.mlp[0].weight)
+        wide = torch.promote_types(noise_level.dtype, torch.float32)
+        wide = torch.promote_types(wide, weight.dtype)
+        share = (
+            torch.arange(self.num_waves, dtype=wide, device=noise_level.device) / self.num_waves
+        )
+        angle = noise_level.to(wide).log()[:, None] * LONGEST**-share
+        waves = torch.cat([angle.sin(), angle.cos()], dim=1)
+        return self.mlp(waves.to(weight.dtype))

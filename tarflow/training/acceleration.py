@@ -59,7 +59,7 @@ def recompute(flow: Flow, num_layers: int) -> None:
 
 def compile_blocks(flow: Flow, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile the layers of a flow, in place: one graph serves all of a kind, and names stay."""
-    for network in networks(flow):
+    for network in dict.fromkeys(networks(flow)):
         for block in network.blocks:
             block.compile(dynamic=False, backend=backend)
 
@@ -70,7 +70,7 @@ def autoregressive_transforms(flow: Flow) -> list[AutoregressiveTransform]:
 
 
 def networks(flow: Flow) -> list[CausalTransformer]:
-    """The transformers of a flow, from the data to the noise."""
+    """The transformer of each transform, from the data to the noise; shared ones come again."""
     return [transform.network for transform in autoregressive_transforms(flow)]
 
 

@@ -1,7 +1,10 @@
 """What a training run tells of itself: its speed, its memory, and how each transform fares."""
 
 import functools
+import itertools
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -97,8 +100,11 @@ class TransformStatistics(Callback):
         self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int
     ) -> None:
         if trainer._logger_connector.should_update_logs:
+            places = defaultdict(list)  # of a transform that is used several times, in turn
             for index, transform in enumerate(autoregressive_transforms(pl_module.flow)):
-                look = functools.partial(self._look, index)
+                places[transform].append(index)
+            for transform, indices in places.items():
+                look = functools.partial(self._look, itertools.cycle(indices))
                 self._hooks.append(transform.register_forward_hook(look))
 
     def on_train_batch_end(
@@ -112,8 +118,9 @@ class TransformStatistics(Callback):
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self._unhook()
 
-    def _look(self, index: int, transform: Any, inputs: Any, output: Any) -> None:
+    def _look(self, places: Iterator[int], transform: Any, inputs: Any, output: Any) -> None:
         """Keep a transform's statistics, on the device that computed them."""
+        index = next(places)
         z, log_det = (part.detach() for part in output)
         self._seen[f"transform_{index}/z_mean_square"] = z.square().mean()
         self._seen[f"transform_{index}/log_det"] = log_det.mean() / z[0].numel()

@@ -42,7 +42,7 @@ def shard(flow: Flow, mesh: DeviceMesh | None, dtype: torch.dtype = torch.float3
     # One layer's weights are gathered at a time, and the next ones' while it computes. Left alone,
     # torch keeps the flow's own whole after a forward pass: after a validation, the averages.
     options: Any = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
-    for network in networks(flow):
+    for network in dict.fromkeys(networks(flow)):  # those that transforms share, once
         own = [] if network.modulation is None else [network.modulation]
         for part in (*network.blocks, *own):
             fully_shard(part, mp_policy=_travelling(part, dtype), **options)
