@@ -23,6 +23,7 @@ from tarflow.flows.guidance import (
     GaussianGuidance,
     Guidance,
     LinearGuidance,
+    LinearScaleGuidance,
     LinearSchedule,
 )
 from tarflow.flows.jacobi import Jacobi
@@ -95,6 +96,7 @@ __all__ = [
     "LayerNormalization",
     "LearnedPositions",
     "LinearGuidance",
+    "LinearScaleGuidance",
     "LinearSchedule",
     "LogNormalLevels",
     "Networks",

@@ -477,3 +477,31 @@ def test_samples_that_are_not_finite_do_not_stop_training(data, tmp_path):
     assert trainer.global_step == 2
     assert flow.training
     assert not list(tmp_path.iterdir())
+
+
+def test_a_penalty_on_latents_is_minimized_and_the_likelihood_logged_without(data):
+    flow, batch = tiny_flow(), next(iter(data.train_dataloader()))
+    source = torch.Generator().manual_seed
+    plain = MaximumLikelihood(0.0)(flow, batch, source(0))
+    loss = MaximumLikelihood(0.0, latent_penalty=0.1)(flow, batch, source(0))
+    assert torch.equal(loss.value, plain.value)
+    assert torch.equal(plain.minimized, plain.value)
+    expected = plain.value + 0.1 * plain.z.square().sum(dim=(1, 2))
+    torch.testing.assert_close(loss.minimized, expected)
+    norms = []
+    for penalty in (0.0, 100.0):
+        flow = tiny_flow()
+        objective = MaximumLikelihood(0.0, penalty)
+        trainer = fit(tiny_module(flow, objective=objective), data, 10, log_every_n_steps=1)
+        logged = trainer.logged_metrics
+        assert ("train/latent_penalty" in logged) == bool(penalty)
+        assert logged["train/nats_per_dim"] < 5
+        norms.append(MaximumLikelihood(0.0)(flow, batch, source(0)).z.square().mean().item())
+    assert norms[1] < 0.9 * norms[0]
+    assert logged["train/latent_penalty"] == pytest.approx(100 * norms[1], rel=0.3)
+
+
+@pytest.mark.parametrize("penalty", [-1e-4, float("inf")])
+def test_a_penalty_out_of_range_is_refused(penalty):
+    with pytest.raises(ConfigurationError, match="latent_penalty"):
+        MaximumLikelihood(latent_penalty=penalty)
