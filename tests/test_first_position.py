@@ -7,7 +7,6 @@ from torch import Tensor
 import tarflow
 from tarflow import (
     AutoregressiveTransform,
-    ConfigurationError,
     Context,
     DecodeOptions,
     ExampleSeeds,
@@ -105,21 +104,25 @@ def test_every_decoder_inverts_it_with_every_rule(transform, z, decoder, name):
 def test_gradients_of_the_inverse_are_those_of_the_loop(transform, z):
     inputs = [z, *transform.parameters()]
     found = transform.inverse(z, Context(LABEL))
-    for outputs in zip((found.x, found.log_det), looped(transform, z), strict=True):
-        ours, theirs = (torch.autograd.grad(each.sin().sum(), inputs) for each in outputs)
-        for a, b in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+    ours, theirs = (
+        torch.autograd.grad(x.sin().sum() + log_det.sin().sum(), inputs)
+        for x, log_det in ((found.x, found.log_det), looped(transform, z))
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
-def test_packed_and_lower_precisions_are_close(dtype):
-    flow = tiny_flow(num_classes=3, num_layers=1, first=StartToken()).eval()
-    z, exact = flow.base.sample(3, ExampleSeeds(0, range(3))), flow.double()
-    expected = exact.inverse(z.double(), LABEL).detach().float()
-    flow, options = flow.float(), {"decoder": Jacobi(3, 0.1), "dtype": dtype, "certify": True}
-    found = flow.decode(z, LABEL, **options)
-    assert found.report.certified.all()
-    torch.testing.assert_close(found.x.detach(), expected, rtol=0, atol=0.1)
+@pytest.mark.parametrize(
+    ("dtype", "within"), [(None, 1e-5), (torch.float16, 0.01), (torch.bfloat16, 0.1)]
+)
+@torch.no_grad()
+def test_packed_and_lower_precisions_are_close(dtype, within):
+    flow = tiny_flow(num_classes=3, num_transforms=2, num_layers=1, first=StartToken()).eval()
+    z = flow.base.sample(3, ExampleSeeds(0, range(3)))
+    expected = flow.double().inverse(z.double(), LABEL).float()
+    found = flow.float().decode(z, LABEL, dtype=dtype, certify=True)
+    assert found.report.residual.max() < within
+    torch.testing.assert_close(found.x, expected, rtol=0, atol=within)
 
 
 def test_with_predictions_held_the_inverse_is_the_data():
@@ -174,8 +177,6 @@ def test_it_is_saved_and_loaded(tmp_path):
     assert again.description.first == StartToken()
     assert torch.equal(again.log_prob(x, LABEL), flow.log_prob(x, LABEL))
     assert tiny_flow().description.first == FixedFirst()
-    with pytest.raises(ConfigurationError, match="pass a FirstPosition"):
-        tiny_flow(first=LinearSchedule())
 
 
 def test_calibration_and_operations_count_one_position_more():
