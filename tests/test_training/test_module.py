@@ -444,7 +444,7 @@ def test_a_penalty_on_latents_is_minimized_and_the_likelihood_logged_without(dat
         assert logged["train/nats_per_dim"] < 5
         norms.append(MaximumLikelihood(0.0)(flow, batch, source(0)).z.square().mean().item())
     assert norms[1] < 0.9 * norms[0]
-    assert logged["train/latent_penalty"] == pytest.approx(100 * norms[1], rel=0.3)
+    assert logged["train/latent_penalty"] == pytest.approx(100 * norms[1], rel=0.7)
 
 
 @pytest.mark.parametrize("penalty", [-1e-4, float("inf")])
