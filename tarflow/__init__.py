@@ -23,6 +23,7 @@ from tarflow.flows.guidance import (
     GaussianGuidance,
     Guidance,
     LinearGuidance,
+    LinearScaleGuidance,
     LinearSchedule,
 )
 from tarflow.flows.jacobi import Jacobi
@@ -45,6 +46,13 @@ from tarflow.nn.norms import LayerNormalization, Norm, RootMeanSquare
 from tarflow.nn.positions import LearnedPositions, Positions, RotaryGrid, RotaryPositions
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
+from tarflow.sampling.denoiser import (
+    AutoDenoiser,
+    Denoiser,
+    OneStep,
+    ProbabilityFlow,
+    StochasticDenoising,
+)
 from tarflow.sampling.denoising import denoise
 
 __version__ = "0.1.0"
@@ -54,6 +62,7 @@ __all__ = [
     "AdaptiveNorm",
     "Affine",
     "Alternating",
+    "AutoDenoiser",
     "AutoregressiveTransform",
     "CheckpointError",
     "Codec",
@@ -66,6 +75,7 @@ __all__ = [
     "DataError",
     "DecodeOptions",
     "Decoder",
+    "Denoiser",
     "DiagonalNormal",
     "ExampleSeeds",
     "ExpScale",
@@ -86,6 +96,7 @@ __all__ = [
     "LayerNormalization",
     "LearnedPositions",
     "LinearGuidance",
+    "LinearScaleGuidance",
     "LinearSchedule",
     "LogNormalLevels",
     "Networks",
@@ -95,6 +106,7 @@ __all__ = [
     "NoiseLevels",
     "NonFiniteError",
     "Norm",
+    "OneStep",
     "Ordering",
     "Part",
     "Patchify",
@@ -103,6 +115,7 @@ __all__ = [
     "Pixels",
     "Positions",
     "PreNorm",
+    "ProbabilityFlow",
     "Raster",
     "Reverse",
     "RootMeanSquare",
@@ -116,6 +129,7 @@ __all__ = [
     "SoftplusScale",
     "StandardNormal",
     "StartToken",
+    "StochasticDenoising",
     "SwiGLU",
     "TarFlow",
     "TarflowError",

@@ -24,29 +24,31 @@ def null_aware_embedding(transform: AutoregressiveTransform, label: Tensor) -> T
 
 
 def invert(transform, z: Tensor, label: Tensor, rule=None, temperature=1.0) -> Tensor:
-    """Decode one transform; a rule takes (alpha_c, mu_c, alpha_n, mu_n, i / (T - 1))."""
+    """Decode one transform.
+
+    A rule takes (alpha_c, mu_c, alpha_n, mu_n, i / (T - 1)), and gives scale and shift.
+    """
     x = z[:, :1]
     for i in range(1, z.shape[1]):
         log_scale, shift = predict(transform, x, label)
+        scale = log_scale.exp()
         if rule is not None:
             null = predict(transform, x, torch.full_like(label, -1), temperature)
-            log_scale, shift = rule(log_scale, shift, *null, i / (z.shape[1] - 1))
-        x = torch.cat([x, (z[:, i] * log_scale.exp() + shift)[:, None]], dim=1)
+            scale, shift = rule(log_scale, shift, *null, i / (z.shape[1] - 1))
+        x = torch.cat([x, (z[:, i] * scale + shift)[:, None]], dim=1)
     return x
 
 
 @torch.no_grad()
-def sample(
-    flow: TarFlow, z: Tensor, label: Tensor, rule=None, temperature=1.0, deepest_only=False
-):
-    """Turn noise into images."""
-    deepest = True
+def sample(flow: TarFlow, z: Tensor, label: Tensor, rule=None, temperature=1.0, depths=range(99)):
+    """Turn noise into images, guided at some depths: 0 is that of the first transform inverted."""
+    depth = 0
     for transform in reversed(list(flow.transform)[1:]):
         if isinstance(transform, Reverse):
             z = z.flip(1)
             continue
-        z = invert(transform, z, label, rule if deepest or not deepest_only else None, temperature)
-        deepest = False
+        z = invert(transform, z, label, rule if depth in depths else None, temperature)
+        depth += 1
     return unpatchify(z, flow.description.patch_size, flow.image_shape)
 
 

@@ -7,15 +7,19 @@ import torch
 
 from tarflow import (
     Affine,
+    ConfigurationError,
     ConstantSchedule,
     GaussianGuidance,
     Guidance,
     LinearGuidance,
+    LinearScaleGuidance,
     LinearSchedule,
 )
 
 POSITION = torch.arange(4.0, dtype=torch.float64)
-GUIDANCES = pytest.mark.parametrize("guidance_type", [LinearGuidance, GaussianGuidance])
+GUIDANCES = pytest.mark.parametrize(
+    "guidance_type", [LinearGuidance, LinearScaleGuidance, GaussianGuidance]
+)
 
 
 @pytest.fixture
@@ -119,6 +123,66 @@ def test_weight_and_temperature_are_checked(guidance_type):
     for temperature in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="attention temperature"):
             guidance_type(1.0, temperature=temperature)
+
+
+@pytest.mark.parametrize("weight", [0.3, 2.0, 30.0])
+@pytest.mark.parametrize(("on_scale", "on_shift"), [(True, True), (True, False), (False, True)])
+def test_guidance_of_the_scale_extrapolates(conditional, null, weight, on_scale, on_shift):
+    rule = LinearScaleGuidance(
+        weight, schedule=LinearSchedule(), on_scale=on_scale, on_shift=on_shift
+    )
+    guided = apply(rule, conditional, null)
+    scales = [each.log_scale.exp() for each in (conditional, null)]
+    w = weight * torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64) / 3
+    scale = scales[0] + w * (scales[0] - scales[1]) if on_scale else scales[0]
+    assert (scale < 0).any() or weight < 1 or not on_scale
+    shift = conditional.shift + w * (conditional.shift - null.shift)
+    torch.testing.assert_close(guided.scale, scale)
+    torch.testing.assert_close(guided.shift, shift if on_shift else conditional.shift)
+    z = torch.randn(2, 3, 5, dtype=torch.float64)
+    torch.testing.assert_close(guided.to_data(z), z * scale + guided.shift)
+    torch.testing.assert_close(guided.to_noise(guided.to_data(z)), z)
+    torch.testing.assert_close(guided.log_det, -scale.abs().log().sum(dim=(1, 2)))
+    first = guided.after_first().to_data(torch.cat([z[:, :1], z], dim=1))
+    torch.testing.assert_close(first, torch.cat([z[:, :1], guided.to_data(z)], dim=1))
+
+
+def test_guidance_of_the_scale_does_not_overflow_with_it():
+    conditional, null = (Affine(*torch.full((2, 1, 3, 5), value)) for value in (-200.0, -201.0))
+    guided = apply(LinearScaleGuidance(1.0), conditional, null)
+    expected = torch.full((1, 3, 5), -200 + math.log(2 - math.exp(-1)))
+    torch.testing.assert_close(guided.log_scale, expected)
+
+
+def test_rules_are_told_by_words_of_earlier_releases_where_these_had_them():
+    linear = "weight=1.0, temperature=1.0, schedule=ConstantSchedule(), on_log_scale=True"
+    assert repr(LinearGuidance(1.0)) == f"LinearGuidance({linear}, on_shift=True)"
+    assert repr(GaussianGuidance(1.0)) == "GaussianGuidance(weight=1.0, temperature=1.0)"
+    rising = LinearSchedule()
+    assert "depths=(0, 2), on_log" in repr(LinearGuidance(1.0, depths=[2, 0, 2]))
+    told = repr(GaussianGuidance(1.0, schedule=rising, depths=None))
+    assert told.endswith("temperature=1.0, schedule=LinearSchedule(), depths=None)")
+    assert repr(LinearScaleGuidance(1.0, schedule=rising)) != repr(LinearScaleGuidance(1.0))
+
+
+@GUIDANCES
+@pytest.mark.parametrize("depths", [[], (), [-1], [0, True]])
+def test_depths_are_checked(guidance_type, depths):
+    with pytest.raises(ConfigurationError, match="depths"):
+        guidance_type(1.0, depths=depths)
+
+
+def test_a_rule_that_acts_on_nothing_is_refused():
+    with pytest.raises(ConfigurationError, match="on_log_scale=False and on_shift=False acts on"):
+        LinearGuidance(1.0, on_log_scale=False, on_shift=False)
+    with pytest.raises(ConfigurationError, match="on_scale=False and on_shift=False acts on"):
+        LinearScaleGuidance(1.0, on_scale=False, on_shift=False)
+
+
+def test_rules_act_on_the_depths_that_are_named():
+    for kind in (LinearGuidance, LinearScaleGuidance, GaussianGuidance):
+        assert [kind(1.0, depths=[2, 0]).acts_at(d) for d in range(3)] == [True, False, True]
+        assert [kind(1.0, depths=None).acts_at(depth) for depth in range(3)] == [True] * 3
 
 
 def test_gaussian_guidance_acts_on_the_first_inverted_transform_only():

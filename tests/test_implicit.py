@@ -13,6 +13,7 @@ from tarflow import (
     GaussianGuidance,
     Jacobi,
     LinearGuidance,
+    LinearScaleGuidance,
     SoftplusScale,
     StandardNormal,
     UnitScale,
@@ -22,7 +23,7 @@ from tarflow.nn.attention import Window
 
 from .equations import null_aware_embedding
 from .models import tiny_autoregressive, tough_flow
-from .test_decoding import gaussian, linear
+from .test_decoding import gaussian, linear, linear_scale
 
 LENGTH = 12
 LABEL = torch.tensor([0, 2, -1])
@@ -30,6 +31,10 @@ NULL = torch.full_like(LABEL, -1)
 GUIDANCE = {
     "unguided": (None, None),
     "linear": (LinearGuidance(1.0, temperature=0.5), linear(1.0)),
+    "negative scales": (
+        LinearScaleGuidance(20.0, on_shift=False),
+        linear_scale(20.0, on_shift=False),
+    ),
     "gaussian": (GaussianGuidance(1.0), gaussian(1.0)),
 }
 
@@ -53,11 +58,12 @@ def looped(transform, z: Tensor, guidance=None, rule=None) -> tuple[Tensor, Tens
     x, log_det = z[:, :1], z.new_zeros(len(z))
     for i in range(1, z.shape[1]):
         log_scale, shift = (each[:, -1] for each in maps(transform, x, LABEL))
+        scale = log_scale.exp()
         if rule is not None:
             null = (each[:, -1] for each in maps(transform, x, NULL, guidance.temperature))
-            log_scale, shift = rule(log_scale, shift, *null, i / (z.shape[1] - 1))
-        x = torch.cat([x, (z[:, i] * log_scale.exp() + shift)[:, None]], dim=1)
-        log_det = log_det - log_scale.sum(dim=1)
+            scale, shift = rule(log_scale, shift, *null, i / (z.shape[1] - 1))
+        x = torch.cat([x, (z[:, i] * scale + shift)[:, None]], dim=1)
+        log_det = log_det - scale.abs().log().sum(dim=1)
     return x, log_det
 
 

@@ -16,6 +16,7 @@ from tarflow import (
     GaussianGuidance,
     Jacobi,
     LinearGuidance,
+    LinearScaleGuidance,
     LinearSchedule,
     NonFiniteError,
     PerTransform,
@@ -23,11 +24,12 @@ from tarflow import (
     SoftplusScale,
     UnitScale,
 )
+from tarflow.flows.affine import SignedAffine
 from tarflow.flows.decoding import DecodeOptions
 
 from . import equations
 from .models import tiny_flow, tough_flow
-from .test_decoding import gaussian, linear
+from .test_decoding import gaussian, linear, linear_scale
 
 LENGTH = 24
 LABEL = torch.tensor([0, 2, -1, 1])
@@ -37,10 +39,13 @@ GUIDANCE = {
     "unguided": (None, None),
     "constant": (LinearGuidance(1.0), linear(1.0)),
     "rising": (LinearGuidance(1.5, schedule=LinearSchedule()), linear(1.5, rising=True)),
+    "scale": (LinearScaleGuidance(1.0), linear_scale(1.0)),
     "gaussian": (GaussianGuidance(1.0), gaussian(1.0)),
+    "at depth 1": (LinearGuidance(1.0, depths=[1]), linear(1.0)),
 }
 TEMPERED = {
     "linear": (LinearGuidance(1.0, temperature=0.3), linear(1.0)),
+    "scale": (LinearScaleGuidance(1.0, temperature=0.3, depths=[1]), linear_scale(1.0)),
     "gaussian": (GaussianGuidance(0.5, temperature=0.5), gaussian(0.5)),
 }
 
@@ -165,22 +170,24 @@ def noise_of(transform, x, label, rule=None, temperature=1.0) -> Tensor:
     z = [x[:, 0]]
     for i in range(1, x.shape[1]):
         log_scale, shift = equations.predict(transform, x[:, :i], label)
+        scale = log_scale.exp()
         if rule is not None:
             null_label = torch.full_like(label, -1)
             null = equations.predict(transform, x[:, :i], null_label, temperature)
-            log_scale, shift = rule(log_scale, shift, *null, i / (x.shape[1] - 1))
-        z.append((x[:, i] - shift) * torch.exp(-log_scale))
+            scale, shift = rule(log_scale, shift, *null, i / (x.shape[1] - 1))
+        z.append((x[:, i] - shift) / scale)
     return torch.stack(z, dim=1)
 
 
 def assert_certificates_hold(flow, z, label, options, rule) -> None:
     """The residual that each transform reports is that of the equations."""
-    context, rule_of, null = Context(label), rule, torch.full((len(z),), -1)
+    context, null = Context(label), torch.full((len(z),), -1)
     for transform in reversed(list(flow.transform)):
         inverse = transform.inverse(z, context, options)
         if transform.num_decoded:
-            temperature = 1.0 if rule_of is None else options.guidance.temperature
-            args = null if label is None else label, rule_of, temperature
+            acts = options.rule is not None
+            temperature = options.guidance.temperature if acts else 1.0
+            args = null if label is None else label, rule if acts else None, temperature
             recomputed = noise_of(transform, inverse.x, *args)
             gap = (recomputed - z).abs().amax(dim=(1, 2))
             tolerance = options.decoder.tolerance
@@ -189,8 +196,6 @@ def assert_certificates_hold(flow, z, label, options, rule) -> None:
             [residual] = inverse.report.residual
             torch.testing.assert_close(residual.double(), gap, rtol=0, atol=3e-6)
         z, options = inverse.x, options.deeper(transform.num_decoded)
-        if isinstance(options.guidance, GaussianGuidance) and transform.num_decoded:
-            rule_of = None
 
 
 @pytest.mark.parametrize("window", [5, LENGTH])
@@ -310,6 +315,35 @@ def test_the_iteration_is_that_of_the_method(rule, window, tolerance):
     assert torch.equal(decoded.log_det, -log_scale.sum(dim=(1, 2)))
     gap = (x[:, 1:] - shift) * torch.exp(-log_scale) - z[:, 1:]
     assert torch.equal(decoded.report.residual[0], gap.abs().amax(dim=(1, 2)))
+
+
+class SignedToy(Toy):
+    """The same, with scales of either sign."""
+
+    def __call__(self, x: Tensor, start: int) -> Affine:
+        position = torch.arange(start + 1, start + 1 + x.shape[1], dtype=x.dtype)
+        sign = (position[:, None] + torch.arange(2)).sin().sign().expand_as(x)
+        return SignedAffine(**vars(super().__call__(x, start)), sign=sign)
+
+
+@pytest.mark.parametrize("window", [1, 4, 30])
+def test_negative_scales_are_decoded_and_certified(window):
+    z = torch.randn(5, 12, 2, dtype=torch.float64)
+    sequential = Sequential()(SignedToy(mixing, z), z)
+    x = z[:, :1]
+    for _ in range(11):
+        affine = SignedToy(mixing, z)(x, 0)
+        new = affine.sign * affine.log_scale.exp() * z[:, 1 : x.shape[1] + 1] + affine.shift
+        x = torch.cat([x, new[:, -1:]], dim=1)
+    torch.testing.assert_close(sequential.x, x, rtol=0, atol=1e-12)
+    decoded = Jacobi(window, 1e-9)(SignedToy(mixing, z), z)
+    torch.testing.assert_close(decoded.x, x, rtol=0, atol=1e-7)
+    torch.testing.assert_close(decoded.log_det, sequential.log_det, rtol=0, atol=1e-7)
+    maps = SignedToy(mixing, z)(decoded.x[:, :-1], 0)
+    gap = (decoded.x[:, 1:] - maps.shift) / (maps.sign * maps.log_scale.exp()) - z[:, 1:]
+    [residual] = decoded.report.residual
+    torch.testing.assert_close(residual, gap.abs().amax(dim=(1, 2)), rtol=0, atol=1e-15)
+    assert residual.max() < 1e-9
 
 
 def test_examples_finish_on_their_own():

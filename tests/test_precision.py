@@ -61,7 +61,8 @@ def test_exactly_the_examples_that_miss_the_tolerance_are_redone(flow, z, dtype,
     draft = Inversion(transform, z, context, options).solve(networks.of(transform.network))
 
     def rule(log_scale, shift, null_log_scale, null_shift, progress):
-        return 1.5 * log_scale - 0.5 * null_log_scale, 1.5 * shift - 0.5 * null_shift
+        scale = torch.exp(1.5 * log_scale - 0.5 * null_log_scale)
+        return scale, 1.5 * shift - 0.5 * null_shift
 
     args = LABEL, None if guidance is None else rule
     gap = (noise_of(transform, draft.x, *args) - z).abs().amax(dim=(1, 2))

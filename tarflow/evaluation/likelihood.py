@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -31,6 +32,8 @@ from tarflow.evaluation.reporting import SUMMARY, Report, mean_and_error, summar
 from tarflow.evaluation.work import Rows
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
+from tarflow.flows.noise import Noise
+from tarflow.flows.noise_levels import NoiseLevels
 from tarflow.flows.unit import Unit
 from tarflow.randomness import ExampleSeeds, ExampleStreams
 
@@ -53,12 +56,17 @@ class LikelihoodMetrics(Metrics):
     pixels from below. The mean density of K draws is a tighter bound (importance-weighted, Burda
     et al., arXiv 1509.00519) and is shown apart, since published numbers take one.
 
+    A flow of many noise levels tells the mean over the levels drawn for the images, and those of
+    three ranges of levels.
+
     Attributes:
         split: Part of the data to evaluate on.
         batch_size: Number of images evaluated at a time; does not change the result.
         seed: Seed of the noise that is added to each image.
         importance_samples: Number of draws K of the tighter bound; 1 leaves it out.
         unit: Unit to report in; `auto` is bits where the flow has a density of pixels.
+        noise_level: The level of the noise, for flows of many; by default one is drawn for each
+            image as in training.
     """
 
     split: PartName = "test"
@@ -66,6 +74,7 @@ class LikelihoodMetrics(Metrics):
     seed: int = 0
     importance_samples: int = 1
     unit: UnitName = "auto"
+    noise_level: float | None = None
     name: ClassVar[str] = "likelihood"
 
     def __post_init__(self):
@@ -84,6 +93,7 @@ class LikelihoodMetrics(Metrics):
         """
         check_fit(flow, data)
         self._check_unit(flow)
+        noise_at(flow, self.noise_level)  # checks it
         part, title = part_of(data, self.split), f"likelihood of the {self.split} part"
         work = work_of("likelihood")
         compute = partial(self._compute, flow.eval(), ReadAhead(part, work.num_workers))
@@ -91,7 +101,8 @@ class LikelihoodMetrics(Metrics):
         if rows is None:
             return None
         if not np.isfinite(rows["log_prob"]).any():
-            inputs = noisy_inputs(flow, read_batch(part, range(1)), ExampleSeeds(self.seed, [0]))
+            batch, source = read_batch(part, range(1)), ExampleSeeds(self.seed, [0])
+            inputs = noisy_inputs(flow, batch, source, noise_at(flow, self.noise_level))
             flow.check_finite(torch.tensor(math.nan), *inputs)  # tells which transform it was
         return self._report(flow, data, rows)
 
@@ -102,7 +113,11 @@ class LikelihoodMetrics(Metrics):
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
         own = {"seed": self.seed, "importance_samples": self.importance_samples}
-        return {**settings_of(flow, data, self.split), **own}
+        return {
+            **settings_of(flow, data, self.split),
+            "noise": repr(noise_at(flow, self.noise_level)),
+            **own,
+        }
 
     def _check_unit(self, flow: Flow) -> None:
         """Refuse what a flow without a density of pixels cannot tell."""
@@ -123,17 +138,21 @@ class LikelihoodMetrics(Metrics):
         batch = read(indices)
         streams = ExampleStreams(self.seed, indices)
         times = range(self.importance_samples)
-        draws = torch.stack([_log_prob(flow, *noisy_inputs(flow, batch, streams)) for _ in times])
+        noise = noise_at(flow, self.noise_level)
+        inputs = (noisy_inputs(flow, batch, streams, noise) for _ in times)
+        x, context = next(inputs)
+        known = context.to("cpu").parts.items()
+        first = _log_prob(flow, x, context)
+        draws = torch.stack([first, *(_log_prob(flow, *each) for each in inputs)])
         lost = batch.index == UNREADABLE  # another image stands in for these
         draws[:, lost] = math.nan
         few = range(indices.start, min(indices.stop, ROUND_TRIPS))
         deviation = np.full(len(indices), math.nan)
         if len(few):
-            first = batch.first(len(few))
+            head = batch.first(len(few))
             deviation[: len(few)] = _round_trip(
-                flow, *noisy_inputs(flow, first, ExampleSeeds(self.seed, few))
+                flow, *noisy_inputs(flow, head, ExampleSeeds(self.seed, few), noise)
             )
-        known = flow.known(batch.context).parts.items()
         columns = {f"{CONTEXT}{k}": _unknown(v, lost).numpy() for k, v in known if v.ndim == 1}
         return {
             "log_prob": draws[0].numpy(),
@@ -145,7 +164,8 @@ class LikelihoodMetrics(Metrics):
 
     def _report(self, flow: Flow, data: ImageData, rows: Rows) -> Report:
         """Put the values of all images in words and units."""
-        unit = Unit.of(flow, self.unit == "nats")
+        noise = noise_at(flow, self.noise_level)
+        unit = Unit.of(flow, self.unit == "nats", noise)
         is_readable = readable(rows["digest"])
         lost = int((is_readable & ~np.isfinite(rows["log_prob"])).sum())
         unreadable = int((~is_readable).sum())
@@ -174,6 +194,9 @@ class LikelihoodMetrics(Metrics):
             per_image[name] = unit(densities).tolist()
             values[name] = mean_and_error(unit(densities[densities.isfinite()]))
             table.append(summary_row(words, values[name]))
+        if isinstance(noise, NoiseLevels):
+            values["by_level"] = _by_level(noise, unit, rows)
+            table += [summary_row(f"at {k}", each) for k, each in values["by_level"].items()]
         table.append(("largest deviation x -> z -> x", f"{deviation:.1e}", "", ""))
         for reason, count in {"not finite": lost, "unreadable": unreadable}.items():
             if count:
@@ -182,11 +205,38 @@ class LikelihoodMetrics(Metrics):
         return Report("likelihood", title, SUMMARY, table, values, per_image)
 
 
-def noisy_inputs(flow: Flow, batch: Batch, source: ExampleSeeds) -> tuple[Tensor, Context]:
+def _by_level(noise: NoiseLevels, unit: Unit, rows: Rows) -> dict[str, Any]:
+    """Means for the lowest third of all levels, the middle and the highest, in words."""
+    level, log_prob = (torch.from_numpy(rows[k]) for k in (f"{CONTEXT}noise_level", "log_prob"))
+    ends = noise.quantile(torch.linspace(0, 1, 4)).tolist()
+    found = {}
+    for low, high in pairwise(ends):
+        counted = log_prob[(level >= low) & (level <= high) & log_prob.isfinite()]
+        if len(counted):
+            found[f"levels {low:.3g} to {high:.3g}"] = mean_and_error(unit(counted))
+    return found
+
+
+def noise_at(flow: Flow, noise_level: float | None) -> Noise | None:
+    """The noise that is added: that of training, or one of its levels."""
+    if noise_level is None:
+        return flow.noise
+    if not isinstance(flow.noise, NoiseLevels):
+        raise ConfigurationError(
+            f"noise_level {noise_level}: the flow was trained with {flow.noise}, which has no"
+            " levels to choose from. Leave it out"
+        )
+    return flow.noise.at(noise_level)
+
+
+def noisy_inputs(
+    flow: Flow, batch: Batch, source: ExampleSeeds, noise: Noise | None = None
+) -> tuple[Tensor, Context]:
     """Noisy images and what is known of them, on the flow's device."""
     anchor = flow.base.anchor
-    x = flow.noisy(batch.x, source, torch.promote_types(anchor.dtype, torch.float32))
-    context = flow.read_context(flow.known(batch.context), x)
+    dtype = torch.promote_types(anchor.dtype, torch.float32)
+    x, known = flow.observe(batch.x, batch.context, source, dtype, noise)
+    context = flow.read_context(known, x)
     flow.check_context(context)
     return x.to(anchor.device), context.to(anchor.device)
 

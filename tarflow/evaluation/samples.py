@@ -25,6 +25,8 @@ from tarflow.evaluation.sample_table import report_of
 from tarflow.evaluation.work import Rows
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance, LinearGuidance
+from tarflow.sampling.denoiser import AutoDenoiser, Denoiser
+from tarflow.sampling.denoising import can_denoise
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class SampleMetrics(Metrics):
         num_samples: Number of samples for each seed.
         seeds: Seeds; results are means and deviations over them.
         guidance: The rule for guided samples.
+        denoiser: How noise is removed, of flows trained with it.
         batch_size: Number of samples drawn at a time; does not change the result.
         extractors: What makes features, by name.
         num_reference: Number of training images that samples are compared with, chosen at
@@ -57,6 +60,7 @@ class SampleMetrics(Metrics):
     )
     num_reference: int | None = 50_000
     statistics: Path | str | None = None
+    denoiser: Denoiser = AutoDenoiser()
     name: ClassVar[str] = "samples"
 
     def __post_init__(self):
@@ -90,7 +94,7 @@ class SampleMetrics(Metrics):
         part, work = chosen(data.test, self.num_reference), work_of("held_out")
         compute = partial(features.of_part, ReadAhead(part, work.num_workers))
         real = work.do("held-out images", len(part), 256, compute)
-        runs = self._draw(SampleJudge(flow.eval(), features), work_of)
+        runs = self._draw(SampleJudge(flow.eval(), features, self.denoiser), work_of)
         if known is None or real is None:
             return None
         references, lost = known
@@ -108,6 +112,7 @@ class SampleMetrics(Metrics):
             "num_samples": self.num_samples,
             "seeds": list(self.seeds),
             "guidance": repr(self.guidance),
+            "denoiser": repr(self.denoiser.fitted(flow.noise)) if can_denoise(flow) else None,
             "codec": repr(flow.codec),
             "noise": repr(flow.noise),
             "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),

@@ -1,6 +1,7 @@
 """The affine map between data and noise, and the ways to parameterize its scale."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +26,27 @@ class Affine:
     log_scale: Vectors
     shift: Vectors
 
+    @classmethod
+    def identity(cls, x: Vectors) -> "Affine":
+        """The maps that change nothing, at the positions of x."""
+        return cls(torch.zeros_like(x), torch.zeros_like(x))
+
+    @staticmethod
+    def cat(maps: Sequence["Affine"]) -> "Affine":
+        """Put maps of one kind in a row: those of positions that follow each other."""
+        columns = zip(*(vars(each).values() for each in maps), strict=True)
+        return type(maps[0])(*(torch.cat(column, dim=1) for column in columns))
+
+    def room(self, length: int) -> "Affine":
+        """Maps of this kind for so many positions, to be filled in: zeros so far."""
+        batch, _, size = self.shift.shape
+        return type(self)(*(each.new_zeros(batch, length, size) for each in vars(self).values()))
+
+    @property
+    def scale(self) -> Vectors:
+        r"""$\exp(\alpha)$."""
+        return torch.exp(self.log_scale)
+
     def to_noise(self, x: Vectors) -> Vectors:
         r"""Normalize data: $z = (x - \mu) \exp(-\alpha)$."""
         return (x - self.shift) * torch.exp(-self.log_scale)
@@ -41,6 +63,32 @@ class Affine:
     def log_det(self) -> PerExample:
         r"""$\log |\det dz/dx| = -\sum \alpha$ of each example, in nats."""
         return -self.log_scale.sum(dim=(1, 2))
+
+
+@dataclass(frozen=True)
+class SignedAffine(Affine):
+    r"""A map $x = z s + \mu$ whose scale may be negative: the log-scale is $\log |s|$.
+
+    Attributes:
+        sign: 1 or -1; NaN where the scale is 0, which no noise could be found through.
+    """
+
+    sign: Vectors
+
+    @property
+    def scale(self) -> Vectors:
+        """The scale with its sign."""
+        return self.sign * torch.exp(self.log_scale)
+
+    def to_noise(self, x: Vectors) -> Vectors:
+        return self.sign * super().to_noise(x)
+
+    def to_data(self, z: Vectors) -> Vectors:
+        return super().to_data(self.sign * z)
+
+    def after_first(self) -> "SignedAffine":
+        sign = F.pad(self.sign, (0, 0, 1, 0), value=1.0)
+        return SignedAffine(**vars(super().after_first()), sign=sign)
 
 
 @dataclass(frozen=True)

@@ -87,13 +87,11 @@ class Sequential(Decoder):
     """One position after the other: exact, in one step fewer than there are positions."""
 
     def __call__(self, predict: Predict, z: Sequences) -> Inverse:
-        x, log_scale, shift = [z[:, :1]], [z[:, :0]], [z[:, :0]]
+        x, maps = [z[:, :1]], []
         for position in range(z.shape[1] - 1):
-            affine = predict(x[-1], position)
-            x.append(affine.to_data(z.narrow(1, position + 1, 1)))
-            log_scale.append(affine.log_scale)
-            shift.append(affine.shift)
-        affine = Affine(torch.cat(log_scale, dim=1), torch.cat(shift, dim=1))
+            maps.append(predict(x[-1], position))
+            x.append(maps[-1].to_data(z.narrow(1, position + 1, 1)))
+        affine = Affine.cat(maps) if maps else Affine.identity(z[:, 1:])
         return self.solved(z, torch.cat(x, dim=1), affine, passes=z.shape[1] - 1)
 
 

@@ -1,5 +1,6 @@
 """Flows: densities that are saved and loaded, decoded and sampled from."""
 
+from collections.abc import Iterable
 from functools import reduce
 from inspect import signature
 from pathlib import Path
@@ -14,6 +15,7 @@ from tarflow.flows import checkpoint
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.density import Density
+from tarflow.flows.guidance import Guidance
 from tarflow.flows.report import Blame, Inverse, SamplingReport, tell_non_finite
 from tarflow.flows.shapes import Examples, PerExample, Sequences
 from tarflow.randomness import RandomSource
@@ -132,6 +134,7 @@ class Flow(Density, Part):
         Raises:
             NonFiniteError: No example is finite.
             ContextError: The guidance would cost a pass and change nothing.
+            ConfigurationError: It acts at a depth that the flow does not have.
         """
         inverse = self.attempt(z, context, options=options, **keywords)
         tell_non_finite(inverse.finite, lambda row: self._blame(z, inverse, row))
@@ -149,14 +152,27 @@ class Flow(Density, Part):
         check_tensor("z", z, self.base.shape, self.base.anchor.device)
         options = DecodeOptions.of(options, keywords).prepared()
         context = self.sampling_context(context, z)
-        guidance = options.guidance
-        dropped = [c for c in self.conditioners if c.dropped and c.part in context]
-        if guidance is not None and not dropped and guidance.temperature == 1:
-            raise ContextError(
-                "guidance needs a null prediction that differs from the conditional one: pass a"
-                " label or another condition, or give it an attention temperature other than 1"
-            )
+        if options.guidance is not None:
+            self.check_guidance(options.guidance, context)
         return self.transform.inverse(z, context, options)
+
+    def check_guidance(self, guidance: Guidance, parts: Iterable[str]) -> None:
+        """Refuse what would cost a pass and change nothing, given the parts of a context.
+
+        Raises:
+            ContextError: Where the guidance acts, the null prediction is the conditional one.
+            ConfigurationError: It acts at a depth that the flow does not have.
+        """
+        decoded = [t for t in reversed(list(self.transform)) for _ in range(t.num_decoded)]
+        guidance.check_depths(len(decoded))
+        reached = (t for depth, t in enumerate(decoded) if guidance.acts_at(depth))
+        dropped = {c.part for t in reached for c in t.conditioners if c.dropped}
+        if dropped.isdisjoint(parts) and guidance.temperature == 1:
+            raise ContextError(
+                "guidance needs a null prediction that differs from the conditional one where it"
+                " acts: pass a label or another condition, let it act where the flow reads that,"
+                " or give it an attention temperature other than 1"
+            )
 
     def sampling_context(self, context: ContextLike, examples: Tensor) -> Context:
         """What samples are conditioned on: what is given, and the highest of many noise levels.

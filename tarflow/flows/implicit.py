@@ -40,7 +40,7 @@ class ParallelPass:
     def solve(self, cotangent: Sequences) -> Sequences:
         r"""Find v with $J^T v = g$ for the Jacobian $J = dz/dx$.
 
-        J is block lower triangular with the diagonal $D = e^{-\alpha}$. Each round of
+        J is block lower triangular with the diagonal $D = 1 / s$ of inverse scales. Each round of
         $v \leftarrow v + D^{-1} (g - J^T v)$ makes one more position exact, from the last one
         back, and all of them much more so: it ends where rounding is all that is left to correct,
         and after T - 1 rounds at the latest.
@@ -89,7 +89,7 @@ def differentiable(x: Sequences, z: Sequences, predict: Predict) -> tuple[Sequen
     finite = x.isfinite().all(dim=2).all(dim=1)[:, None, None]
     x = x.detach().where(finite, 0.0).requires_grad_()
     affine = predict(x[:, :-1], 0).after_first()
-    scale = affine.log_scale.detach().exp()
+    scale = affine.scale.detach()
     found = ParallelPass(x, affine.to_noise(x), affine.log_det, scale, finite)
     x, log_det = ImplicitInverse.apply(z - found.z, found.log_det, found)  # pyright: ignore
     return x.where(finite, torch.nan), log_det.where(finite.flatten(), torch.nan)

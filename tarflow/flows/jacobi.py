@@ -49,16 +49,18 @@ class Jacobi(Decoder):
             )
 
     def __call__(self, predict: Predict, z: Sequences) -> Inverse:
-        affine = Affine(torch.zeros_like(z[:, 1:]), torch.zeros_like(z[:, 1:]))
         counts = torch.zeros(3, len(z), dtype=torch.long, device=z.device)
-        draft = Draft(z, z.clone(), affine, *counts.unbind())
+        draft, maps = Draft(z, z.clone(), *counts.unbind()), None
         passes, start, last = 0, 0, z.shape[1] - 1
         while start < last and len(z):
             end = min(start + self.window, last)
-            draft.improve(predict(draft.x[:, start:end], start), start, end, self.tolerance)
+            predicted = predict(draft.x[:, start:end], start)
+            maps = predicted.room(last) if maps is None else maps
+            draft.improve(maps, predicted, start, end, self.tolerance)
             passes += 1
             start = int(draft.front.min())
-        return self.solved(z, draft.x, draft.affine, passes, draft.iterations, draft.non_finite)
+        maps = Affine.identity(z[:, 1:]) if maps is None else maps
+        return self.solved(z, draft.x, maps, passes, draft.iterations, draft.non_finite)
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,23 @@ class Draft:
     """The state of the iteration; its tensors change in place.
 
     The data x is final up to each example's front, its last final position; behind it are guesses,
-    the first of which is the noise. The affine maps go with x, without the first position.
-    Iterations are passes that an example took part in unfinished, and what is non-finite are
-    guesses that were thrown away.
+    the first of which is the noise. Iterations are passes that an example took part in unfinished,
+    and what is non-finite are guesses that were thrown away.
     """
 
     z: Sequences
     x: Sequences
-    affine: Affine
     front: Int[Tensor, " batch"]
     iterations: Int[Tensor, " batch"]
     non_finite: Int[Tensor, " batch"]
 
-    def improve(self, predicted: Affine, start: int, end: int, tolerance: float) -> None:
-        """Accept what a prediction from positions `start ... end - 1` proves; redo the rest."""
+    def improve(
+        self, maps: Affine, predicted: Affine, start: int, end: int, tolerance: float
+    ) -> None:
+        """Accept what a prediction from positions `start ... end - 1` proves; redo the rest.
+
+        The maps, those of all positions but the first, go with x.
+        """
         inside, last = slice(start + 1, end + 1), self.z.shape[1] - 1
         noise, old = self.z[:, inside], self.x[:, inside]
         position = torch.arange(start + 1, end + 1, device=noise.device)
@@ -92,7 +97,7 @@ class Draft:
         thrown = ~(accepted | finite) & (position > exact[:, None])
         guess = torch.where(thrown[..., None], noise, new)
         self.x[:, inside] = torch.where(accepted[..., None], old, guess)
-        for name, store in vars(self.affine).items():
+        for name, store in vars(maps).items():
             kept, value = store[:, start:end], getattr(predicted, name)
             store[:, start:end] = torch.where(final[..., None], kept, value)
         self.non_finite.add_(thrown.sum(dim=1))

@@ -47,6 +47,10 @@ PARTS = {
     "positions": Positions,
     "first": FirstPosition,
 }
+OPTIONAL = {
+    "output_norm": (Norm, "pass a Norm, or None"),
+    "noise": (Noise, "pass GaussianNoise(0.1) or NoNoise(); UniformDequantization is a codec"),
+}
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,12 @@ class TarFlowDescription(Part):
         keep(self, class_names=_check_names(self.class_names, self.num_classes))
         for name, kind in PARTS.items():
             check_instance(name, getattr(self, name), kind, f"pass a {kind.__name__}")
-        if self.output_norm is not None:
-            check_instance("output_norm", self.output_norm, Norm, "pass a Norm, or None")
+        for name, (kind, hint) in OPTIONAL.items():
+            if getattr(self, name) is not None:
+                check_instance(name, getattr(self, name), kind, hint)
         for each in self.conditioners:
             check_instance("one of conditioners,", each, Conditioner, "pass a Conditioner")
-        if not any(
-            self.conditioned if isinstance(self.conditioned, tuple) else [self.conditioned]
-        ):
-            self._check_nothing_to_read()
+        self._check_read()
         if self.networks is not None:
             self._keep_networks(self.networks)
 
@@ -163,14 +165,15 @@ class TarFlowDescription(Part):
             conditioners = tuple(each for each in conditioners if not each.dropped)
         return AutoregressiveTransform(network, self.scale, conditioners, self.first)
 
-    def _check_nothing_to_read(self) -> None:
+    def _check_read(self) -> None:
         """Refuse conditions that no transform would read."""
-        for each in self.all_conditioners:
-            if each.dropped:
-                raise ConfigurationError(
-                    f"conditioned {shown(self.conditioned)}: no transform would read the"
-                    f" {each.part}; let one be True"
-                )
+        reads = self.conditioned if isinstance(self.conditioned, tuple) else (self.conditioned,)
+        parts = [each.part for each in self.all_conditioners if each.dropped]
+        if parts and not any(reads):
+            raise ConfigurationError(
+                f"conditioned {shown(self.conditioned)}: no transform would read the {parts[0]};"
+                " let one be True"
+            )
 
     def _keep_networks(self, networks: Any) -> None:
         """Check which transforms share a network: the same numbers make it, whichever it is."""

@@ -72,7 +72,7 @@ def calibrate(
     check_integer("repetitions", repetitions, least=1)
     candidates = _read_windows(windows, tolerance)
     z = flow.base.sample(batch_size, ExampleSeeds(seed, range(batch_size)))
-    read = Context.of(context, batch_size, z.device)
+    read = flow.sampling_context(context, z)
     options = DecodeOptions(guidance=guidance, dtype=dtype).prepared()
     flow.decode(z, read, options=options)  # checks, warms up
     race = Race(read, options, candidates, repetitions, tell)

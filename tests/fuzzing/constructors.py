@@ -14,6 +14,7 @@ from tarflow import (
     GaussianNoise,
     Jacobi,
     LinearGuidance,
+    LinearScaleGuidance,
     Patchify,
     Permute,
     PerTransform,
@@ -39,6 +40,7 @@ NO_COUNT = [0, -1, *NO_INTEGER]
 NO_REAL = ["0.1", None, [0.1]]
 NEGATIVE = [-1.0, NAN, *NO_REAL]
 NOT_POSITIVE = [0.0, *NEGATIVE]
+NO_DEPTHS = [[], [-1], [0.5], ["a"], 0, "0", [True], [None], 1.5]
 NO_FRACTION = [-0.1, 1.0, 1.5, NAN, INF, "0.1", None, [0.5]]
 
 BYTES = ArrayDataset(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3).long())
@@ -81,8 +83,10 @@ ARGUMENTS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     partial(LinearGuidance, 1.0): {
         "schedule": ["linear", None, 3],
         "temperature": [INF, *NOT_POSITIVE],
+        "depths": NO_DEPTHS,
     },
     GaussianGuidance: {"weight": [INF, *NEGATIVE]},
+    partial(LinearScaleGuidance, 1.0): {"schedule": ["linear", None, 3], "depths": NO_DEPTHS},
     Jacobi: {"window": NO_COUNT, "tolerance": [INF, *NOT_POSITIVE]},
     PerTransform: {"decoders": [None, 3, ("sequential",), Sequential(), [Jacobi]]},
     partial(ExampleSeeds, seed=0, indices=range(3)): {
