@@ -90,8 +90,8 @@ class ClassificationMetrics(Metrics):
 
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
-        own = {"noise": repr(noise_at(flow, self.noise_level)), "seed": self.seed}
-        return {**settings_of(flow, data, self.split), **own, "num_draws": self.num_draws}
+        own = {"seed": self.seed, "num_draws": self.num_draws}
+        return {**settings_of(flow, data, self.split, noise_at(flow, self.noise_level)), **own}
 
     def _compute(
         self, flow: Flow, read: ReadAhead, sizes: Sequence[ChunkSize], indices: range

@@ -113,11 +113,7 @@ class LikelihoodMetrics(Metrics):
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
         own = {"seed": self.seed, "importance_samples": self.importance_samples}
-        return {
-            **settings_of(flow, data, self.split),
-            "noise": repr(noise_at(flow, self.noise_level)),
-            **own,
-        }
+        return {**settings_of(flow, data, self.split, noise_at(flow, self.noise_level)), **own}
 
     def _check_unit(self, flow: Flow) -> None:
         """Refuse what a flow without a density of pixels cannot tell."""
