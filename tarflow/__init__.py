@@ -16,6 +16,7 @@ from tarflow.flows.codec import Codec, Pixels, UniformDequantization
 from tarflow.flows.conditioning import Conditioner, LabelConditioner, NoiseLevelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
 from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
+from tarflow.flows.first_position import FirstPosition, FixedFirst, StartToken
 from tarflow.flows.flow import Flow, load
 from tarflow.flows.guidance import (
     ConstantSchedule,
@@ -45,6 +46,13 @@ from tarflow.nn.norms import LayerNormalization, Norm, RootMeanSquare
 from tarflow.nn.positions import LearnedPositions, Positions, RotaryGrid, RotaryPositions
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
+from tarflow.sampling.denoiser import (
+    AutoDenoiser,
+    Denoiser,
+    OneStep,
+    ProbabilityFlow,
+    StochasticDenoising,
+)
 from tarflow.sampling.denoising import denoise
 
 __version__ = "0.1.0"
@@ -54,6 +62,7 @@ __all__ = [
     "AdaptiveNorm",
     "Affine",
     "Alternating",
+    "AutoDenoiser",
     "AutoregressiveTransform",
     "CheckpointError",
     "Codec",
@@ -66,10 +75,13 @@ __all__ = [
     "DataError",
     "DecodeOptions",
     "Decoder",
+    "Denoiser",
     "DiagonalNormal",
     "ExampleSeeds",
     "ExpScale",
     "FeedForward",
+    "FirstPosition",
+    "FixedFirst",
     "Flow",
     "Gate",
     "GaussianGuidance",
@@ -94,6 +106,7 @@ __all__ = [
     "NoiseLevels",
     "NonFiniteError",
     "Norm",
+    "OneStep",
     "Ordering",
     "Part",
     "Patchify",
@@ -102,6 +115,7 @@ __all__ = [
     "Pixels",
     "Positions",
     "PreNorm",
+    "ProbabilityFlow",
     "Raster",
     "Reverse",
     "RootMeanSquare",
@@ -114,6 +128,8 @@ __all__ = [
     "SoftClipScale",
     "SoftplusScale",
     "StandardNormal",
+    "StartToken",
+    "StochasticDenoising",
     "SwiGLU",
     "TarFlow",
     "TarflowError",

@@ -15,6 +15,7 @@ from tarflow import (
     Jacobi,
     LinearGuidance,
     Networks,
+    StartToken,
     TarFlow,
 )
 from tarflow.nn.attention import CausalSelfAttention, Window
@@ -167,6 +168,16 @@ def compare_buckets() -> None:
     assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 12
 
 
+@torch.no_grad()
+def compare_started_steps() -> None:
+    """Steps after a start token, of which there is one more."""
+    flow = tiny_flow((1, 5), 1, num_transforms=1, num_layers=1, first=StartToken())
+    torch._dynamo.reset()
+    z = torch.randn(2, 5, 2)
+    x = flow.inverse(z, networks=Prepared(backend="aot_eager"))
+    torch.testing.assert_close(x, flow.inverse(z), rtol=0, atol=1e-5)
+
+
 def compare_threads() -> None:
     """Eight threads compile and decode at once."""
     flow = tiny_flow(num_transforms=2, num_layers=1, num_classes=3)
@@ -229,6 +240,7 @@ if __name__ == "__main__":
             compare_flow_in_place,
             compare_blocks_in_place,
             compare_buckets,
+            compare_started_steps,
             compare_unequal_networks,
             compare_threads,
             partial(compare_densities, "aot_eager"),

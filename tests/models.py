@@ -8,6 +8,8 @@ from torch import nn
 from tarflow import (
     AutoregressiveTransform,
     ExpScale,
+    FirstPosition,
+    FixedFirst,
     Flow,
     LabelConditioner,
     Patchify,
@@ -39,11 +41,16 @@ def tiny_network(
 
 
 def tiny_autoregressive(
-    scale: Scale, length: int = 5, patch_dim: int = 2, num_layers: int = 2
+    scale: Scale,
+    length: int = 5,
+    patch_dim: int = 2,
+    num_layers: int = 2,
+    first: FirstPosition = FixedFirst(),
 ) -> AutoregressiveTransform:
     """An autoregressive transform with three classes."""
-    network = tiny_network(patch_dim, scale.num_outputs * patch_dim, length, num_layers)
-    transform = AutoregressiveTransform(network, scale, [LabelConditioner(3)])
+    outputs = scale.num_outputs * patch_dim
+    network = tiny_network(patch_dim, outputs, length + first.num_added, num_layers)
+    transform = AutoregressiveTransform(network, scale, [LabelConditioner(3)], first)
     randomized(transform.get_submodule("label_embedding"))
     return transform
 

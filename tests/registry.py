@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from tarflow import (
     Scale,
     SoftClipScale,
     SoftplusScale,
+    StartToken,
     Transform,
     UniformLevels,
     UnitScale,
@@ -68,9 +70,9 @@ class Shuffled(Ordering):
         return torch.randperm(length, generator=generator).tolist()
 
 
-def autoregressive(scale: Scale) -> AutoregressiveTransform:
+def autoregressive(scale: Scale, **options: Any) -> AutoregressiveTransform:
     """An autoregressive transform of one layer: most time goes into compiling."""
-    return tiny_autoregressive(scale, num_layers=1)
+    return tiny_autoregressive(scale, num_layers=1, **options)
 
 
 REGISTRY = {
@@ -81,6 +83,10 @@ REGISTRY = {
     "SoftClipScale": Case(lambda: autoregressive(SoftClipScale(0.5))),
     "SoftplusScale": Case(lambda: autoregressive(SoftplusScale())),
     "UnitScale": Case(lambda: autoregressive(UnitScale())),
+    "StartToken": Case(lambda: autoregressive(ExpScale(), first=StartToken())),
+    "StartToken of one position": Case(
+        lambda: autoregressive(ExpScale(), length=1, first=StartToken()), (1, 2)
+    ),
     "Repatch": Case(lambda: Repatch(Patchify((4, 4), 2), Patchify((4, 4), 1)), (4, 8)),
     "Composition": Case(lambda: Composition([Reverse(), autoregressive(ExpScale())])),
     "TarFlow": Case(lambda: tiny_flow(num_layers=1, num_classes=3).transform, IMAGE),
@@ -111,6 +117,9 @@ REGISTRY = {
         ),
         IMAGE,
         noise_level=(0.01, 0.1, 0.3),
+    ),
+    "started TarFlow": Case(
+        lambda: tiny_flow(num_layers=1, num_classes=3, first=StartToken()).transform, IMAGE
     ),
     "unconditional TarFlow": Case(
         lambda: tiny_flow(num_layers=1, num_transforms=2).transform, IMAGE, None

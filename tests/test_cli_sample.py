@@ -1,6 +1,7 @@
 """`tarflow sample`: what it leaves, and how it goes on after a kill, alone or with others."""
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -14,7 +15,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tarflow import Conditioner, GaussianNoise, Pixels, TarFlow
+from tarflow import (
+    Conditioner,
+    ExampleSeeds,
+    GaussianNoise,
+    LinearGuidance,
+    OneStep,
+    Pixels,
+    ProbabilityFlow,
+    StochasticDenoising,
+    TarFlow,
+    UniformLevels,
+    denoise,
+    load,
+)
 
 from .models import tiny_flow
 from .test_cli import error_of, tarflow
@@ -287,3 +301,66 @@ def test_samples_that_are_not_finite_end_nothing_and_are_told(
     with np.load("out/samples.npz") as arrays:
         shown = arrays["images"].reshape(7, -1).any(axis=1)
     assert shown.tolist() == [True, False, True, True, False, True, True]
+
+
+# --- Many noise levels ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def levels(tmp_path_factory) -> Path:
+    """A pretrained folder of a tiny flow of many noise levels."""
+    directory = tmp_path_factory.mktemp("levels") / "pretrained"
+    noise = UniformLevels(0.05, 0.5)
+    tiny_flow(num_channels=1, num_classes=3, codec=Pixels(17), noise=noise).save_pretrained(
+        directory
+    )
+    return directory
+
+
+def test_samples_of_many_levels_go_down_a_ladder(levels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = (f"checkpoint={levels}", "num_samples=4", "guidance=1", "save_npz=true", "batch_size=3")
+
+    def drawn(folder, *options):
+        tarflow("sample", *told, f"output={folder}", "denoising_steps=4", *options)
+        with np.load(f"{folder}/samples.npz") as arrays:
+            return torch.from_numpy(arrays["images"])
+
+    flow, label = load(levels), torch.arange(4) % 3
+    seeds = ExampleSeeds(0, range(4))
+    x = flow.sample(4, label, source=seeds, guidance=LinearGuidance(1.0))
+    for name, denoiser in {
+        "auto": ProbabilityFlow(4),
+        "probability_flow": ProbabilityFlow(4),
+        "stochastic": StochasticDenoising(4),
+        "one_step": OneStep(),
+    }.items():
+        clean = denoise(flow, x, label, denoiser=denoiser, source=seeds)
+        assert torch.equal(drawn(name, f"denoiser={name}"), flow.codec.decode(clean))
+    settings = json.loads(Path("auto/shards/settings.json").read_text())
+    assert settings["denoiser"] == "ProbabilityFlow(steps=4, low=0.05)"
+    with pytest.raises(SystemExit, match=r"holds samples of other settings .denoiser"):
+        drawn("auto", "denoiser=stochastic")
+    assert torch.equal(drawn("raw", "denoise=false"), flow.codec.decode(x))
+
+
+def test_samples_are_drawn_at_another_level_on_request(levels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = (f"checkpoint={levels}", "num_samples=3", "denoise=false", "save_npz=true")
+    tarflow("sample", *told, "output=low", "+context.noise_level=0.1")
+    flow, context = load(levels), {"label": torch.arange(3), "noise_level": 0.1}
+    x = flow.sample(3, context, source=ExampleSeeds(0, range(3)))
+    with np.load("low/samples.npz") as arrays:
+        assert torch.equal(torch.from_numpy(arrays["images"]), flow.codec.decode(x))
+
+
+def test_a_ladder_for_a_flow_of_one_level_is_refused(sample):
+    with pytest.raises(SystemExit, match="goes through many noise levels, but this flow"):
+        sample("num_samples=3", "output=out", "denoiser=stochastic")
+
+
+def test_a_flow_of_many_levels_is_calibrated(levels, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tarflow("calibrate", f"checkpoint={levels}", "batch_size=2", "repetitions=1", "windows=[4]")
+    tarflow("sample", f"checkpoint={levels}", "num_samples=2", "batch_size=2", "output=out")
+    assert "decoding by the calibrated plan" in capsys.readouterr().out

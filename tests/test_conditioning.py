@@ -140,6 +140,45 @@ def test_a_flow_of_another_condition_guides_and_round_trips_with_it():
         assert not torch.allclose(weak, strong)
 
 
+def test_a_mixture_of_classes_is_embedded_as_their_mean():
+    flow = randomized(TarFlow(4, 2, 1, 2, 1, 8, 8, num_classes=3), 0.2).double().eval()
+    x, label = torch.rand(4, 1, 4, 4).double(), torch.tensor([2, 0, 1, -1])
+    rows = torch.nn.functional.one_hot(label.clamp(min=0), 3).double()
+    rows[3] = 1 / 3
+    torch.testing.assert_close(flow.log_prob(x, rows), flow.log_prob(x, label), rtol=0, atol=1e-12)
+    mixed = flow.log_prob(x, torch.tensor([[0.5, 0.25, 0.25]]).expand(4, 3))
+    assert not torch.isclose(mixed, flow.log_prob(x, -1)).any()
+    weights = rows.clone().requires_grad_()
+    flow.log_prob(x, weights).sum().backward()
+    assert weights.grad.abs().min() > 0
+
+
+def test_mixtures_of_classes_are_guided_and_dropped():
+    from tarflow import ExampleSeeds, LinearGuidance
+
+    flow = randomized(TarFlow(4, 2, 1, 2, 1, 8, 8, num_classes=3), 0.2).double().eval()
+    label, seeds = torch.tensor([2, 0, 1]), ExampleSeeds(0, range(3))
+    rows = torch.nn.functional.one_hot(label, 3).double()
+    guided = (
+        flow.sample(3, given, source=seeds, guidance=LinearGuidance(1.0))
+        for given in (label, rows)
+    )
+    torch.testing.assert_close(*guided, rtol=0, atol=1e-12)
+    context = Context(rows.repeat(50, 1))
+    dropped = with_dropout(context, (LABELS,), 0.5, torch.Generator().manual_seed(0)).label
+    gone = dropped.eq(1 / 3).all(dim=1)
+    assert 0 < gone.sum() < 150
+    assert torch.equal(dropped[~gone], context.label[~gone])
+
+
+@pytest.mark.parametrize("rows", [[[0.5, 0.6, 0.0]], [[1.5, -0.5, 0.0]], [[torch.nan, 0.5, 0.5]]])
+def test_weights_of_classes_that_are_none_are_refused(rows):
+    with pytest.raises(ContextError, match="weights of classes must not be negative"):
+        LABELS.check(LABELS.read(torch.tensor(rows)))
+    with pytest.raises(ContextError, match="labels are integers"):
+        LABELS.read(torch.ones(1, 2))
+
+
 # --- Noise levels ---------------------------------------------------------------------------
 
 LEVELS = NoiseLevelConditioner()

@@ -15,7 +15,14 @@ import yaml
 from hydra.errors import HydraException
 from PIL import Image
 
-from tarflow import GaussianNoise, NoNoise, Pixels, TarFlow, UniformDequantization
+from tarflow import (
+    GaussianNoise,
+    NoNoise,
+    Pixels,
+    TarFlow,
+    UniformDequantization,
+    UniformLevels,
+)
 from tarflow.flows.published import _published_name
 from tests import doc_commands
 from tests.composing import composed
@@ -114,6 +121,7 @@ def things(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("things")
     runs = {
         "digits_samples/seed_0": (8, 2, 1, Pixels(17), GaussianNoise(0.1), 10),
+        "digits_levels/seed_0": (8, 2, 1, Pixels(17), UniformLevels(0.02, 0.3), 10),
         "digits_likelihood/seed_0": (8, 2, 1, UniformDequantization(17), NoNoise(), 10),
         "digits_likelihood/seed_1": (8, 2, 1, UniformDequantization(17), NoNoise(), 10),
         "photos/seed_0": (64, 16, 3, Pixels(256), GaussianNoise(0.05), 2),

@@ -89,5 +89,7 @@ def test_a_run_of_then_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         for path in (run / "pretrained/model.safetensors", run / "expected.safetensors")
     )
     assert weights.keys() == expected.keys()
+    # The two steps move weights by 3e-3; Muon multiplies in bfloat16, which processors round
+    # differently.
     for name, value in expected.items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-4)

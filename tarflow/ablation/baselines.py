@@ -14,6 +14,7 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.codec import UniformDequantization
 from tarflow.flows.context import Context
 from tarflow.flows.noise import NoNoise
+from tarflow.randomness import RandomSource
 
 HIDDEN = (256, 256)
 """Widths of the networks in all of them."""
@@ -36,13 +37,11 @@ class Baseline(nn.Module):
         self.image_shape, self.flow, self.num_passes = data.image_shape, flow, num_passes
         self.codec, self.noise = UniformDequantization(**vars(data.codec)), NoNoise()
 
-    def noisy(self, stored: Tensor, source: torch.Generator | None = None) -> Tensor:
-        """Stored images as the data whose density this is."""
-        return self.codec.encode(stored, source)
-
-    def known(self, context: Context) -> Context:
-        """Nothing: the density has no conditions."""
-        return Context()
+    def observe(
+        self, stored: Tensor, context: Context = Context(), source: RandomSource = None
+    ) -> tuple[Tensor, Context]:
+        """Stored images as the data whose density this is; it has no conditions."""
+        return self.codec.encode(stored, source), Context()
 
     def log_prob(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Log-densities."""

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from tarflow.ablation.baselines import Baseline
 from tarflow.ablation.variants import Model, Variant
 from tarflow.data.loading.batches import Batch
-from tarflow.flows.conditioning import with_dropout
 from tarflow.flows.context import Context
-from tarflow.training import adamw, muon
+from tarflow.flows.noise_levels import NoiseLevels
+from tarflow.training import MaximumLikelihood, adamw, muon
 
 OPTIMIZERS = {"adamw": adamw, "muon": muon}
 DECAY = 0.998
@@ -88,15 +88,17 @@ def _step(model: Model, optimizer: Optimizer, loss: Tensor, max_grad_norm: float
 
 def _loss(model: Model, stored: Tensor, context: Context) -> Tensor:
     """Negative log-likelihood, in nats per dimension."""
-    x = model.noisy(stored)
     if isinstance(model, Baseline):
+        x, _ = model.observe(stored)
         return -model.log_prob(x).mean() / x[0].numel()
-    context = with_dropout(model.known(context), model.conditioners, CLASS_DROPOUT)
-    z, log_det = model(x, context)
-    moment = model.base.moment(z)
+    power = int(isinstance(model.noise, NoiseLevels))
+    objective = MaximumLikelihood(CLASS_DROPOUT, level_power=power)
+    loss = objective(model, Batch(stored, context, torch.arange(len(stored))), None)
+    assert loss.z is not None
+    moment = model.base.moment(loss.z)
     if moment is not None:
         model.base.update(moment)
-    return -(model.base.log_prob(z) + log_det).mean() / model.num_dims
+    return loss.value.mean() / model.num_dims
 
 
 @torch.no_grad()
@@ -113,10 +115,11 @@ def _follow(average: Model, model: Model, step: int) -> None:
 @torch.no_grad()
 def log_probs(model: Model, batch: Batch, seed: int) -> Tensor:
     """Log-densities of images with the noise of a seed; NaN where they are not finite."""
-    x = model.eval().noisy(batch.x, torch.Generator().manual_seed(seed))
+    source = torch.Generator().manual_seed(seed)
+    x, known = model.eval().observe(batch.x, batch.context, source)
     found = []
     for rows in torch.arange(len(x)).split(256):
-        context = model.known(batch.context).map(lambda part, rows=rows: part[rows])
+        context = known.map(lambda part, rows=rows: part[rows])
         found.append(model.log_prob(x[rows], context).double())
     log_prob = torch.cat(found)
     return log_prob.where(log_prob.isfinite(), math.nan)

@@ -19,11 +19,10 @@ from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.flows.codec import UniformDequantization
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.guidance import GaussianGuidance, Guidance, LinearGuidance, LinearSchedule
-from tarflow.flows.noise import GaussianNoise
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.randomness import stream_seed
 from tarflow.sampling.chunks import ChunkSize
-from tarflow.sampling.denoising import tweedie
+from tarflow.sampling.denoising import attempt_denoising, can_denoise
 from tarflow.sampling.drawing import draw
 
 DRAWS = 4
@@ -103,8 +102,8 @@ class Judge:
         options, sizes = DecodeOptions(guidance).prepared(), ChunkSize(250)
         x, _ = draw(model, range(self.num_samples), label, seed, sizes, options)
         panels = {"drawn": x}
-        if isinstance(model.noise, GaussianNoise):
-            panels["denoised"] = tweedie(model, x, label, max_batch=sizes)
+        if can_denoise(model):
+            panels["denoised"] = attempt_denoising(model, x, label, max_batch=sizes)
         for name, x in panels.items():
             fine = x.isfinite().flatten(1).all(dim=1)
             yield name, codec.decode(x[fine]), None if label is None else label[fine]

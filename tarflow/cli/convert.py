@@ -16,7 +16,11 @@ def convert(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("tarflow convert", description=read_published.__doc__)
     parser.add_argument("weights", help="the published file, or a training's checkpoint")
     parser.add_argument("directory", help="the pretrained folder to write")
-    parser.add_argument("options", nargs="*", help="image_size=32, noise_std=0.05, model=ema")
+    parser.add_argument(
+        "options",
+        nargs="*",
+        help="image_size=32, noise_std=0.05, noise_levels=0.01:0.3, model=ema",
+    )
     options = parser.parse_args(arguments)
     with told_plainly():
         flow = read_published(options.weights, **_read_options(options.options))
@@ -29,7 +33,7 @@ def convert(arguments: Sequence[str]) -> None:
 
 
 def _read_options(options: list[str]) -> dict[str, Any]:
-    """Read `image_size=32`, `image_size=32x64` (height and width), `noise_std`, `model`."""
+    """Read `image_size=32`, `image_size=32x64` (height and width), and the others."""
     values = {}
     for option in options:
         key, _, text = option.partition("=")
@@ -39,13 +43,19 @@ def _read_options(options: list[str]) -> dict[str, Any]:
                 values[key] = int(height), int(width or height)
             elif key == "noise_std":
                 values[key] = float(text)
+            elif key == "noise_levels":
+                low, high = text.split(":")
+                values[key] = float(low), float(high)
             elif key == "model":
                 values[key] = text
         except ValueError as error:
-            message = f"{option} cannot be read: write image_size=32 or 32x64, noise_std=0.05"
-            raise CheckpointError(message) from error
+            raise CheckpointError(
+                f"{option} cannot be read: write image_size=32 or 32x64, noise_std=0.05,"
+                " noise_levels=0.01:0.3"
+            ) from error
         if key not in values:
             raise CheckpointError(
-                f"{option}: allowed are image_size=..., noise_std=... and model=..."
+                f"{option}: allowed are image_size=..., noise_std=..., noise_levels=LOW:HIGH"
+                " and model=..."
             )
     return values

@@ -27,6 +27,8 @@ class EvaluateSettings(Settings):
     guidance: float = 1.0  # weight, for metrics of samples
     guidance_rule: Section
     temperature: float = 1.0  # attention temperature of the null prediction
+    denoiser: Section
+    denoising_steps: int = 30  # levels that denoisers of many noise levels go through
     device: str = "auto"  # or cpu, cuda, cuda:1, mps
     rank: int | None = None  # which of several processes that share the work; torchrun, srun tell
     world_size: int | None = None  # the number of these processes

@@ -34,7 +34,9 @@ class SampleSettings(Settings):
     guidance: float = 0.0  # weight; 0 is off
     guidance_rule: Section
     temperature: float = 1.0  # attention temperature of the null; guides flows without classes
-    denoise: bool = True  # where the flow was trained with Gaussian noise
+    denoise: bool = True  # where the flow was trained with noise that can be removed
+    denoiser: Section
+    denoising_steps: int = 30  # levels that denoisers of many noise levels go through
     seed: int = 0  # sample n of a seed is the same whatever the batch size
     batch_size: int = 100  # samples drawn, and written, at a time; fewer where memory runs out
     dtype: str | None = None  # float32, bfloat16 or float16: of the transformer; its weights'
@@ -72,7 +74,8 @@ def sample(config: SampleSettings) -> None:
     guidance = guidance_of(config.guidance_rule, config.guidance, flow)
     options = decode_options(config, flow, directory, config.batch_size, guidance)
     others = read_others(config.composed["context"], flow)
-    sampler = Sampler(flow, config.seed, classes, config.denoise, options, others)
+    denoiser = instantiate(config.denoiser)
+    sampler = Sampler(flow, config.seed, classes, config.denoise, options, others, denoiser)
     settings, num_samples = {**origin, **sampler.settings}, config.num_samples
     folder, batch_size = SampleFolder(output), config.batch_size
     run = SampleRun(folder, settings, num_samples, batch_size, process, sampler=sampler)

@@ -23,7 +23,6 @@ from tarflow.flows.flow import Flow, load
 from tarflow.flows.guidance import Guidance
 from tarflow.machine.files import replacing, write_atomically
 from tarflow.machine.processes import Process
-from tarflow.sampling.drawing import read_classes
 from tarflow.sampling.sample_folder import fingerprints
 from tarflow.sampling.sampler import Sampler
 
@@ -41,6 +40,8 @@ class SweepGuidanceSettings(Settings):
     temperature: float = 1.0  # attention temperature of the null; guides flows without classes
     data: Section  # what samples are compared with: its training images
     metrics: Section  # how many samples of which seeds, and how they are judged
+    denoiser: Section
+    denoising_steps: int = 30  # levels that denoisers of many noise levels go through
     dtype: str | None = None  # float32, bfloat16 or float16: of the transformer; its weights'
     compile: bool = False  # run single steps compiled: pays after many samples, if at all
     decoder: Section
@@ -70,7 +71,7 @@ def sweep_guidance(config: SweepGuidanceSettings) -> None:
     sweep = GuidanceSweep(
         directory=Path(config.output or beside(directory, "guidance")),
         turns=turns,
-        sampler=_sampler(flow, features, metrics.num_samples),
+        sampler=_sampler(flow, features, metrics),
         options_of=partial(decode_options, config, flow, directory, metrics.batch_size),
         metrics=metrics,
         data=data,
@@ -115,10 +116,11 @@ def _words(name: str) -> str:
     return str(name).replace("_", " ")
 
 
-def _sampler(flow: Flow, features: ImageFeatures, num_samples: int) -> Sampler:
+def _sampler(flow: Flow, features: ImageFeatures, metrics: SampleMetrics) -> Sampler:
     """What draws samples of all classes, and of the other conditions of training images."""
-    others = SampleJudge(flow.eval(), features).context(range(num_samples)).updated(label=None)
-    return Sampler(flow, classes=read_classes("all", flow.num_classes), others=others)
+    judge = SampleJudge(flow.eval(), features)
+    others = judge.context(range(metrics.num_samples)).updated(label=None)
+    return Sampler(flow, classes=judge.classes, others=others, denoiser=metrics.denoiser)
 
 
 def _leave(

@@ -111,6 +111,7 @@ def inpaint(
     mask = _read_mask(mask, x)
     # A copy, since what was made in inference mode takes no gradient.
     rows = Context.of(context, len(x), x.device).map(torch.clone)
+    flow.check_complete(rows, x)
     posterior = Posterior(flow, rows, x.where(mask, 0).to(z.dtype), mask, std, options)
     state = sampler.start(posterior, z)
     fine = state.x.isfinite().flatten(1).all(dim=1)

@@ -1,5 +1,7 @@
-"""Evaluation: likelihoods and the quality of samples."""
+"""Evaluation: likelihoods, the quality of samples, and classes."""
 
+from tarflow.evaluation.accuracy import ClassificationMetrics
+from tarflow.evaluation.classification import classify_by_density, classify_by_gradient
 from tarflow.evaluation.comparison import compare_likelihoods
 from tarflow.evaluation.distances import frechet_distance, kernel_distance, precision_and_recall
 from tarflow.evaluation.extractors import Extractor, Inception, PixelFeatures
@@ -13,6 +15,7 @@ Pixels = PixelFeatures
 """The name of earlier configurations."""
 
 __all__ = [
+    "ClassificationMetrics",
     "Extractor",
     "InMemory",
     "Inception",
@@ -22,6 +25,8 @@ __all__ = [
     "PixelFeatures",
     "Report",
     "SampleMetrics",
+    "classify_by_density",
+    "classify_by_gradient",
     "compare_likelihoods",
     "frechet_distance",
     "kernel_distance",

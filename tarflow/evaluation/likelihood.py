@@ -3,33 +3,43 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_integer, keep, shown
+from tarflow.arguments import check_integer, keep
 from tarflow.data import ImageData
 from tarflow.data.images import UNLABELLED
 from tarflow.data.loading.batches import UNREADABLE, Batch, read_batch
 from tarflow.data.loading.reading import ReadAhead
-from tarflow.errors import ConfigurationError, DataError
+from tarflow.errors import ConfigurationError
 from tarflow.evaluation.comparison import compare_likelihoods
-from tarflow.evaluation.metrics import Metrics, WorkOf, check_fit
-from tarflow.evaluation.provenance import content_of, digests, readable, software
+from tarflow.evaluation.metrics import (
+    Metrics,
+    PartName,
+    WorkOf,
+    check_choice,
+    check_fit,
+    part_of,
+    settings_of,
+)
+from tarflow.evaluation.provenance import content_of, digests, readable
 from tarflow.evaluation.reporting import SUMMARY, Report, mean_and_error, summary_row
 from tarflow.evaluation.work import Rows
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
+from tarflow.flows.noise import Noise
+from tarflow.flows.noise_levels import NoiseLevels
 from tarflow.flows.unit import Unit
 from tarflow.randomness import ExampleSeeds, ExampleStreams
 
 ROUND_TRIPS = 32
 """Number of images, the first ones, that are mapped to noise and back: that takes long."""
 
-PartName = Literal["test", "validation", "train"]
 UnitName = Literal["auto", "bits", "nats"]
 
 CONTEXT = "context/"
@@ -46,12 +56,17 @@ class LikelihoodMetrics(Metrics):
     pixels from below. The mean density of K draws is a tighter bound (importance-weighted, Burda
     et al., arXiv 1509.00519) and is shown apart, since published numbers take one.
 
+    A flow of many noise levels tells the mean over the levels drawn for the images, and those of
+    three ranges of levels.
+
     Attributes:
         split: Part of the data to evaluate on.
         batch_size: Number of images evaluated at a time; does not change the result.
         seed: Seed of the noise that is added to each image.
         importance_samples: Number of draws K of the tighter bound; 1 leaves it out.
         unit: Unit to report in; `auto` is bits where the flow has a density of pixels.
+        noise_level: The level of the noise, for flows of many; by default one is drawn for each
+            image as in training.
     """
 
     split: PartName = "test"
@@ -59,17 +74,14 @@ class LikelihoodMetrics(Metrics):
     seed: int = 0
     importance_samples: int = 1
     unit: UnitName = "auto"
+    noise_level: float | None = None
     name: ClassVar[str] = "likelihood"
 
     def __post_init__(self):
         for name, least in (("seed", None), ("batch_size", 1), ("importance_samples", 1)):
             keep(self, **{name: check_integer(name, getattr(self, name), least)})
         for name, kind in (("split", PartName), ("unit", UnitName)):
-            value, allowed = getattr(self, name), get_args(kind)
-            if not isinstance(value, str) or value not in allowed:
-                raise ConfigurationError(
-                    f"{name} {shown(value)} is unknown: choose {', '.join(allowed)}"
-                )
+            check_choice(name, getattr(self, name), kind)
 
     def evaluate(self, flow: Flow, data: ImageData, work_of: WorkOf) -> Report | None:
         """Evaluate a flow, with other processes perhaps.
@@ -81,14 +93,16 @@ class LikelihoodMetrics(Metrics):
         """
         check_fit(flow, data)
         self._check_unit(flow)
-        part, title = self._part(data), f"likelihood of the {self.split} part"
+        self._noise(flow)  # checks it
+        part, title = part_of(data, self.split), f"likelihood of the {self.split} part"
         work = work_of("likelihood")
         compute = partial(self._compute, flow.eval(), ReadAhead(part, work.num_workers))
         rows = work.do(title, len(part), self.batch_size, compute)
         if rows is None:
             return None
         if not np.isfinite(rows["log_prob"]).any():
-            inputs = _inputs(flow, read_batch(part, range(1)), ExampleSeeds(self.seed, [0]))
+            batch, source = read_batch(part, range(1)), ExampleSeeds(self.seed, [0])
+            inputs = noisy_inputs(flow, batch, source, self._noise(flow))
             flow.check_finite(torch.tensor(math.nan), *inputs)  # tells which transform it was
         return self._report(flow, data, rows)
 
@@ -98,17 +112,8 @@ class LikelihoodMetrics(Metrics):
 
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
-        return {
-            "data": data.name,
-            "split": self.split,
-            "count": len(self._part(data)),
-            "codec": repr(flow.codec),
-            "noise": repr(flow.noise),
-            "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
-            "seed": self.seed,
-            "importance_samples": self.importance_samples,
-            "software": software(),
-        }
+        own = {"seed": self.seed, "importance_samples": self.importance_samples}
+        return {**settings_of(flow, data, self.split), "noise": repr(self._noise(flow)), **own}
 
     def _check_unit(self, flow: Flow) -> None:
         """Refuse what a flow without a density of pixels cannot tell."""
@@ -123,32 +128,27 @@ class LikelihoodMetrics(Metrics):
         if self.importance_samples > 1:
             raise ConfigurationError(f"{reason}. Leave importance_samples out")
 
-    def _part(self, data: ImageData) -> Any:
-        """The part of the data."""
-        part: Any = getattr(data, self.split)
-        if part is None:
-            raise DataError(f"{data.name} has no {self.split} part: set data.validation_fraction")
-        if not len(part):
-            raise DataError(f"the {self.split} part of {data.name} is empty")
-        return part
-
     @torch.no_grad()
     def _compute(self, flow: Flow, read: ReadAhead, indices: range) -> Rows:
         """The values of some images; every image has a stream of noise of its own."""
         batch = read(indices)
         streams = ExampleStreams(self.seed, indices)
         times = range(self.importance_samples)
-        draws = torch.stack([_log_prob(flow, *_inputs(flow, batch, streams)) for _ in times])
+        noise = self._noise(flow)
+        inputs = (noisy_inputs(flow, batch, streams, noise) for _ in times)
+        x, context = next(inputs)
+        known = context.to("cpu").parts.items()
+        first = _log_prob(flow, x, context)
+        draws = torch.stack([first, *(_log_prob(flow, *each) for each in inputs)])
         lost = batch.index == UNREADABLE  # another image stands in for these
         draws[:, lost] = math.nan
         few = range(indices.start, min(indices.stop, ROUND_TRIPS))
         deviation = np.full(len(indices), math.nan)
         if len(few):
-            first = batch.first(len(few))
+            head = batch.first(len(few))
             deviation[: len(few)] = _round_trip(
-                flow, *_inputs(flow, first, ExampleSeeds(self.seed, few))
+                flow, *noisy_inputs(flow, head, ExampleSeeds(self.seed, few), noise)
             )
-        known = flow.known(batch.context).parts.items()
         columns = {f"{CONTEXT}{k}": _unknown(v, lost).numpy() for k, v in known if v.ndim == 1}
         return {
             "log_prob": draws[0].numpy(),
@@ -158,9 +158,21 @@ class LikelihoodMetrics(Metrics):
             **columns,
         }
 
+    def _noise(self, flow: Flow) -> Noise | None:
+        """The noise that is added: that of training, or one of its levels."""
+        if self.noise_level is None:
+            return flow.noise
+        if not isinstance(flow.noise, NoiseLevels):
+            raise ConfigurationError(
+                f"noise_level {self.noise_level}: the flow was trained with {flow.noise}, which"
+                " has no levels to choose from. Leave it out"
+            )
+        return flow.noise.at(self.noise_level)
+
     def _report(self, flow: Flow, data: ImageData, rows: Rows) -> Report:
         """Put the values of all images in words and units."""
-        unit = Unit.of(flow, self.unit == "nats")
+        noise = self._noise(flow)
+        unit = Unit.of(flow, self.unit == "nats", noise)
         is_readable = readable(rows["digest"])
         lost = int((is_readable & ~np.isfinite(rows["log_prob"])).sum())
         unreadable = int((~is_readable).sum())
@@ -189,6 +201,9 @@ class LikelihoodMetrics(Metrics):
             per_image[name] = unit(densities).tolist()
             values[name] = mean_and_error(unit(densities[densities.isfinite()]))
             table.append(summary_row(words, values[name]))
+        if isinstance(noise, NoiseLevels):
+            values["by_level"] = _by_level(noise, unit, rows)
+            table += [summary_row(f"at {k}", each) for k, each in values["by_level"].items()]
         table.append(("largest deviation x -> z -> x", f"{deviation:.1e}", "", ""))
         for reason, count in {"not finite": lost, "unreadable": unreadable}.items():
             if count:
@@ -197,11 +212,26 @@ class LikelihoodMetrics(Metrics):
         return Report("likelihood", title, SUMMARY, table, values, per_image)
 
 
-def _inputs(flow: Flow, batch: Batch, source: ExampleSeeds) -> tuple[Tensor, Context]:
+def _by_level(noise: NoiseLevels, unit: Unit, rows: Rows) -> dict[str, Any]:
+    """Means for the lowest third of all levels, the middle and the highest, in words."""
+    level, log_prob = (torch.from_numpy(rows[k]) for k in (f"{CONTEXT}noise_level", "log_prob"))
+    ends = noise.quantile(torch.linspace(0, 1, 4)).tolist()
+    found = {}
+    for low, high in pairwise(ends):
+        counted = log_prob[(level >= low) & (level <= high) & log_prob.isfinite()]
+        if len(counted):
+            found[f"levels {low:.3g} to {high:.3g}"] = mean_and_error(unit(counted))
+    return found
+
+
+def noisy_inputs(
+    flow: Flow, batch: Batch, source: ExampleSeeds, noise: Noise | None = None
+) -> tuple[Tensor, Context]:
     """Noisy images and what is known of them, on the flow's device."""
     anchor = flow.base.anchor
-    x = flow.noisy(batch.x, source, torch.promote_types(anchor.dtype, torch.float32))
-    context = flow.read_context(flow.known(batch.context), x)
+    dtype = torch.promote_types(anchor.dtype, torch.float32)
+    x, known = flow.observe(batch.x, batch.context, source, dtype, noise)
+    context = flow.read_context(known, x)
     flow.check_context(context)
     return x.to(anchor.device), context.to(anchor.device)
 

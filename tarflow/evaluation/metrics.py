@@ -3,15 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from tarflow.arguments import shown
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError, DataError
+from tarflow.evaluation.provenance import software
 from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.work import InMemory, Work
 from tarflow.flows.flow import Flow
 from tarflow.registry import Part
+
+PartName = Literal["test", "validation", "train"]
+"""The parts of a data set."""
 
 WorkOf = Callable[[str], Work]
 """Where the values of a part of an evaluation are computed and kept, by the part's name."""
@@ -64,6 +68,41 @@ class Metrics(Part, ABC):
     def compares(self) -> bool:
         """Whether `compare` was defined: asked early, since evaluations take hours."""
         return type(self).compare is not Metrics.compare
+
+
+def check_choice(name: str, value: Any, kind: Any) -> None:
+    """Refuse what is not one of the words of a `Literal`."""
+    if not isinstance(value, str) or value not in get_args(kind):
+        raise ConfigurationError(
+            f"{name} {shown(value)} is unknown: choose {', '.join(get_args(kind))}"
+        )
+
+
+def part_of(data: ImageData, split: PartName) -> Any:
+    """A part of a data set that has images.
+
+    Raises:
+        DataError: The data has no such part, or nothing in it.
+    """
+    part: Any = getattr(data, split)
+    if part is None:
+        raise DataError(f"{data.name} has no {split} part: set data.validation_fraction")
+    if not len(part):
+        raise DataError(f"the {split} part of {data.name} is empty")
+    return part
+
+
+def settings_of(flow: Flow, data: ImageData, split: PartName) -> dict[str, Any]:
+    """What the values of noisy images of a part depend on, whatever the metrics are."""
+    return {
+        "data": data.name,
+        "split": split,
+        "count": len(part_of(data, split)),
+        "codec": repr(flow.codec),
+        "noise": repr(flow.noise),
+        "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
+        "software": software(),
+    }
 
 
 def check_fit(flow: Flow, data: ImageData) -> None:

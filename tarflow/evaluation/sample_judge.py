@@ -12,9 +12,10 @@ from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
-from tarflow.flows.noise import GaussianNoise
+from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.chunks import ChunkSize
-from tarflow.sampling.denoising import tweedie
+from tarflow.sampling.denoiser import AutoDenoiser, Denoiser
+from tarflow.sampling.denoising import attempt_denoising, can_denoise
 from tarflow.sampling.drawing import draw, in_turn, read_classes
 
 
@@ -25,16 +26,15 @@ class SampleJudge:
     data's training examples, one after the other.
     """
 
-    def __init__(self, flow: Flow, features: ImageFeatures):
-        self.flow, self.features = flow, features
+    def __init__(self, flow: Flow, features: ImageFeatures, denoiser: Denoiser = AutoDenoiser()):
+        self.flow, self.features, self.denoiser = flow, features, denoiser
         self.classes = read_classes("all", flow.num_classes)
         self.options, self.chunks = DecodeOptions().prepared(), ChunkSize()
 
     @property
     def panels(self) -> tuple[str, ...]:
         """With denoising and without."""
-        is_noisy = isinstance(self.flow.noise, GaussianNoise)
-        return ("denoised", "not denoised") if is_noisy else ("not denoised",)
+        return ("denoised", "not denoised") if can_denoise(self.flow) else ("not denoised",)
 
     def __call__(self, seed: int, guidance: Guidance | None, indices: range) -> Rows:
         """Features of some samples in every panel, whose name comes first in those of columns."""
@@ -44,7 +44,10 @@ class SampleJudge:
         x, _ = draw(self.flow, indices, context, seed, self.chunks, options)
         panels = {"not denoised": x}
         if "denoised" in self.panels:
-            panels["denoised"] = tweedie(self.flow, x, context, max_batch=self.chunks)
+            told = {"denoiser": self.denoiser, "source": ExampleSeeds(seed, indices)}
+            panels["denoised"] = attempt_denoising(
+                self.flow, x, context, max_batch=self.chunks, **told
+            )
         rows: Rows = {}
         for panel, x in panels.items():
             columns = self.features(codec.decode(x), context.label)

@@ -25,6 +25,8 @@ from tarflow.evaluation.sample_table import report_of
 from tarflow.evaluation.work import Rows
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance, LinearGuidance
+from tarflow.sampling.denoiser import AutoDenoiser, Denoiser
+from tarflow.sampling.denoising import can_denoise
 
 HELD_OUT = "real held-out images"
 """What the scores of these are called in a report: a yardstick for those of samples."""
@@ -75,6 +77,7 @@ class SampleMetrics(Metrics):
         num_samples: Number of samples for each seed.
         seeds: Seeds; results are means and deviations over them.
         guidance: The rule for guided samples.
+        denoiser: How noise is removed, of flows trained with it.
         batch_size: Number of samples drawn at a time; does not change the result.
         extractors: What makes features, by name.
         num_reference: Number of training images that samples are compared with, chosen at
@@ -91,6 +94,7 @@ class SampleMetrics(Metrics):
     )
     num_reference: int | None = 50_000
     statistics: Path | str | None = None
+    denoiser: Denoiser = AutoDenoiser()
     name: ClassVar[str] = "samples"
 
     def __post_init__(self):
@@ -114,7 +118,7 @@ class SampleMetrics(Metrics):
         """
         features = self.features_of(flow, data)
         known = self.real_images(features, work_of)
-        runs = self._draw(SampleJudge(flow.eval(), features), work_of)
+        runs = self._draw(SampleJudge(flow.eval(), features, self.denoiser), work_of)
         if known is None:
             return None
         scores = {name: [known.scores(rows) for rows in runs[name]] for name in runs}
@@ -163,6 +167,7 @@ class SampleMetrics(Metrics):
             "num_samples": self.num_samples,
             "seeds": list(self.seeds),
             "guidance": repr(self.guidance),
+            "denoiser": repr(self.denoiser.fitted(flow.noise)) if can_denoise(flow) else None,
             "codec": repr(flow.codec),
             "noise": repr(flow.noise),
             "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),

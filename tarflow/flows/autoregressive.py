@@ -12,6 +12,7 @@ from tarflow.flows.affine import Affine, Scale, Vectors
 from tarflow.flows.conditioning import Conditioner, TemperatureConditioner, with_null
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions, Predict, residual
+from tarflow.flows.first_position import FirstPosition, FixedFirst
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.implicit import differentiable
 from tarflow.flows.report import Inverse
@@ -25,23 +26,29 @@ from tarflow.nn.transformer import CausalTransformer, Condition
 class AutoregressiveTransform(Transform):
     r"""$z_i = (x_i - \mu_i) \exp(-\alpha_i)$ with $(\alpha_i, \mu_i)$ a function of $x_{<i}$.
 
-    The first position is left as it is. The Jacobian is triangular, so the log-determinant is
-    $-\sum_i \alpha_i$ (arXiv 2412.06329, section 2).
+    The first position is left as it is, unless a start token precedes it. The Jacobian is
+    triangular, so the log-determinant is $-\sum_i \alpha_i$ (arXiv 2412.06329, section 2).
 
     Args:
         network: Its output at position i parameterizes position i + 1.
         scale: How the network's output becomes an affine map.
         conditioners: Read parts of the context; what each learns here is `<part>_embedding`.
+        first: What the first position depends on; the network's length counts what it adds.
     """
 
     num_decoded = 1
 
     def __init__(
-        self, network: CausalTransformer, scale: Scale, conditioners: Sequence[Conditioner] = ()
+        self,
+        network: CausalTransformer,
+        scale: Scale,
+        conditioners: Sequence[Conditioner] = (),
+        first: FirstPosition = FixedFirst(),
     ):
         super().__init__()
         self.network = network
         self.scale = scale
+        self.first = first
         self.conditioners = (*conditioners, TemperatureConditioner())
         for conditioner in self.conditioners:
             module = conditioner.module(network.model_dim)
@@ -53,13 +60,14 @@ class AutoregressiveTransform(Transform):
         if context.temperature is not None:  # a wrong one shows: attention may hide its NaN
             known = torch.where(context.temperature > 0, 1.0, torch.nan)
             x = x * known.to(x.dtype)[:, None, None]
+        x = self.first.extend(x)
         affine = self.predict(self.network, context, x)(x[:, :-1], 0).after_first()
-        return affine.to_noise(x), affine.log_det
+        return self.first.strip(affine.to_noise(x)), affine.log_det
 
     def inverse(
         self, z: Sequences, context: Context, options: DecodeOptions = DecodeOptions()
     ) -> Inverse:
-        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        z = self.first.extend(z.to(torch.promote_types(z.dtype, torch.float32)))
         task = Inversion(self, z, self.known(context), options)
         networks = options.networks or Networks(options.dtype, options.compile)
         network, lowered = networks.of(self.network), networks.lowers(self.network)
@@ -70,14 +78,17 @@ class AutoregressiveTransform(Transform):
                 inverse = task.repair(inverse, networks.exact.of(self.network))
             inverse = inverse.marked()
         inputs = (z, *context.parts.values()), self.parameters()
-        if not torch.is_grad_enabled() or not any(x.requires_grad for x in chain(*inputs)):
-            return inverse
-        return Inverse(*differentiable(inverse.x, z, task.predict(self.network)), inverse.report)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in chain(*inputs)):
+            x, log_det = differentiable(inverse.x, z, task.predict(self.network))
+            inverse = Inverse(x, log_det, inverse.report)
+        return replace(inverse, x=self.first.strip(inverse.x))
 
     def hold(self, x: Sequences, context: Context) -> tuple[Sequences, Callable[[Tensor], Tensor]]:
-        x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        x = self.first.extend(x.detach().to(torch.promote_types(x.dtype, torch.float32)))
         affine = self.predict(self.network, context, x)(x[:, :-1], 0).after_first()
-        return affine.to_noise(x).detach(), affine.to_data
+        first = self.first
+        z = first.strip(affine.to_noise(x)).detach()
+        return z, lambda z: first.strip(affine.to_data(first.extend(z)))
 
     def predict(
         self, network: Network, context: Context, example: Tensor, cache: KVCache | None = None
@@ -184,5 +195,7 @@ class Inversion:
             return self.transform.predict(network, context, z, cache)
         stacked = with_null(context, self.transform.conditioners, z, rule.temperature)
         unguided = self.transform.predict(network, stacked, torch.cat([z, z]), cache)
-        position = torch.arange(z.shape[1], dtype=z.dtype, device=z.device)
-        return GuidedPrediction(unguided, rule, rule.weights(position)[:, None])
+        first = self.transform.first
+        length = z.shape[1] - first.num_added
+        weights = rule.weights(torch.arange(length, dtype=z.dtype, device=z.device))
+        return GuidedPrediction(unguided, rule, first.extend(weights[None, :, None])[0])

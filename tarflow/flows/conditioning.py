@@ -34,6 +34,10 @@ class Conditioner(Part, ABC):
             ContextError: The part must not be missing.
         """
 
+    def null_like(self, rows: Rows, examples: Tensor) -> Rows:
+        """The same in the kind of other rows, where a part may be told in several."""
+        return self.null(examples)
+
     def read(self, rows: Rows) -> Rows:
         """The rows as `module` takes them, or a `ContextError`, without a look at their values."""
         return rows
@@ -52,7 +56,11 @@ class Conditioner(Part, ABC):
 
 @dataclass(frozen=True)
 class LabelConditioner(Conditioner):
-    """Class indices; the null is `NULL_CLASS`, embedded as the mean of all classes."""
+    """Class indices; the null is `NULL_CLASS`, embedded as the mean of all classes.
+
+    Or a row of weights of all classes for each example, floating-point numbers that sum to 1: a
+    mixture of classes, embedded as the mean by these weights. Equal ones are the null.
+    """
 
     num_classes: int
     part: ClassVar[str] = "label"
@@ -63,14 +71,27 @@ class LabelConditioner(Conditioner):
     def null(self, examples: Tensor) -> Rows:
         return torch.full((examples.shape[0],), NULL_CLASS, device=examples.device)
 
+    def null_like(self, rows: Rows, examples: Tensor) -> Rows:
+        if rows.is_floating_point():
+            return torch.full_like(rows, 1 / self.num_classes)
+        return self.null(examples)
+
     def read(self, rows: Rows) -> Rows:
+        if rows.is_floating_point() and rows.shape[1:] == (self.num_classes,):
+            return rows
         if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
-            raise ContextError(f"labels are integers, not {rows.dtype}: convert them with .long()")
+            raise ContextError(
+                f"labels are integers, not {rows.dtype}: convert them with .long(), or pass rows"
+                f" of {self.num_classes} weights of classes"
+            )
         _check_shape(self.part, rows)
         return rows.long()
 
     def check(self, rows: Rows) -> None:
-        if rows.numel() and not -1 <= rows.min() <= rows.max() < self.num_classes:
+        if rows.is_floating_point():
+            if not ((rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() < 0.01).all()):
+                raise ContextError("weights of classes must not be negative, and sum to 1")
+        elif rows.numel() and not -1 <= rows.min() <= rows.max() < self.num_classes:
             raise ContextError(
                 f"labels go from {rows.min()} to {rows.max()}, but this flow knows 0 ..."
                 f" {self.num_classes - 1}, and -1 for no class"
@@ -147,9 +168,17 @@ class NoiseLevelConditioner(NumberConditioner):
 Conditioners = Sequence[Conditioner]
 
 
-def null_context(conditioners: Conditioners, examples: Tensor) -> Context:
-    """No condition in any part that may be dropped, for some examples."""
-    return Context(**{each.part: each.null(examples) for each in conditioners if each.dropped})
+def null_context(
+    conditioners: Conditioners, examples: Tensor, beside: Context = Context()
+) -> Context:
+    """No condition in any part that may be dropped, of the kinds that another context has."""
+    parts = {}
+    for each in conditioners:
+        if each.dropped:
+            rows = beside.get(each.part)
+            null = each.null(examples) if rows is None else each.null_like(rows, examples)
+            parts[each.part] = null
+    return Context(**parts)
 
 
 def with_null(
@@ -160,7 +189,7 @@ def with_null(
     Attention logits of the null prediction, and of it alone, are divided by the temperature.
     Other parts that are never dropped, such as noise levels, are the same in both.
     """
-    null = null_context(conditioners, examples)
+    null = null_context(conditioners, examples, context)
     own = null.updated(**context.parts)
     null = own.updated(**null.parts)
     if temperature == 1 and context.temperature is None:  # dividing by one would cost time
@@ -180,7 +209,7 @@ def with_dropout(
     rows = context[learned[0].part]
     # One draw for all conditions: guidance needs examples of no condition at all.
     draw = uniform(rows.shape[:1], source, torch.float32, rows.device, "label")
-    dropped, null = draw < probability, null_context(learned, draw)
+    dropped, null = draw < probability, null_context(learned, draw, context)
     kept = {}
     for name, part in null.parts.items():
         beside = dropped.view(-1, *(1,) * (part.ndim - 1))

@@ -231,6 +231,16 @@ class Density(nn.Module):
                     f" {type(each).__name__}"
                 )
 
+    def check_complete(self, context: Context, examples: Tensor) -> None:
+        """Refuse the context of some examples where a part is missing that has no null.
+
+        Raises:
+            ContextError: There is no density without it.
+        """
+        for conditioner in self.conditioners:
+            if conditioner.part not in context:
+                conditioner.null(examples)
+
     @torch.no_grad()
     def _find_non_finite(self, x: Examples, context: ContextLike) -> int | None:
         """Index of the first transform whose output is not finite; None if the data is not.

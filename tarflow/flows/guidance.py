@@ -40,7 +40,7 @@ class LinearSchedule(Schedule):
     r"""Weight $w i / (T - 1)$ at position i of T: none at first, all of it at the end."""
 
     def __call__(self, weight: float, position: PerPosition) -> PerPosition:
-        return weight * position / (len(position) - 1)
+        return weight * position / max(len(position) - 1, 1)
 
 
 LATER = {"later": True}

@@ -1,6 +1,5 @@
 """Reads checkpoints in the format of the published code: a state dict, pickled by torch."""
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,19 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tarflow.arguments import check_size, shown
+from tarflow.arguments import shown
 from tarflow.errors import CheckpointError
 from tarflow.flows import checkpoint
 from tarflow.flows.affine import ExpScale, UnitScale
 from tarflow.flows.codec import Pixels
-from tarflow.flows.noise import GaussianNoise
+from tarflow.flows.conditioning import NoiseLevelConditioner
+from tarflow.flows.noise import GaussianNoise, Noise
+from tarflow.flows.noise_levels import UniformLevels
+from tarflow.flows.published_sizes import (
+    HEAD_DIM,
+    ImageSize,
+    Sizes,
+    State,
+    geometry,
+    layers_of,
+    misshapen,
+    one_or_each,
+    read_sizes,
+    tensor_of,
+)
 from tarflow.flows.tar_flow import TarFlow
-
-ImageSize = int | tuple[int, int] | None
-"""Height and width, or one number for both; None where the weights tell."""
-
-HEAD_DIM = 64
-"""Width of a head in every published model."""
 
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What torch puts into names: for several processes, averages, compiled and recomputed layers."""
@@ -29,17 +36,15 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 IGNORED = ("var", "n_averaged")
 """The variance where it is not learned, and the count of torch's AveragedModel."""
 
-NATURAL_CHANNELS = (1, 3, 4)
-"""Grey, colour, and the latents of common autoencoders: the channel counts that are tried."""
-
 # Our name of a parameter within a transform, and the published one.
 RENAMED = (
-    (r"^network\.blocks\.(\d+)\.attention_norm\.", r"attn_blocks.\1.attention.norm."),
-    (r"^network\.blocks\.(\d+)\.attention\.", r"attn_blocks.\1.attention."),
-    (r"^network\.blocks\.(\d+)\.mlp_norm\.", r"attn_blocks.\1.mlp.norm."),
-    (r"^network\.blocks\.(\d+)\.mlp\.", r"attn_blocks.\1.mlp.main."),
+    (r"^network\.blocks\.(\d+)\.attention_norm\.", r"{layers}.\1.attention.norm."),
+    (r"^network\.blocks\.(\d+)\.attention\.", r"{layers}.\1.attention."),
+    (r"^network\.blocks\.(\d+)\.mlp_norm\.", r"{layers}.\1.mlp.norm."),
+    (r"^network\.blocks\.(\d+)\.mlp\.", r"{layers}.\1.mlp.main."),
     (r"^network\.position_embedding$", "pos_embed"),
     (r"^label_embedding\.weight$", "class_embed"),
+    (r"^noise_level_embedding\.", "time_embed."),
     (r"^network\.", ""),
 )
 
@@ -49,8 +54,9 @@ def read_published(
     image_size: ImageSize = None,
     noise_std: float | None = None,
     model: str | None = None,
+    noise_levels: tuple[float, float] | None = None,
 ) -> TarFlow:
-    """Read a published checkpoint.
+    """Read a published checkpoint: of one noise, or of a model for all levels of it.
 
     Args:
         path: A file that `torch.save` wrote: a state dict, or a checkpoint of a training that has
@@ -59,47 +65,76 @@ def read_published(
         noise_std: Standard deviation of the Gaussian noise of the training, which the weights do
             not tell; needed to denoise samples.
         model: Which of them, by its name in the file, where that holds several: `ema`, say.
+        noise_levels: In place of it for a model that knows the level: the lowest and the highest.
 
     Raises:
         CheckpointError: The file is missing, damaged or foreign (the message names the missing or
             misshapen key) or holds several models and none is named; or the weights leave the
-            image size open and it is not given.
-        ConfigurationError: The image size is not made of integers.
+            image size open and it is not given; or the noise is told in the other family's way.
+        ConfigurationError: The image size is not made of integers, or a level is out of range.
     """
     found = _read(Path(path))
     try:
-        return from_published(_choose(_models(found), model, found), image_size, noise_std)
+        state = _choose(_models(found), model, found)
+        return from_published(state, image_size, noise_std, noise_levels)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
 def from_published(
-    state: Mapping[str, Tensor], image_size: ImageSize = None, noise_std: float | None = None
+    state: State,
+    image_size: ImageSize = None,
+    noise_std: float | None = None,
+    noise_levels: tuple[float, float] | None = None,
 ) -> TarFlow:
     """Build the model that a published state dict describes; see `read_published`."""
-    length, model_dim = _shape(state, "blocks.0.pos_embed", 2)
-    patch_dim = _shape(state, "blocks.0.proj_in.weight", 2)[1]
-    outputs = _shape(state, "blocks.0.proj_out.weight", 2)[0]
-    hidden_dim = _shape(state, "blocks.0.attn_blocks.0.mlp.main.0.weight", 2)[0]
-    if model_dim % HEAD_DIM:
-        raise CheckpointError(f"the width {model_dim} is not a multiple of a head's, {HEAD_DIM}")
-    size, patch_size, num_channels = _geometry(length, patch_dim, image_size)
+    sizes = read_sizes(state)
+    size, patch_sizes, num_channels = geometry(sizes, image_size)
+    knows_level = any(each.noise_level for each in sizes)
+    noise = _noise(knows_level, noise_std, noise_levels)
+    conditioners = (NoiseLevelConditioner(),) if knows_level and noise is None else ()
+    numbers = {name: [getattr(each, name) for each in sizes] for name in vars(sizes[0])}
+    each = ("num_layers", "model_dim", "expansion")
     flow = TarFlow(
         image_size=size,
-        patch_size=patch_size,
+        patch_size=one_or_each(patch_sizes),
         num_channels=num_channels,
-        num_transforms=_count(state, r"blocks\.(\d+)\."),
-        num_layers=_count(state, r"blocks\.0\.attn_blocks\.(\d+)\."),
-        model_dim=model_dim,
+        num_transforms=len(sizes),
         head_dim=HEAD_DIM,
-        expansion=max(1, hidden_dim // model_dim),
-        num_classes=len(state.get("blocks.0.class_embed", ())),
-        scale=UnitScale() if outputs == patch_dim else ExpScale(),
-        codec=None if noise_std is None else Pixels(),
-        noise=None if noise_std is None else GaussianNoise(noise_std),
+        num_classes=next(filter(None, numbers["num_classes"]), 0),
+        scale=UnitScale() if sizes[0].outputs == sizes[0].patch_dim else ExpScale(),
+        conditioners=conditioners,
+        codec=None if noise is None else Pixels(),
+        noise=noise,
+        conditioned=_conditioned(sizes, knows_level),
+        **{name: one_or_each(numbers[name]) for name in each},
     )
     _fill(flow, state)
     return flow.eval()
+
+
+def _noise(
+    knows_level: bool, std: float | None, levels: tuple[float, float] | None
+) -> Noise | None:
+    """The noise of the training, if it is told."""
+    if knows_level and std is not None:
+        raise CheckpointError(
+            "this model knows the noise level: give noise_levels=LOW:HIGH in place of noise_std"
+        )
+    if not knows_level and levels is not None:
+        raise CheckpointError(
+            "this model was trained with one noise: give noise_std=... in place of noise_levels"
+        )
+    if levels is not None:
+        return UniformLevels(*levels)
+    return None if std is None else GaussianNoise(std)
+
+
+def _conditioned(sizes: list[Sizes], may_differ: bool) -> Any:
+    """Which transforms read labels: in models of one noise all do, if one does."""
+    if not may_differ or not any(each.num_classes for each in sizes):
+        return True
+    return one_or_each([each.num_classes > 0 for each in sizes])
 
 
 def _read(path: Path) -> dict[Any, Any]:
@@ -158,70 +193,18 @@ def _choose(
     return dict(found)
 
 
-def _shape(state: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
-    """Shape of a tensor that must be there."""
-    shape = tuple(_tensor(state, key).shape)
-    if len(shape) != ndim or 0 in shape:
-        raise CheckpointError(f"{key!r} has shape {shape}, not {ndim} dimensions above 0")
-    return shape
-
-
-def _tensor(state: Mapping[str, Tensor], key: str) -> Tensor:
-    """A tensor that must be there."""
-    if key not in state:
-        raise CheckpointError(f"the key {key!r} is missing")
-    return state[key]
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many indices, from 0 without a gap, keys hold in some place."""
-    found = {int(m.group(1)) for m in (re.match(pattern, key) for key in state) if m}
-    return next(index for index in range(len(found) + 1) if index not in found)
-
-
-def _geometry(
-    length: int, patch_dim: int, image_size: ImageSize
-) -> tuple[tuple[int, int], int, int]:
-    """Image size, patch size and channels with this many patches of this many numbers."""
-    if image_size is not None:
-        image_size = check_size("image_size", image_size, least=None)
-        area = math.prod(image_size) / length
-        patch_size = math.isqrt(int(area))
-        fits = patch_size > 0 and patch_size**2 == area and patch_dim % patch_size**2 == 0
-        if not fits or image_size[0] % patch_size or image_size[1] % patch_size:
-            raise CheckpointError(
-                f"image_size {image_size[0]} x {image_size[1]} does not fit the weights, which"
-                f" have {length} patches of {patch_dim} numbers"
-            )
-        return image_size, patch_size, patch_dim // patch_size**2
-    side = math.isqrt(length)
-    sizes = ((channels, math.isqrt(patch_dim // channels)) for channels in NATURAL_CHANNELS)
-    choices = [(channels, size) for channels, size in sizes if channels * size**2 == patch_dim]
-    if side**2 == length and len(choices) == 1:
-        [(channels, patch_size)] = choices
-        return (side * patch_size, side * patch_size), patch_size, channels
-    guesses = [f"image_size={side * size}" for _, size in choices if side**2 == length]
-    raise CheckpointError(
-        f"the weights ({length} patches of {patch_dim} numbers) leave the image size open:"
-        f" give {' or '.join(guesses) or 'image_size=...'}"
-    )
-
-
-def _fill(flow: TarFlow, state: Mapping[str, Tensor]) -> None:
+def _fill(flow: TarFlow, state: State) -> None:
     """Copy published tensors into a flow, and account for every one of them."""
-    weights, used = {}, set()
+    weights, used, layers = {}, set(), layers_of(state)
     places = [i for i, transform in enumerate(flow.transform) if transform.num_decoded]
     for key, tensor in flow.state_dict().items():
-        theirs, block = _published_name(key, places)
+        theirs, block = _published_name(key, places, layers)
         used.add(theirs)
-        value = _tensor(state, theirs)
+        value = tensor_of(state, theirs)
         if key.endswith("label_embedding.weight") and value.ndim == 3:
             value = value.squeeze(1)
         if value.shape != tensor.shape:
-            raise CheckpointError(
-                f"{theirs!r} has shape {tuple(state[theirs].shape)}, but the other weights imply"
-                f" {tuple(tensor.shape)}"
-            )
+            raise misshapen(state, theirs, tuple(tensor.shape))
         # Published embeddings belong to the site, ours to the place in the (reversed) sequence.
         reversed_ = key.endswith("position_embedding") and block % 2
         weights[key] = value.flip(0) if reversed_ else value
@@ -232,14 +215,14 @@ def _fill(flow: TarFlow, state: Mapping[str, Tensor]) -> None:
     checkpoint.load_weights(flow, weights, "published weights")
 
 
-def _published_name(key: str, places: list[int]) -> tuple[str, int]:
+def _published_name(key: str, places: list[int], layers: str = "attn_blocks") -> tuple[str, int]:
     """The published name of one of our parameters, and the index of its block."""
     if key == "base.variance":
         return "var", 0
     _, _, place, name = key.split(".", maxsplit=3)  # transform.transforms.<place>.<name>
     block = places.index(int(place))
     for ours, theirs in RENAMED:
-        name, changed = re.subn(ours, theirs, name)
+        name, changed = re.subn(ours, theirs.format(layers=layers), name)
         if changed:
             break
     return f"blocks.{block}.{name}", block

@@ -6,6 +6,7 @@ from dataclasses import fields
 from tarflow.flows.affine import ExpScale, Scale
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import Conditioner
+from tarflow.flows.first_position import FirstPosition, FixedFirst
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Alternating, Ordering
@@ -47,6 +48,8 @@ class TarFlow(Flow):
             each. Guidance passes over those that do not.
         networks: Which transforms share a network and embeddings: for each, the index of the
             first that uses them, as in (0, 1, 1, 1). Its numbers are the same for all of them.
+        first: What the first position of each transform depends on: `StartToken()` gives it a
+            learned start, and with that the context.
 
     Example:
         >>> flow = TarFlow(image_size=8, patch_size=2, num_channels=1, model_dim=64, num_layers=1)
@@ -81,6 +84,7 @@ class TarFlow(Flow):
         class_names: Sequence[str] = (),
         conditioned: bool | Sequence[bool] = True,
         networks: Sequence[int] | None = None,
+        first: FirstPosition = FixedFirst(),
     ):
         given = locals()
         names = [field.name for field in fields(TarFlowDescription)]

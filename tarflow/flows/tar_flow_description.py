@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 
 from tarflow.arguments import (
     check_instance,
@@ -22,6 +23,7 @@ from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
+from tarflow.flows.first_position import FirstPosition
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Ordering
 from tarflow.flows.transforms import Patchify, Repatch, Transform, rearrangement
@@ -38,7 +40,17 @@ SIZES = ("num_layers", "model_dim", "head_dim", "expansion")
 EACH = ("patch_size", *SIZES, "dropout", "conditioned")
 """Fields that may be one for each transform."""
 
-PARTS = {"scale": Scale, "ordering": Ordering, "layer": Layer, "positions": Positions}
+PARTS = {
+    "scale": Scale,
+    "ordering": Ordering,
+    "layer": Layer,
+    "positions": Positions,
+    "first": FirstPosition,
+}
+OPTIONAL = {
+    "output_norm": (Norm, "pass a Norm, or None"),
+    "noise": (Noise, "pass GaussianNoise(0.1) or NoNoise(); UniformDequantization is a codec"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,7 @@ class TarFlowDescription(Part):
     class_names: Sequence[str]
     conditioned: bool | Sequence[bool]
     networks: Sequence[int] | None
+    first: FirstPosition
 
     def __post_init__(self):
         keep(self, image_size=check_size("image_size", self.image_size))
@@ -79,14 +92,12 @@ class TarFlowDescription(Part):
         keep(self, class_names=_check_names(self.class_names, self.num_classes))
         for name, kind in PARTS.items():
             check_instance(name, getattr(self, name), kind, f"pass a {kind.__name__}")
-        if self.output_norm is not None:
-            check_instance("output_norm", self.output_norm, Norm, "pass a Norm, or None")
+        for name, (kind, hint) in OPTIONAL.items():
+            if getattr(self, name) is not None:
+                check_instance(name, getattr(self, name), kind, hint)
         for each in self.conditioners:
             check_instance("one of conditioners,", each, Conditioner, "pass a Conditioner")
-        if not any(
-            self.conditioned if isinstance(self.conditioned, tuple) else [self.conditioned]
-        ):
-            self._check_nothing_to_read()
+        self._check_read()
         if self.networks is not None:
             self._keep_networks(self.networks)
 
@@ -145,22 +156,24 @@ class TarFlowDescription(Part):
         outputs = self.scale.num_outputs * patch_dim
         parts = {name: getattr(self, name) for name in ("layer", "positions", "output_norm")}
         places = _coordinates(sites, patchify.grid[1])
+        places = F.pad(places, (0, 0, self.first.num_added, 0), value=-1)
         network = CausalTransformer(
-            patch_dim, outputs, patchify.length, **numbers, **parts, coordinates=places
+            patch_dim, outputs, len(places), **numbers, **parts, coordinates=places
         )
         conditioners = self.all_conditioners
         if not self.at(index, "conditioned"):
             conditioners = tuple(each for each in conditioners if not each.dropped)
-        return AutoregressiveTransform(network, self.scale, conditioners)
+        return AutoregressiveTransform(network, self.scale, conditioners, self.first)
 
-    def _check_nothing_to_read(self) -> None:
+    def _check_read(self) -> None:
         """Refuse conditions that no transform would read."""
-        for each in self.all_conditioners:
-            if each.dropped:
-                raise ConfigurationError(
-                    f"conditioned {shown(self.conditioned)}: no transform would read the"
-                    f" {each.part}; let one be True"
-                )
+        reads = self.conditioned if isinstance(self.conditioned, tuple) else (self.conditioned,)
+        parts = [each.part for each in self.all_conditioners if each.dropped]
+        if parts and not any(reads):
+            raise ConfigurationError(
+                f"conditioned {shown(self.conditioned)}: no transform would read the {parts[0]};"
+                " let one be True"
+            )
 
     def _keep_networks(self, networks: Any) -> None:
         """Check which transforms share a network: the same numbers make it, whichever it is."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tarflow.flows.codec import UniformDequantization
 from tarflow.flows.flow import Flow
-from tarflow.flows.noise import GaussianNoise, NoNoise
+from tarflow.flows.noise import Noise, NoNoise
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,15 @@ class Unit:
     num_dims: int
 
     @classmethod
-    def of(cls, flow: Flow, in_nats: bool = False) -> "Unit":
-        """The unit for a flow: bits with uniform dequantization alone, if nats are not wanted."""
-        codec, noise = flow.codec, flow.noise
+    def of(cls, flow: Flow, in_nats: bool = False, noise: Noise | None = None) -> "Unit":
+        """The unit for a flow: bits with uniform dequantization alone, if nats are not wanted.
+
+        Noise is what was added, where it is not that of the flow's training.
+        """
+        codec, noise = flow.codec, noise or flow.noise
         if not isinstance(noise, NoNoise):
-            among = f"sigma {noise.std}" if isinstance(noise, GaussianNoise) else repr(noise)
-            return cls("noisy_nats_per_dim", f"nats/dim at {among}", None, flow.num_dims)
+            words = "noise" if noise is None else noise.words
+            return cls("noisy_nats_per_dim", f"nats/dim at {words}", None, flow.num_dims)
         if not isinstance(codec, UniformDequantization):
             return cls("nats_per_dim", "nats/dim", None, flow.num_dims)
         if in_nats:

@@ -1,5 +1,7 @@
 """Embeddings of what a density is conditioned on."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -12,14 +14,19 @@ class LabelEmbedding(nn.Module):
     """One learned vector per class; the label -1 stands for no class: the mean of all vectors.
 
     Other labels are NaN, which shows in every result: an error would have to wait for the device.
+    Weights of all classes in place of a label give the mean by these weights.
     """
 
     def __init__(self, num_classes: int, model_dim: int):
         super().__init__()
         self.weight = nn.Parameter(0.01 * torch.randn(num_classes, model_dim))
 
-    def forward(self, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
-        """Look the labels up."""
+    def forward(
+        self, label: Int[Tensor, " batch"] | Float[Tensor, "batch num_classes"]
+    ) -> Float[Tensor, "batch model_dim"]:
+        """Look the labels up, or mix vectors."""
+        if label.is_floating_point():
+            return label.to(self.weight.dtype) @ self.weight
         label = label.long()
         index = label.clamp(-1, len(self.weight) - 1)
         known = self.weight.index_select(0, index.relu())
@@ -35,17 +42,21 @@ class NoiseLevelEmbedding(nn.Module):
 
     def __init__(self, model_dim: int):
         super().__init__()
-        self.half = model_dim // 2
+        self.num_waves = model_dim // 2
         self.mlp = nn.Sequential(
-            nn.Linear(2 * self.half, 4 * model_dim), nn.GELU(), nn.Linear(4 * model_dim, model_dim)
+            nn.Linear(2 * self.num_waves, 4 * model_dim),
+            nn.GELU(),
+            nn.Linear(4 * model_dim, model_dim),
         )
 
     def forward(self, noise_level: Float[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
         """Embed the levels; the sinusoids, which half precision would blur, are never in it."""
-        weight = self.mlp[0].weight
+        weight = cast(Tensor, self.mlp[0].weight)
         wide = torch.promote_types(noise_level.dtype, torch.float32)
         wide = torch.promote_types(wide, weight.dtype)
-        share = torch.arange(self.half, dtype=wide, device=noise_level.device) / self.half
+        share = (
+            torch.arange(self.num_waves, dtype=wide, device=noise_level.device) / self.num_waves
+        )
         angle = noise_level.to(wide).log()[:, None] * LONGEST**-share
         waves = torch.cat([angle.sin(), angle.cos()], dim=1)
         return self.mlp(waves.to(weight.dtype))

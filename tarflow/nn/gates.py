@@ -13,7 +13,7 @@ Vectors = Float[Tensor, "batch *window model_dim"]
 
 @dataclass(frozen=True)
 class Gate(Part, ABC):
-    """Describes a gate: makes a module of a layer's normalized input and of what was attended to."""
+    """Describes a gate: makes a module of a layer's normalized input and what it attended to."""
 
     @abstractmethod
     def __call__(self, model_dim: int) -> nn.Module:

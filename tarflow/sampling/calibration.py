@@ -72,7 +72,7 @@ def calibrate(
     check_integer("repetitions", repetitions, least=1)
     candidates = _read_windows(windows, tolerance)
     z = flow.base.sample(batch_size, ExampleSeeds(seed, range(batch_size)))
-    read = Context.of(context, batch_size, z.device)
+    read = flow.sampling_context(context, z)
     options = DecodeOptions(guidance=guidance, dtype=dtype).prepared()
     flow.decode(z, read, options=options)  # checks, warms up
     race = Race(read, options, candidates, repetitions, tell)
@@ -138,7 +138,7 @@ class Race:
         """
         results = [self.run(transform, z, Sequential())]
         limit = 2 * results[0].seconds
-        windows = _clipped(self.candidates, z.shape[1] - 1)
+        windows = _clipped(self.candidates, results[0].passes)
         results += [self.run(transform, z, Limited(window, limit)) for window in windows]
         times = {m.decoder: [m.seconds] for m in results if m.seconds < torch.inf}
         for _ in range(self.repetitions - 1):

@@ -14,10 +14,11 @@ from tarflow.flows.codec import Codec
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow
-from tarflow.flows.noise import GaussianNoise
+from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.chunks import ChunkSize
-from tarflow.sampling.denoising import tweedie
+from tarflow.sampling.denoiser import AutoDenoiser, Denoiser, OneStep
+from tarflow.sampling.denoising import attempt_denoising, can_denoise
 from tarflow.sampling.drawing import draw, in_turn
 
 
@@ -27,9 +28,10 @@ class Sampler:
 
     Attributes:
         classes: The classes that samples go round; None leaves the label out.
-        denoise: Whether to denoise too, where the flow was trained with Gaussian noise.
+        denoise: Whether to denoise too, where the flow was trained with noise that can be removed.
         options: How to decode; `dtype` is the precision of denoising as well.
         others: Rows of other conditions than the label, which samples go round.
+        denoiser: How to denoise.
     """
 
     flow: Flow
@@ -38,6 +40,7 @@ class Sampler:
     denoise: bool = True
     options: DecodeOptions = DecodeOptions()
     others: Context = Context()
+    denoiser: Denoiser = AutoDenoiser()
     _drawn: ChunkSize = field(default_factory=ChunkSize, repr=False)
     _denoised: ChunkSize = field(default_factory=ChunkSize, repr=False)
 
@@ -56,7 +59,7 @@ class Sampler:
     @property
     def panels(self) -> tuple[str, ...]:
         """What is made of every sample; the last is the one to keep."""
-        denoises = self.denoise and isinstance(self.flow.noise, GaussianNoise)
+        denoises = self.denoise and can_denoise(self.flow)
         return ("samples", "denoised") if denoises else ("samples",)
 
     @property
@@ -69,11 +72,14 @@ class Sampler:
     def settings(self) -> dict[str, Any]:
         """All that sample n depends on besides n and the flow, in a form that JSON keeps."""
         dtype, guidance = self.options.dtype, self.options.guidance
+        denoises = "denoised" in self.panels
+        denoiser = self.denoiser.fitted(self.flow.noise) if denoises else OneStep()
         return {
             "seed": self.seed,
             "label": None if self.classes is None else str(self.classes.tolist()),
             "guidance": None if guidance is None else repr(guidance),
-            "denoise": "denoised" in self.panels,
+            "denoise": denoises,
+            **({} if isinstance(denoiser, OneStep) else {"denoiser": repr(denoiser)}),
             "decoder": str(self.options.decoder),
             **({} if dtype is None else {"dtype": str(dtype)}),
             **{name: str(rows.tolist()) for name, rows in self.others.parts.items()},
@@ -94,12 +100,19 @@ class Sampler:
         x, report = draw(self.flow, indices, context, self.seed, self._drawn, self._prepared)
         arrays, fine = {"samples": self._pixels(x)}, None
         if "denoised" in self.panels:
-            dtype = self.options.dtype
-            clean = tweedie(self.flow, x, context, dtype=dtype, max_batch=self._denoised)
+            clean = self._clean(x, context, indices)
             arrays["denoised"] = self._pixels(clean)
             fine = clean.isfinite().flatten(1).all(dim=1)
         arrays |= vars(Certificates.of(report, fine))
         return arrays if context.label is None else {**arrays, "labels": context.label.numpy()}
+
+    def _clean(self, x: Tensor, context: Context, indices: range) -> Tensor:
+        """The samples of some indices without their noise."""
+        told = {"dtype": self.options.dtype, "max_batch": self._denoised}
+        source = ExampleSeeds(self.seed, indices)
+        return attempt_denoising(
+            self.flow, x, context, **told, denoiser=self.denoiser, source=source
+        )
 
     def _pixels(self, x: Tensor) -> np.ndarray:
         """The integers nearest to x."""

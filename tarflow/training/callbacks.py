@@ -18,11 +18,10 @@ from tarflow.errors import NonFiniteError
 from tarflow.flows.checkpoint import save
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
-from tarflow.flows.noise import GaussianNoise
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import register
 from tarflow.sampling.chunks import ChunkSize, InsufficientMemoryError
-from tarflow.sampling.denoising import denoise
+from tarflow.sampling.denoising import can_denoise, denoise
 from tarflow.sampling.pictures import grid
 from tarflow.training.averaging import averages
 from tarflow.training.steps import StepCallback
@@ -133,7 +132,7 @@ class SampleGrid(StepCallback):
         source = ExampleSeeds(0, indices)
         x = flow.sample(len(indices), label, guidance=guidance, source=source)
         finite = x.flatten(1).isfinite().all(dim=1).cpu()
-        if isinstance(flow.noise, GaussianNoise) and finite.any():
+        if can_denoise(flow) and finite.any():
             x[finite] = denoise(flow, x[finite], None if label is None else label[finite])
         assert flow.codec is not None
         images = flow.codec.to_bytes(flow.codec.decode(x.nan_to_num())).cpu()

@@ -122,7 +122,7 @@ class FlowModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.objective(self.flow, batch, self._share(len(batch.index)))
         self._step.append(loss.detached())
-        return self._reduced(loss)
+        return self._reduced(loss.minimized)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Each example has the same noise every time: the curve shows the model and not the draw.
@@ -136,7 +136,7 @@ class FlowModule(lightning.LightningModule):
         norm = whole(nn.utils.clip_grad_norm_(self.flow.parameters(), self.max_grad_norm))
         step, self._step = self._step, []
         # Both are the same in all processes, and so is what follows from them.
-        loss = self._mean(torch.stack([self._reduced(part) for part in step]).mean())
+        loss = self._mean(torch.stack([self._reduced(part.value) for part in step]).mean())
         self._clipped.append(bool(norm > self.max_grad_norm))
         self._log_step(step, loss, norm)
         if loss.isfinite() & norm.isfinite():
@@ -186,9 +186,9 @@ class FlowModule(lightning.LightningModule):
         if self._mean(count.clone()) > 0:  # all processes log it, or none: each waits for all
             self.log(name, count, reduce_fx="sum", sync_dist=True)
 
-    def _reduced(self, loss: Loss) -> Tensor:
-        """The mean loss over examples and dimensions."""
-        return loss.value.mean() / self.flow.num_dims
+    def _reduced(self, values: Tensor) -> Tensor:
+        """The mean of a loss over examples and dimensions."""
+        return values.mean() / self.flow.num_dims
 
     def _update_base(self, step: list[Loss]) -> None:
         """Let the base learn from the whole batch, once it is known to be finite."""

@@ -1,5 +1,6 @@
 """Objectives: what training minimizes."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,15 +9,19 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_real, keep
+from tarflow.arguments import check_integer, check_real, keep
 from tarflow.data.loading.batches import Batch
 from tarflow.errors import ConfigurationError
 from tarflow.flows.conditioning import with_dropout
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
+from tarflow.flows.shapes import PerExample
 from tarflow.flows.unit import Unit
 from tarflow.randomness import RandomSource
 from tarflow.registry import Part
+
+NATS = "nats_per_dim"
+"""What negative log-densities per dimension are called in logs."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,12 @@ class Loss:
 
     Attributes:
         value: The loss of each example, in nats; training minimizes the mean over examples and
-            dimensions.
+            dimensions, and logs it.
         x: The data, with its noise; tells where a loss that is not finite comes from.
         context: What it was conditioned on.
         z: The noise that the flow made of x, from which a base with a learned variance learns.
         logged: Further numbers to log, one for each example.
+        penalty: What training adds to the value of each example, but does not log as its loss.
     """
 
     value: Float[Tensor, " batch"]
@@ -37,12 +43,19 @@ class Loss:
     context: Context
     z: Float[Tensor, "batch length patch_dim"] | None = None
     logged: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+    penalty: Float[Tensor, " batch"] | None = None
+
+    @property
+    def minimized(self) -> Float[Tensor, " batch"]:
+        """The value with the penalty."""
+        return self.value if self.penalty is None else self.value + self.penalty
 
     def detached(self) -> "Loss":
         """The same without what gradients need."""
         z = None if self.z is None else self.z.detach()
         logged = {name: values.detach() for name, values in self.logged.items()}
-        return replace(self, value=self.value.detach(), z=z, logged=logged)
+        penalty = None if self.penalty is None else self.penalty.detach()
+        return replace(self, value=self.value.detach(), z=z, logged=logged, penalty=penalty)
 
 
 @dataclass(frozen=True)
@@ -69,34 +82,70 @@ class Objective(Part, ABC):
 
 @dataclass(frozen=True)
 class MaximumLikelihood(Objective):
-    """The negative log-likelihood of noisy data.
+    r"""The negative log-likelihood of noisy data, weighted by a power of its noise level.
 
     Attributes:
         class_dropout: Probability of dropping an example's conditions, so that the flow also
             learns the null prediction that guidance needs.
+        level_power: Power p of the weight $t^p$ of an example at noise level t, for flows of many
+            levels: 0, 1 (as published, arXiv 2604.20041) or 2.
+        latent_penalty: What the square of the norm of an example's z adds to its loss; 1e-4 keeps
+            latents from growing (STARFlow, arXiv 2506.06276). The likelihood is logged without.
     """
 
     class_dropout: float = 0.1
-    name: ClassVar[str] = "nats_per_dim"
+    level_power: int = 0
+    latent_penalty: float = 0.0
 
     def __post_init__(self):
-        keep(self, class_dropout=check_real("class_dropout", self.class_dropout))
+        for name in ("class_dropout", "latent_penalty"):
+            keep(self, **{name: check_real(name, getattr(self, name))})
         if not 0 <= self.class_dropout <= 1:
             raise ConfigurationError(f"class_dropout {self.class_dropout} must be in [0, 1]")
+        if not 0 <= self.latent_penalty < math.inf:
+            raise ConfigurationError(
+                f"latent_penalty {self.latent_penalty} must be finite and not negative: 0 is off"
+            )
+        keep(self, level_power=check_integer("level_power", self.level_power))
+        if not 0 <= self.level_power <= 2:
+            raise ConfigurationError(f"level_power {self.level_power} must be 0, 1 or 2")
+
+    @property
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "weighted_nats_per_dim" if self.level_power else NATS
 
     def __call__(self, flow: Flow, batch: Batch, source: RandomSource) -> Loss:
-        x = flow.noisy(batch.x, source)
-        context = flow.known(batch.context)
+        x, context = flow.observe(batch.x, batch.context, source)
         context = with_dropout(context, flow.conditioners, self.class_dropout, source)
         z, log_det = flow(x, context)
-        return Loss(-(flow.base.log_prob(z) + log_det), x, context, z)
+        nats = -(flow.base.log_prob(z) + log_det)
+        logged = {NATS: nats / flow.num_dims} if self.level_power else {}
+        loss = Loss(self.weighted(nats, context), x, context, z, logged)
+        if not self.latent_penalty:
+            return loss
+        penalty = self.latent_penalty * z.square().sum(dim=(1, 2))
+        logged = {**logged, "latent_penalty": penalty / flow.num_dims}
+        return replace(loss, penalty=penalty, logged=logged)
 
     def validate(
         self, flow: Flow, batch: Batch, source: RandomSource
     ) -> Mapping[str, Float[Tensor, " batch"]]:
-        x, context = flow.noisy(batch.x, source), flow.known(batch.context)
+        x, context = flow.observe(batch.x, batch.context, source)
         flow.check_context(flow.read_context(context, x))
         log_prob = flow.log_prob(x, context)
         unit = Unit.of(flow)
-        nats = {self.name: -log_prob / flow.num_dims}
-        return nats if unit.codec is None else {**nats, unit.name: unit(log_prob)}
+        nats = -log_prob / flow.num_dims
+        found = {self.name: self.weighted(nats, context), NATS: nats}
+        return found if unit.codec is None else {**found, unit.name: unit(log_prob)}
+
+    def weighted(self, values: PerExample, context: Context) -> PerExample:
+        """Values of examples, times their weights."""
+        if not self.level_power:
+            return values
+        level = context.get("noise_level")
+        if level is None:
+            raise ConfigurationError(
+                f"level_power {self.level_power} weights by noise levels, but this flow has noise"
+                " of one: leave it out, or train with noise=levels"
+            )
+        return values * level.to(values.dtype) ** self.level_power

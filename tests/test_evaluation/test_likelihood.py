@@ -20,6 +20,7 @@ from tarflow import (
     StandardNormal,
     TarFlow,
     UniformDequantization,
+    UniformLevels,
 )
 from tarflow.data import ArrayDataset, ImageData
 from tarflow.evaluation import Kept, LikelihoodMetrics
@@ -123,6 +124,47 @@ def test_gaussian_noise_is_reported_in_nats_alone():
     assert not [key for key in (*report.values, *report.per_image) if "bits" in key]
     assert "nats/dim at sigma 0.2" in report.rows[0]
     assert "bits" not in str(report.rows)
+
+
+def test_many_noise_levels_are_drawn_for_the_images_and_told():
+    flow, data = small_flow(noise=UniformLevels(0.05, 0.35)), fake_data()
+    report = LikelihoodMetrics(batch_size=4)(flow, data)
+    levels, log_probs = [], []
+    for index, (image, _) in enumerate(data.test):
+        label, source = torch.tensor([index % 3]), ExampleSeeds(0, [index])
+        x, context = flow.observe(image[None], label, source, torch.float64)
+        levels.append(context["noise_level"].item())
+        log_probs.append(flow.log_prob(x, context).item())
+    assert report.per_image["log_prob_nats"] == pytest.approx(log_probs, rel=1e-10)
+    assert report.per_image["noise_level"] == pytest.approx(levels)
+    nats = [-value / 64 for value in log_probs]
+    assert_summary(report.values["noisy_nats_per_dim"], nats)
+    assert report.rows[0][0] == "nats/dim at levels 0.05 to 0.35"
+    bands = report.values["by_level"]
+    lowest = [value for value, level in zip(nats, levels, strict=True) if level < 0.15]
+    assert bands["levels 0.05 to 0.15"]["mean"] == pytest.approx(statistics.fmean(lowest))
+    assert "bits" not in str(report.rows) + str(report.values)
+
+
+def test_one_of_many_noise_levels_is_chosen():
+    flow, data = small_flow(noise=UniformLevels(0.05, 0.35)), fake_data()
+    report = LikelihoodMetrics(noise_level=0.1)(flow, data)
+    nats = []
+    for index, (image, _) in enumerate(data.test):
+        noise, source = GaussianNoise(0.1), ExampleSeeds(0, [index])
+        x = noise(flow.codec.encode(image[None], source, torch.float64), source)
+        context = {
+            "label": torch.tensor([index % 3]),
+            "noise_level": torch.tensor([0.1], dtype=torch.float64),
+        }
+        nats.append(-flow.log_prob(x, context).item() / 64)
+    assert_summary(report.values["noisy_nats_per_dim"], nats)
+    assert report.rows[0][0] == "nats/dim at level 0.1"
+    assert "by_level" not in report.values
+    with pytest.raises(ConfigurationError, match=r"0\.5 is not one of the flow's"):
+        LikelihoodMetrics(noise_level=0.5)(flow, data)
+    with pytest.raises(ConfigurationError, match="no levels to choose from"):
+        LikelihoodMetrics(noise_level=0.1)(small_flow(noise=GaussianNoise(0.1)), data)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 11])

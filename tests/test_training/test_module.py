@@ -11,12 +11,15 @@ import torch
 from tarflow import (
     CheckpointError,
     ConfigurationError,
+    Context,
     ContextError,
+    ExampleSeeds,
     GaussianNoise,
     NoNoise,
     Pixels,
     TarFlow,
     UniformDequantization,
+    UniformLevels,
     UnitScale,
 )
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
@@ -144,6 +147,57 @@ def test_a_step_that_is_not_finite_leaves_the_base_alone(data):
     flow = tiny_flow(scale=UnitScale())
     fit(tiny_module(flow), data, max_steps=3, callbacks=[poison(flow, (1,))])
     assert flow.base.variance.isfinite().all()
+
+
+@pytest.mark.parametrize("power", [0, 1, 2])
+def test_an_example_is_weighted_by_a_power_of_its_noise_level(data, power):
+    flow = tiny_flow(codec=Pixels(17), noise=UniformLevels(0.05, 0.5))
+    batch = Batch(data.data.train.images, Context(data.data.train.labels), torch.arange(24))
+    objective, seeds = MaximumLikelihood(0.0, power), ExampleSeeds(0, range(24))
+    x, context = flow.observe(batch.x, batch.context, seeds)
+    nats = -flow.log_prob(x, context)
+    weighted = context["noise_level"] ** power * nats
+    loss = objective(flow, batch, seeds)
+    torch.testing.assert_close(loss.value, weighted)
+    found = objective.validate(flow, batch, seeds)
+    torch.testing.assert_close(found["nats_per_dim"], nats / 16)
+    torch.testing.assert_close(found[objective.name], weighted / 16)
+    assert list(loss.logged) == (["nats_per_dim"] if power else [])
+    for values in loss.logged.values():
+        torch.testing.assert_close(values, nats / 16)
+
+
+def test_training_at_all_noise_levels_lowers_the_loss_at_each(data):
+    flow = tiny_flow(codec=Pixels(17), noise=UniformLevels(0.05, 0.5))
+
+    def losses():
+        images, labels = data.data.train.images, data.data.train.labels
+        for level in (0.05, 0.2, 0.5):
+            seeds = ExampleSeeds(0, range(24))
+            x, context = flow.observe(images, labels, seeds, noise=flow.noise.at(level))
+            yield float(-flow.log_prob(x, context).mean().detach()) / flow.num_dims
+
+    before = list(losses())
+    module = tiny_module(flow, objective=MaximumLikelihood(level_power=1))
+    trainer = fit(module, data, max_steps=50, log_every_n_steps=1)
+    assert all(new < old - 0.1 for new, old in zip(losses(), before, strict=True))
+    parts = {f"{part}/{name}" for part in ("train", "val") for name in NAMES}
+    assert parts <= trainer.logged_metrics.keys()
+    logged = trainer.logged_metrics
+    assert 0 < logged["val/weighted_nats_per_dim"] < 0.5 * logged["val/nats_per_dim"]
+
+
+NAMES = ("nats_per_dim", "weighted_nats_per_dim")
+
+
+def test_weights_need_noise_levels(data):
+    flow = tiny_flow(codec=Pixels(17), noise=GaussianNoise(0.1))
+    batch = Batch(data.data.train.images, Context(data.data.train.labels), torch.arange(24))
+    with pytest.raises(ConfigurationError, match="level_power 1 weights by noise levels"):
+        MaximumLikelihood(level_power=1)(flow, batch, None)
+    for power in (-1, 3):
+        with pytest.raises(ConfigurationError, match="must be 0, 1 or 2"):
+            MaximumLikelihood(level_power=power)
 
 
 @dataclass(frozen=True)
@@ -423,3 +477,31 @@ def test_samples_that_are_not_finite_do_not_stop_training(data, tmp_path):
     assert trainer.global_step == 2
     assert flow.training
     assert not list(tmp_path.iterdir())
+
+
+def test_a_penalty_on_latents_is_minimized_and_the_likelihood_logged_without(data):
+    flow, batch = tiny_flow(), next(iter(data.train_dataloader()))
+    source = torch.Generator().manual_seed
+    plain = MaximumLikelihood(0.0)(flow, batch, source(0))
+    loss = MaximumLikelihood(0.0, latent_penalty=0.1)(flow, batch, source(0))
+    assert torch.equal(loss.value, plain.value)
+    assert torch.equal(plain.minimized, plain.value)
+    expected = plain.value + 0.1 * plain.z.square().sum(dim=(1, 2))
+    torch.testing.assert_close(loss.minimized, expected)
+    norms = []
+    for penalty in (0.0, 100.0):
+        flow = tiny_flow()
+        objective = MaximumLikelihood(0.0, penalty)
+        trainer = fit(tiny_module(flow, objective=objective), data, 10, log_every_n_steps=1)
+        logged = trainer.logged_metrics
+        assert ("train/latent_penalty" in logged) == bool(penalty)
+        assert logged["train/nats_per_dim"] < 5
+        norms.append(MaximumLikelihood(0.0)(flow, batch, source(0)).z.square().mean().item())
+    assert norms[1] < 0.9 * norms[0]
+    assert logged["train/latent_penalty"] == pytest.approx(100 * norms[1], rel=0.3)
+
+
+@pytest.mark.parametrize("penalty", [-1e-4, float("inf")])
+def test_a_penalty_out_of_range_is_refused(penalty):
+    with pytest.raises(ConfigurationError, match="latent_penalty"):
+        MaximumLikelihood(latent_penalty=penalty)

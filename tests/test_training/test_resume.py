@@ -7,7 +7,7 @@ import lightning
 import pytest
 import torch
 
-from tarflow import NoNoise, Pixels, TarFlow, UniformDequantization
+from tarflow import NoNoise, Pixels, TarFlow, UniformDequantization, UniformLevels
 from tarflow.data import ImageData, ImageDataModule
 from tarflow.data.loading.augmentation import mirror
 from tarflow.data.loading.batches import Wrapped
@@ -55,6 +55,7 @@ def run(
     num_workers=0,
     device_batch_size=None,
     dropout=0.2,
+    levels=False,
     **options,
 ):
     """Train from the checkpoint at one step to another; all that is left, and the losses."""
@@ -65,9 +66,11 @@ def run(
     data = ImageData("files", Inverted(files), None, files, Pixels(), **shape, augment=mirror)
     datamodule = ImageDataModule(data, 4, None, device_batch_size, num_workers)
     known: Any = {"num_classes": 3, "codec": UniformDequantization(), "noise": NoNoise()}
+    known |= {"codec": Pixels(), "noise": UniformLevels()} if levels else {}
     flow = TarFlow(4, 2, 1, 2, 1, 16, 8, dropout=dropout, **known)
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
-    module = FlowModule(flow, functools.partial(muon, lr=3e-3), schedule, MaximumLikelihood(0.5))
+    objective = MaximumLikelihood(0.5, level_power=int(levels))
+    module = FlowModule(flow, functools.partial(muon, lr=3e-3), schedule, objective)
     losses = []
 
     class Losses(lightning.Callback):
@@ -118,6 +121,16 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(folder, stop):
     assert len(set(straight["losses"])) == LAST
     del stopped["losses"], resumed["losses"], straight["losses"]
     assert_same(resumed, straight)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+def test_noise_levels_go_on_too(folder):
+    straight = run(folder, 0, 5, levels=True)
+    stopped, resumed = run(folder, 0, 2, levels=True), run(folder, 2, 5, levels=True)
+    assert stopped["losses"] + resumed["losses"] == straight["losses"]
+    assert_same(resumed["state_dict"], straight["state_dict"])
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
