@@ -44,38 +44,6 @@ def test_every_golden_tensor_is_reproduced(name):
         torch.testing.assert_close(value, golden[key], rtol=0, atol=tolerance, msg=key)
 
 
-def test_every_golden_tensor_of_all_noise_levels_is_reproduced():
-    flow, golden, case = load_golden("noise_conditional")
-    computed = dict(reproduce_levels(flow, golden, case))
-    assert computed.keys() == golden.keys() - INPUTS
-    for key, value in computed.items():
-        tolerance = 1e-4 if "denoised" in key or "sample" in key else 1e-5
-        torch.testing.assert_close(value, golden[key], rtol=0, atol=tolerance, msg=key)
-
-
-@torch.no_grad()
-def reproduce_levels(flow: TarFlow, golden: dict[str, Tensor], case: dict) -> Iterator:
-    """Compute the tensors of the file of many noise levels under their keys."""
-    x, y, level = golden["x"], golden["y"], golden["noise_level"]
-    for prefix, label in (("", y), ("uncond.", None)):
-        z, log_det = flow(x, Context(label, noise_level=level))
-        yield f"{prefix}z", z
-        yield f"{prefix}logdet_mean", log_det / flow.num_dims
-    nats = -flow.log_prob(x, Context(y, noise_level=level)) / flow.num_dims
-    weighted = MaximumLikelihood(level_power=1).weighted(
-        nats - 0.5 * math.log(2 * math.pi), Context(noise_level=level)
-    )
-    yield "loss_weighted_by_noise_level", weighted.mean()
-    for index, options in enumerate(case["samples"]):
-        rule = GaussianGuidance if options.get("lerp_style") == "starflow" else LinearScaleGuidance
-        schedule = LinearSchedule() if options.get("annealed_guidance") else ConstantSchedule()
-        guidance = rule(options["guidance"], schedule=schedule)
-        yield f"sample{index}", flow.inverse(golden["noise"], y, guidance=guidance)
-    steps = ProbabilityFlow(case["steps"], case["t0"])
-    for key, denoiser in (("denoised_at_t1", OneStep()), ("iteratively_denoised", steps)):
-        yield key, denoise(flow, golden["sample0"], y, denoiser=denoiser)
-
-
 def reproduce(flow: TarFlow, golden: dict[str, Tensor], case: dict) -> Iterator:
     """Compute the tensors of a file under their keys."""
     x, y = golden["x"], golden.get("y")
