@@ -12,6 +12,7 @@ from tarflow.cli.settings import CONF
 
 def composed(command: str, *overrides: str, with_hydra: bool = False) -> DictConfig:
     """The configuration of a command."""
+    command = command.replace("-", "_")
     settings_of(getattr(import_module(f"tarflow.cli.{command}"), command))
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -190,6 +190,15 @@ def test_depths_that_the_flow_lacks_are_refused(flow, z, y, depths):
         flow.inverse(z, y, guidance=LinearGuidance(1.0, depths=depths))
 
 
+def test_guidance_where_nothing_reads_the_label_is_refused(z, y):
+    flow = tiny_flow(num_classes=3, conditioned=(True, False, True)).double()
+    with pytest.raises(ContextError, match="let it act where the flow reads that"):
+        flow.inverse(z, y, guidance=LinearGuidance(1.0, depths=[1]))
+    assert rows_per_transform(flow, z, y, LinearGuidance(1.0)) == [[8] * 3, [4] * 3, [8] * 3]
+    tempered = LinearGuidance(1.0, temperature=0.5, depths=[1])
+    assert rows_per_transform(flow, z, y, tempered) == [[4] * 3, [8] * 3, [4] * 3]
+
+
 def test_a_scale_of_zero_is_not_finite_and_is_told_of(flow, z, y):
     guidance = Annihilating(1.0)
     with pytest.warns(RuntimeWarning, match="1 of 4 examples are not finite.*lower the guidance"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tarflow.sampling.pictures import INK, PAPER, beside, grid
+from tarflow.sampling.pictures import INK, PAPER, below, beside, grid
 
 
 def random_bytes(count=5, channels=1, height=3, width=4):
@@ -104,3 +104,17 @@ def test_every_picture_has_its_own_title():
     assert (other_right == left).all()
     array = np.asarray(beside({"": picture}))
     assert (array[:40] == PAPER).all()
+
+
+def test_pictures_below_each_other_with_titles_at_their_left():
+    pictures = {"a": Image.new("L", (30, 40), 7), "a longer title": Image.new("RGB", (20, 50), 9)}
+    array = np.asarray(below(pictures, gap=6))[..., 0]
+    assert array.shape[0] == 24 + 40 + 6 + 50 + 24
+    left = array.shape[1] - 24 - 30
+    assert (array[24:64, left : left + 30] == 7).all()
+    assert (array[70:120, left : left + 20] == 9).all()
+    titles = array[:, :left]
+    assert (titles[24:64] != PAPER).any()  # each beside its picture
+    assert (titles[70:120] != PAPER).any()
+    assert (titles[64:70] == PAPER).all()
+    assert (titles[:, -20:] == PAPER).all()

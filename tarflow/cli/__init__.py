@@ -10,6 +10,7 @@ usage: tarflow COMMAND [key=value ...]
   train     experiment=digits_likelihood           fit a flow; `resume=auto` goes on after a kill
   evaluate  checkpoint=DIR data=digits             likelihood (metrics=samples: sample quality)
   sample    checkpoint=DIR num_samples=100         draw samples (label=3 guidance=1.5 seed=0 ...)
+  sweep-guidance checkpoint=DIR weights=[0,1,2]    compare weights of guidance by samples
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
   convert   weights.pth DIR [image_size=32]        read a published checkpoint
   prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
@@ -18,7 +19,10 @@ usage: tarflow COMMAND [key=value ...]
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
 
-COMMANDS = ("train", "evaluate", "sample", "calibrate", "convert", "prepare", "ablate", "doctor")
+COMMANDS = (
+    *("train", "evaluate", "sample", "sweep-guidance", "calibrate"),
+    *("convert", "prepare", "ablate", "doctor"),
+)
 
 PLAIN = ("convert", "doctor")
 """Commands that read their arguments themselves."""
@@ -38,7 +42,8 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
     from tarflow.cli.streams import lasting_streams
 
     with lasting_streams():
-        task = getattr(importlib.import_module(f"tarflow.cli.{name}"), name)
+        own = name.replace("-", "_")
+        task = getattr(importlib.import_module(f"tarflow.cli.{own}"), own)
         if name in PLAIN:
             task(arguments)
             return

@@ -46,7 +46,7 @@ def calibrate(config: CalibrateSettings) -> None:
             flow,
             config.batch_size,
             None if classes is None else in_turn(classes, range(config.batch_size)),
-            guidance=guidance_of(config.guidance_rule, config.guidance),
+            guidance=guidance_of(config.guidance_rule, config.guidance, flow),
             dtype=read_dtype(config.dtype),
             tolerance=config.tolerance,
             windows=config.windows,

@@ -1,6 +1,8 @@
 """What the values of a command's configuration mean."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -8,7 +10,11 @@ from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section
 from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.flows.checkpoint import CONFIG, WEIGHTS
+from tarflow.flows.decoding import DecodeOptions
+from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
+from tarflow.sampling.plan import Conditions, Planned
+from tarflow.sampling.sample_folder import fingerprints
 
 
 def find_pretrained(checkpoint: str) -> Path:
@@ -65,7 +71,21 @@ def read_dtype(name: str | None) -> torch.dtype | None:
     return getattr(torch, name) if name else None
 
 
-def guidance_of(section: Section, weight: float) -> Guidance | None:
+def guidance_of(section: Section, weight: float, flow: Flow) -> Guidance | None:
     """The guidance, where its weight is not 0."""
     rule = instantiate(section)  # with its checks, also where it is off
+    rule.check_depths(flow.transform.num_decoded)
     return rule if weight != 0 else None
+
+
+def decode_options(
+    config: Any, flow: Flow, directory: Path, batch_size: int, guidance: Guidance | None
+) -> DecodeOptions:
+    """How to decode a flow of a folder, under settings with a decoder, a dtype and `compile`."""
+    decoder = instantiate(config.decoder)
+    options = DecodeOptions(guidance, dtype=read_dtype(config.dtype))
+    if isinstance(decoder, Planned):
+        told = (batch_size, options, decoder.tolerance, fingerprints(directory)[WEIGHTS])
+        decoder, message = decoder.choose(directory, Conditions.of(flow, *told))
+        print(message)
+    return replace(options, decoder=decoder, compile=config.compile)

@@ -52,7 +52,8 @@ def run(task: Callable[[Any], None], arguments: Sequence[str]) -> None:
     with told_plainly():
         import_own_packages()
         arguments = options_first(arguments)
-    read = [f"tarflow {task.__name__}", *map(off, arguments)]  # what Hydra does
+    name = task.__name__.replace("_", "-")
+    read = [f"tarflow {name}", *map(off, arguments)]  # what Hydra does
     with (
         process_kept(),
         hydra_kept(),

@@ -1,23 +1,20 @@
 """`tarflow sample`: draws samples."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from tarflow.arguments import check_integer
-from tarflow.cli.choices import beside, device_of, find_pretrained, guidance_of, read_dtype
+from tarflow.cli.choices import beside, decode_options, device_of, find_pretrained, guidance_of
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
 from tarflow.errors import CheckpointError
-from tarflow.flows.checkpoint import WEIGHTS
-from tarflow.flows.decoding import DecodeOptions
-from tarflow.flows.flow import Flow, load
+from tarflow.flows.flow import load
 from tarflow.machine.processes import Process
 from tarflow.sampling.array_layout import layout_of
 from tarflow.sampling.drawing import read_classes, read_others
 from tarflow.sampling.gallery import Gallery, real_images
-from tarflow.sampling.plan import Conditions, Planned
 from tarflow.sampling.sample_folder import SampleFolder, fingerprints
 from tarflow.sampling.sample_run import SampleRun
 from tarflow.sampling.sampler import Sampler
@@ -74,7 +71,8 @@ def sample(config: SampleSettings) -> None:
     output = Path(config.output or beside(directory, "samples"))
     origin = fingerprints(directory)
     classes = read_classes(config.label, flow.num_classes, flow.class_names)
-    options = _options(config, flow, directory, origin[WEIGHTS])
+    guidance = guidance_of(config.guidance_rule, config.guidance, flow)
+    options = decode_options(config, flow, directory, config.batch_size, guidance)
     others = read_others(config.composed["context"], flow)
     denoiser = instantiate(config.denoiser)
     sampler = Sampler(flow, config.seed, classes, config.denoise, options, others, denoiser)
@@ -95,18 +93,6 @@ def sample(config: SampleSettings) -> None:
         panels = _panels(config, run)
         with folder.saving():
             folder.finish(request, _write_samples(config, run, panels))
-
-
-def _options(config: SampleSettings, flow: Flow, directory: Path, weights: str) -> DecodeOptions:
-    """How to decode."""
-    decoder = instantiate(config.decoder)
-    guidance = guidance_of(config.guidance_rule, config.guidance)
-    options = DecodeOptions(guidance, dtype=read_dtype(config.dtype))
-    if isinstance(decoder, Planned):
-        told = (config.batch_size, options, decoder.tolerance, weights)
-        decoder, message = decoder.choose(directory, Conditions.of(flow, *told))
-        print(message)
-    return replace(options, decoder=decoder, compile=config.compile)
 
 
 def _panels(config: SampleSettings, run: SampleRun) -> dict[str, torch.Tensor]:

@@ -61,6 +61,8 @@ class Settings:
         check(composed)
         values = {k: config[k] if _is_section(kinds[k]) else composed[k] for k in kinds}
         values |= {k: float(value) for k, value in values.items() if kinds[k] is float}
+        lists = {k: value for k, value in values.items() if kinds[k] == list[float]}
+        values |= {k: [float(each) for each in value] for k, value in lists.items()}
         return cls(composed=composed, **values)
 
 

@@ -58,26 +58,26 @@ class Turn:
     @property
     def title(self) -> str:
         """What it is called in tables and pictures."""
-        return f"{self.rule} {str(self.weight).removesuffix('.0')}" if self.rule else "no guidance"
+        weight = str(self.weight).removesuffix(".0")
+        return f"{self.rule} {weight}" if self.rule else "no guidance"
 
-    @classmethod
-    def each(cls, rules: Mapping[str, Guidance], weights: Sequence[float]) -> list["Turn"]:
-        """No guidance, if 0 is among the weights; then every rule at every other, rising weight.
 
-        Raises:
-            ConfigurationError: There is no weight or rule, or a weight is none.
-        """
-        if not weights or not rules:
-            raise ConfigurationError(
-                f"weights {shown(list(weights))} of rules {shown(list(rules))}: give one or more"
-            )
-        rising = sorted(set(weights))
-        turns = [
-            cls(name, replace(rule, weight=weight))  # which checks it
-            for (name, rule), weight in product(rules.items(), rising)
-        ]
-        guided = [turn for turn in turns if turn.weight]
-        return [cls()] * (len(guided) < len(turns)) + guided
+def turns_of(rules: Mapping[str, Guidance], weights: Sequence[float]) -> list[Turn]:
+    """No guidance, if 0 is among the weights; then every rule at every other, rising weight.
+
+    Raises:
+        ConfigurationError: There is no weight or rule, or a weight is out of range.
+    """
+    if not weights or not rules:
+        raise ConfigurationError(
+            f"weights {shown(list(weights))} of rules {shown(list(rules))}: give one or more"
+        )
+    turns = [
+        Turn(name, replace(rule, weight=weight))  # which checks it
+        for (name, rule), weight in product(rules.items(), sorted(set(weights)))
+    ]
+    guided = [turn for turn in turns if turn.weight]
+    return [Turn()] * (len(guided) < len(turns)) + guided
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,13 @@ class GuidanceSweep:
     @cached_property
     def runs(self) -> dict[Turn, list[SampleRun]]:
         """For every turn, the samples of each seed."""
-        options = {turn: self.options_of(turn.guidance) for turn in self.turns}
-        return {
-            turn: [
-                self._run(turn, replace(self.sampler, seed=seed, options=options[turn]))
-                for seed in self.metrics.seeds
-            ]
-            for turn in self.turns
-        }
+        runs, networks = {}, None
+        for turn in self.turns:
+            options = replace(self.options_of(turn.guidance), networks=networks).prepared()
+            networks = options.networks  # prepared once for all turns
+            samplers = (replace(self.sampler, seed=s, options=options) for s in self.metrics.seeds)
+            runs[turn] = [self._run(turn, sampler) for sampler in samplers]
+        return runs
 
     def _run(self, turn: Turn, sampler: Sampler) -> SampleRun:
         """The samples of a turn and a seed."""
@@ -178,8 +177,8 @@ class GuidanceSweep:
         last = next(iter(found.values()))[-1]
         scores = {name: [each["scores"] for each in listed] for name, listed in found.items()}
         scores[HELD_OUT] = [last["held_out"]]
-        rules = {turn.rule: repr(turn.guidance) for turn in self.turns if turn.guidance}
-        values = {**settings, "unreadable": last["unreadable"], "last_weight_of": rules}
+        rules = {turn.title: repr(turn.guidance) for turn in self.turns}
+        values = {**settings, "guidance": rules, "unreadable": last["unreadable"]}
         skipped = self.metrics.skipped(self.data)
         report = report_of(values, list(features.extractors), skipped, scores)
         return replace(report, name="guidance")

@@ -28,6 +28,40 @@ from tarflow.flows.guidance import Guidance, LinearGuidance
 from tarflow.sampling.denoiser import AutoDenoiser, Denoiser
 from tarflow.sampling.denoising import can_denoise
 
+HELD_OUT = "real held-out images"
+"""What the scores of these are called in a report: a yardstick for those of samples."""
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """What samples are compared with.
+
+    Attributes:
+        references: Features of training images, by extractor.
+        rows: Features of held-out images, to be scored as samples are.
+        unreadable: How many images of either part could not be read.
+    """
+
+    references: Mapping[str, Reference]
+    rows: Rows
+    unreadable: Mapping[str, int]
+
+    @property
+    def held_out(self) -> dict[str, Any]:
+        """The scores of held-out images."""
+        return self.scores(self.rows)
+
+    def scores(self, rows: Rows) -> dict[str, Any]:
+        """Distances by extractor, and accuracy, of what is finite, and how much is not."""
+        fine = rows.get("finite", np.ones(len(next(iter(rows.values()))), bool))
+        kept = {name: column[fine] for name, column in rows.items()}
+        scores: dict[str, Any] = {
+            name: reference.compare(kept[name]) for name, reference in self.references.items()
+        }
+        if "correct" in kept:
+            scores["accuracy"] = float(kept["correct"].mean()) if fine.any() else math.nan
+        return {**scores, "non_finite": float((~fine).sum())}
+
 
 @dataclass(frozen=True)
 class SampleMetrics(Metrics):
@@ -82,28 +116,49 @@ class SampleMetrics(Metrics):
             DataError: The flow was made for other data, the data lacks training or test images,
                 or the kept statistics are of other images or features.
         """
+        features = self.features_of(flow, data)
+        known = self.real_images(features, work_of)
+        runs = self._draw(SampleJudge(flow.eval(), features, self.denoiser), work_of)
+        if known is None:
+            return None
+        scores = {name: [known.scores(rows) for rows in runs[name]] for name in runs}
+        scores[HELD_OUT] = [known.held_out]
+        settings = {**self.settings(flow, data), "unreadable": known.unreadable}
+        return report_of(settings, list(features.extractors), self.skipped(data), scores)
+
+    def features_of(self, flow: Flow, data: ImageData) -> ImageFeatures:
+        """What images are compared by, once the data is known to fit.
+
+        Raises:
+            DataError: The flow was made for other data, or training or test images are missing.
+        """
         check_fit(flow, data)
         for part in (data.train, data.test):
             if part is None or not len(part):  # pyright: ignore[reportArgumentType]
                 raise DataError(f"{data.name} lacks training or test images to compare with")
-        usable, skipped = self._available(data)
-        features = ImageFeatures(data, usable, flow.base.anchor.device)
+        return ImageFeatures(data, self._available(data)[0], flow.base.anchor.device)
+
+    def real_images(self, features: ImageFeatures, work_of: WorkOf) -> RealImages | None:
+        """What samples are compared with; None where another process knows.
+
+        Raises:
+            DataError: The kept statistics are of other images or features.
+        """
         kept = Path(self.statistics).expanduser() if self.statistics else None
-        part = chosen(data.train, self.num_reference)
+        part = chosen(features.data.train, self.num_reference)
         known = references_of(features, part, kept, work_of)
-        part, work = chosen(data.test, self.num_reference), work_of("held_out")
+        part, work = chosen(features.data.test, self.num_reference), work_of("held_out")
         compute = partial(features.of_part, ReadAhead(part, work.num_workers))
-        real = work.do("held-out images", len(part), 256, compute)
-        runs = self._draw(SampleJudge(flow.eval(), features, self.denoiser), work_of)
-        if known is None or real is None:
+        held_out = work.do("held-out images", len(part), 256, compute)
+        if known is None or held_out is None:
             return None
         references, lost = known
-        total, real = len(real["digest"]), of_readable(real)
-        unreadable = {"training": lost, "held-out": total - len(real["digest"])}
-        runs["real held-out images"] = [real]
-        scores = {name: [_scores(rows, references) for rows in runs[name]] for name in runs}
-        settings = {**self.settings(flow, data), "unreadable": unreadable}
-        return report_of(settings, list(usable), skipped, scores)
+        rows = of_readable(held_out)
+        unreadable = {
+            "training": lost,
+            "held-out": len(held_out["digest"]) - len(rows["digest"]),
+        }
+        return RealImages(references, rows, unreadable)
 
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values depend on, besides the weights."""
@@ -120,6 +175,10 @@ class SampleMetrics(Metrics):
             "extractors": {k: each.identity for k, each in self._available(data)[0].items()},
             "software": software(),
         }
+
+    def skipped(self, data: ImageData) -> dict[str, str]:
+        """Why some of the extractors cannot be used on images of the data."""
+        return self._available(data)[1]
 
     def _available(self, data: ImageData) -> tuple[dict[str, Extractor], dict[str, str]]:
         """The extractors that can be used, and why the others cannot."""
@@ -147,13 +206,3 @@ class SampleMetrics(Metrics):
                     own = {k.removeprefix(start): rows[k] for k in rows if k.startswith(start)}
                     found.setdefault(f"{variant}, {panel}", []).append(own)
         return found
-
-
-def _scores(rows: Rows, references: Mapping[str, Reference]) -> dict[str, Any]:
-    """Distances by extractor, and accuracy, of what is finite, and how much is not."""
-    fine = rows.get("finite", np.ones(len(next(iter(rows.values()))), bool))
-    kept = {name: column[fine] for name, column in rows.items()}
-    scores: dict[str, Any] = {name: r.compare(kept[name]) for name, r in references.items()}
-    if "correct" in kept:
-        scores["accuracy"] = float(kept["correct"].mean()) if fine.any() else math.nan
-    return {**scores, "non_finite": float((~fine).sum())}

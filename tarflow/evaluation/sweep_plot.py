@@ -42,8 +42,12 @@ def draw(path: Path, turns: Sequence[Turn], report: Report) -> Path:
         _draw_panel(each, title, found, turns)
     for empty in axes[len(panels) :]:
         empty.set_axis_off()
+    legend = {"fontsize": 9, "frameon": False}
     lines, names = axes[0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    if len(axes) > len(panels):
+        axes[-1].legend(lines, names, loc="center left", **legend)
+    else:
+        figure.legend(lines, names, loc="outside lower center", ncols=4, **legend)
     with replacing(path) as new:
         figure.savefig(new, dpi=110, format="png", metadata={"Software": None})
     return path
@@ -78,5 +82,6 @@ def _draw_panel(axes: Any, title: str, found: Spreads, turns: Sequence[Turn]) ->
     axes.axhline(real, color="0.4", linewidth=1, linestyle=":", label="held-out images")
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("guidance weight", fontsize=9)
+    axes.locator_params(axis="x", nbins=6, steps=[1, 2, 5, 10])
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Pictures of images: grids, and grids beside each other."""
+"""Pictures of images: grids, and grids beside or below each other."""
 
 import math
 from collections.abc import Mapping
@@ -54,4 +54,20 @@ def beside(pictures: Mapping[str, Image.Image], gap: int = 24) -> Image.Image:
         draw.text((left, 10), title, font=font, fill=(INK, INK, INK))
         canvas.paste(picture.convert("RGB"), (left, head))
         left += column + gap
+    return canvas
+
+
+def below(pictures: Mapping[str, Image.Image], gap: int = 6) -> Image.Image:
+    """Put pictures below each other, each at the right of its title."""
+    font, margin = ImageFont.load_default(size=20), 24
+    left = 2 * margin + math.ceil(max(map(font.getlength, pictures)))
+    width = left + max(picture.width for picture in pictures.values()) + margin
+    height = sum(picture.height + gap for picture in pictures.values()) - gap + 2 * margin
+    canvas = Image.new("RGB", (width, height), (PAPER, PAPER, PAPER))
+    draw, top = ImageDraw.Draw(canvas), margin
+    for title, picture in pictures.items():
+        middle = top + picture.height / 2
+        draw.text((margin, middle), title, font=font, fill=(INK, INK, INK), anchor="lm")
+        canvas.paste(picture.convert("RGB"), (left, top))
+        top += picture.height + gap
     return canvas

@@ -85,7 +85,7 @@ class SharedRun:
         """
         self._remove_damaged()
         leads, done = self.process.leads, self.num_done
-        if leads and done:
+        if leads and 0 < done < self.count:
             print(f"going on from {done} of {self.count} in {self.folder.shards.directory}")
         with progress(title, self.count, hidden=not leads) as show:
             for number, batch in enumerate(batches_of(self.count, self.batch_size)):

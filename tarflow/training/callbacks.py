@@ -90,6 +90,10 @@ class SampleGrid(StepCallback):
         self._chunks = ChunkSize()
         self.guidance = guidance
 
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.guidance is not None and pl_module.flow.num_classes:
+            pl_module.flow.check_guidance(self.guidance, ["label"])  # before hours of training
+
     def after_step(self, trainer: Trainer, module: Any) -> None:
         step = trainer.global_step
         if step % self.every_n_steps:

@@ -15,6 +15,7 @@ from tarflow import (
     ContextError,
     ExampleSeeds,
     GaussianNoise,
+    LinearGuidance,
     NoNoise,
     Pixels,
     TarFlow,
@@ -505,3 +506,10 @@ def test_a_penalty_on_latents_is_minimized_and_the_likelihood_logged_without(dat
 def test_a_penalty_out_of_range_is_refused(penalty):
     with pytest.raises(ConfigurationError, match="latent_penalty"):
         MaximumLikelihood(latent_penalty=penalty)
+
+
+def test_guidance_of_grids_that_the_flow_cannot_have_is_refused_at_the_start(data, tmp_path):
+    guidance = LinearGuidance(1.0, depths=[99])
+    grids = SampleGrid(tmp_path, every_n_steps=2, num_samples=4, guidance=guidance)
+    with pytest.raises(ConfigurationError, match="guidance at depth 99"):
+        fit(tiny_module(tiny_flow()), data, max_steps=1, callbacks=[grids])
