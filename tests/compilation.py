@@ -4,6 +4,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,14 +25,17 @@ from tarflow.nn.layers import Layer
 from tarflow.nn.transformer import CausalTransformer
 from tarflow.training.acceleration import compile_blocks, recompute
 
-from .models import randomized, tiny_flow
+from .models import NETWORKS, randomized, tiny_flow
 from .registry import REGISTRY
 
 
 @torch.no_grad()
 def compare_transforms() -> None:
-    """Compile every transform without a graph break."""
+    """Compile every transform without a graph break; parts of networks, together."""
+    alone = NETWORKS.keys() - {"all parts"}
     for name, case in REGISTRY.items():
+        if name in alone:
+            continue
         torch._dynamo.reset()
         transform, x = case.build(), case.data(torch.float32)
         compiled = torch.compile(transform, backend="aot_eager", fullgraph=True)
@@ -61,8 +65,10 @@ def compare_densities(backend: str) -> None:
         3: [None, label, label.int(), 1, Context(label, temperature=temperature)],
         0: [None, Context(temperature=temperature)],
     }
-    for num_classes, context in [(n, context) for n in contexts for context in contexts[n]]:
-        flow = tiny_flow(num_transforms=2, num_layers=1, num_classes=num_classes)
+    cases = [(n, context, {}) for n in contexts for context in contexts[n]]
+    cases.append((3, label, NETWORKS["all parts"]))
+    for num_classes, context, parts in cases:
+        flow = tiny_flow(num_transforms=2, num_layers=1, num_classes=num_classes, **parts)
         torch._dynamo.reset()
         compiled = torch.compile(flow.log_prob, backend=backend, fullgraph=True)
         found = [density(x, context) for density in (flow.log_prob, compiled)]
@@ -97,9 +103,9 @@ class Density(torch.nn.Module):
         return self.flow.log_prob(x, label)
 
 
-def compare_blocks_in_place() -> None:
+def compare_blocks_in_place(parts: dict[str, Any]) -> None:
     """Compile the blocks of a flow, one of them recomputed: one graph for all."""
-    flow = tiny_flow(num_transforms=3, num_layers=3, num_classes=3).train()
+    flow = tiny_flow(num_transforms=3, num_layers=3, num_classes=3, **parts).train()
     keys, expected, gradients = list(flow.state_dict()), *log_prob_and_gradients(flow)
     for layers, graphs in ((0, 1), (1, 1)):
         torch._dynamo.reset()
@@ -122,7 +128,13 @@ def log_prob_and_gradients(flow):
 
 def compare_steps_by_inductor() -> None:
     """Sample with compiled steps, as users do: conditions and temperatures, and bfloat16."""
-    flow = tiny_flow((1, 5), 1, num_transforms=2, num_layers=1, num_classes=3)
+    for parts in ({}, NETWORKS["all parts"]):
+        flow = tiny_flow((1, 5), 1, num_transforms=2, num_layers=1, num_classes=3, **parts)
+        compare_samples_by_inductor(flow)
+
+
+def compare_samples_by_inductor(flow: TarFlow) -> None:
+    """Sample with compiled steps and without."""
     guidance, label = LinearGuidance(1.0, temperature=0.5), torch.tensor([0, -1])
 
     def sample(**options):
@@ -200,12 +212,14 @@ def compare_unequal_networks() -> None:
     torch._dynamo.reset()
     shapes = [{"model_dim": 16}, {"model_dim": 32}, {"head_dim": 4}, {"num_layers": 2}]
     shapes += [{"expansion": 1}, {"expansion": 2}, {"layer": Twice()}, {"num_layers": 3}]
+    shapes.append({"num_layers": 2} | NETWORKS["all parts"])
     networks, x = Prepared(backend="aot_eager", num_buckets=1), torch.randn(2, 4, 3)
     for shape in shapes:
         sizes = {"model_dim": 16, "num_layers": 1, "head_dim": 8} | shape
         network = randomized(CausalTransformer(3, 4, 4, **sizes), 0.3)
-        for condition in (None, torch.randn(2, sizes["model_dim"])):
+        for vector in (None, torch.randn(2, sizes["model_dim"])):
             ready = networks.of(network)
+            condition = ready.conditioned(vector)
             cache = ready.new_cache(2)
             steps = [ready(x[:, i : i + 1], condition, Window(i, cache)) for i in range(4)]
             torch.testing.assert_close(
@@ -238,7 +252,8 @@ if __name__ == "__main__":
         "aot_eager": (
             compare_transforms,
             compare_flow_in_place,
-            compare_blocks_in_place,
+            partial(compare_blocks_in_place, {}),
+            partial(compare_blocks_in_place, NETWORKS["all parts"]),
             compare_buckets,
             compare_started_steps,
             compare_unequal_networks,

@@ -6,21 +6,49 @@ import torch
 from torch import nn
 
 from tarflow import (
+    AdaptiveNorm,
     AutoregressiveTransform,
     ExpScale,
     FirstPosition,
     FixedFirst,
     Flow,
     LabelConditioner,
+    LayerNormalization,
+    LearnedPositions,
     Patchify,
     Permute,
+    PreNorm,
+    RootMeanSquare,
+    RotaryGrid,
+    RotaryPositions,
     Scale,
+    SigmoidGate,
     StandardNormal,
+    SwiGLU,
     TarFlow,
 )
 from tarflow.nn.transformer import CausalTransformer
 
 Module = TypeVar("Module", bound=nn.Module)
+
+MODERN = PreNorm(RootMeanSquare(), SwiGLU(), RootMeanSquare(), SigmoidGate())
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "RootMeanSquare": {"layer": PreNorm(RootMeanSquare())},
+    "SwiGLU": {"layer": PreNorm(mlp=SwiGLU())},
+    "query-key norm": {"layer": PreNorm(query_key_norm=LayerNormalization())},
+    "SigmoidGate": {"layer": PreNorm(gate=SigmoidGate())},
+    "AdaptiveNorm": {"layer": AdaptiveNorm()},
+    "RotaryPositions": {"positions": RotaryPositions(added=LearnedPositions())},
+    "RotaryGrid": {"positions": RotaryGrid(base=100.0)},
+    "output norm": {"output_norm": RootMeanSquare()},
+    "all parts": {
+        "layer": AdaptiveNorm(*vars(MODERN).values()),
+        "positions": RotaryGrid(),
+        "output_norm": LayerNormalization(),
+    },
+}
+"""Transformers of every kind but the plain one."""
 
 
 def randomized(module: Module, std: float = 0.05, seed: int = 0) -> Module:
@@ -33,11 +61,11 @@ def randomized(module: Module, std: float = 0.05, seed: int = 0) -> Module:
 
 
 def tiny_network(
-    in_features: int, out_features: int, length: int, num_layers: int = 2
+    in_features: int, out_features: int, length: int, num_layers: int = 2, **parts: Any
 ) -> CausalTransformer:
     """A transformer with two heads."""
-    network = CausalTransformer(in_features, out_features, length, 16, num_layers, head_dim=8)
-    return randomized(network)
+    sizes = in_features, out_features, length, 16, num_layers
+    return randomized(CausalTransformer(*sizes, head_dim=8, **parts))
 
 
 def tiny_autoregressive(
@@ -46,10 +74,11 @@ def tiny_autoregressive(
     patch_dim: int = 2,
     num_layers: int = 2,
     first: FirstPosition = FixedFirst(),
+    **parts: Any,
 ) -> AutoregressiveTransform:
     """An autoregressive transform with three classes."""
     outputs = scale.num_outputs * patch_dim
-    network = tiny_network(patch_dim, outputs, length + first.num_added, num_layers)
+    network = tiny_network(patch_dim, outputs, length + first.num_added, num_layers, **parts)
     transform = AutoregressiveTransform(network, scale, [LabelConditioner(3)], first)
     randomized(transform.get_submodule("label_embedding"))
     return transform

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from tarflow import (
     Patchify,
     Permute,
     Reverse,
+    RotaryGrid,
     Scale,
     SoftClipScale,
     SoftplusScale,
@@ -26,7 +28,7 @@ from tarflow import (
 )
 from tarflow.flows.transforms import Repatch
 
-from .models import tiny_autoregressive, tiny_flow
+from .models import MODERN, NETWORKS, tiny_autoregressive, tiny_flow
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ REGISTRY = {
     "SoftClipScale": Case(lambda: autoregressive(SoftClipScale(0.5))),
     "SoftplusScale": Case(lambda: autoregressive(SoftplusScale())),
     "UnitScale": Case(lambda: autoregressive(UnitScale())),
+    **{
+        name: Case(partial(autoregressive, ExpScale(), **parts))
+        for name, parts in NETWORKS.items()
+    },
     "StartToken": Case(lambda: autoregressive(ExpScale(), first=StartToken())),
     "StartToken of one position": Case(
         lambda: autoregressive(ExpScale(), length=1, first=StartToken()), (1, 2)
@@ -101,6 +107,20 @@ REGISTRY = {
             ).transform
         ),
         IMAGE,
+    ),
+    "modern TarFlow": Case(
+        lambda: (
+            tiny_flow(
+                (4, 6),
+                num_layers=1,
+                num_transforms=2,
+                num_classes=3,
+                layer=MODERN,
+                positions=RotaryGrid(),
+                ordering=Shuffled(),
+            ).transform
+        ),
+        (2, 4, 6),
     ),
     "TarFlow of few weights": Case(
         lambda: tiny_flow(num_classes=3, networks=(0, 1, 1), num_layers=1).transform, IMAGE

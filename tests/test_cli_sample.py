@@ -319,7 +319,13 @@ def levels(tmp_path_factory) -> Path:
 
 def test_samples_of_many_levels_go_down_a_ladder(levels, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = (f"checkpoint={levels}", "num_samples=4", "guidance=1", "save_npz=true", "batch_size=3")
+    told = (
+        f"checkpoint={levels}",
+        "num_samples=4",
+        "guidance=1.0",
+        "save_npz=true",
+        "batch_size=3",
+    )
 
     def drawn(folder, *options):
         tarflow("sample", *told, f"output={folder}", "denoising_steps=4", *options)

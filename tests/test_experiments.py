@@ -22,6 +22,9 @@ EXPERIMENTS = {
     "imagenet64_conditional": IMAGENET,
     "imagenet128": IMAGENET,
     "afhq256": AFHQ["v2"],
+    "itarflow64": IMAGENET,
+    "itarflow128": IMAGENET,
+    "itarflow256": IMAGENET,
 }
 EPOCHS = {
     "imagenet64_likelihood": 100,
@@ -29,6 +32,9 @@ EPOCHS = {
     "imagenet64_conditional": 200,
     "imagenet128": 320,
     "afhq256": 4000,
+    "itarflow64": 300,
+    "itarflow128": 450,
+    "itarflow256": 600,
 }
 
 
@@ -106,4 +112,4 @@ def test_any_experiment_can_be_tried_with_random_bytes(experiment):
     config = composed("train", f"experiment={experiment}", "data=random")
     data = hydra.utils.instantiate(config.data.data)
     assert len(data.train) == 10_000
-    assert config.data.batch_size in (256, 768)
+    assert config.data.batch_size in (256, 512, 768)

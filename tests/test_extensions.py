@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 import tarflow
-from tarflow import CheckpointError
+from tarflow import CheckpointError, ExampleSeeds, GaussianNoise, Pixels, denoise
+
+from .models import tiny_flow
 
 PACKAGE = Path(__file__).parent / "extensions"
 
@@ -126,9 +128,19 @@ def test_samples_are_drawn_with_the_rule_and_the_decoder_under_the_condition(fol
     assert "brightness is from 0 to 1" in wrong.stderr
 
 
+def test_samples_lose_their_noise_as_the_denoiser_says(folder):
+    flow = tiny_flow(num_channels=1, codec=Pixels(17), noise=GaussianNoise(0.3))
+    flow.save_pretrained(folder / "noisy")
+    halfway = ("~denoiser", "+denoiser._target_=extra.denoiser.Halfway")
+    told(run(folder, "sample", "checkpoint=noisy", *halfway, "num_samples=3", "save_npz=true"))
+    x = flow.eval().sample(3, source=ExampleSeeds(0, range(3)))
+    expected = flow.codec.decode((x + denoise(flow, x)) / 2)
+    assert np.array_equal(np.load(folder / "samples_noisy/samples.npz")["images"], expected)
+
+
 def test_a_file_holds_an_idea_and_the_package_is_known_to_nothing():
     files = sorted(path.stem for path in (PACKAGE / "extra").glob("*.py"))
-    assert len(files) == 13
+    assert len(files) == 14
     root = Path(tarflow.__file__).parent
     named = [path for path in root.rglob("*.py") if "brightness" in path.read_text()]
     assert not named

@@ -10,10 +10,10 @@ from torch.autograd.functional import hessian
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tarflow import Context, ContextError, SoftClipScale, TarFlow, UnitScale
+from tarflow import Context, ContextError, SoftClipScale, SoftplusScale, TarFlow, UnitScale
 
 from .compilation import Density
-from .models import randomized, tiny_flow
+from .models import NETWORKS, randomized, tiny_flow
 
 # torch compiles a few formulas of forward derivatives by its old compiler.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
@@ -28,6 +28,7 @@ VARIANTS = {
     "no labels": {},
     "bounded": {"num_classes": 3, "scale": SoftClipScale(0.5)},
     "volume": {"scale": UnitScale()},
+    "all parts": {"num_classes": 3, "scale": SoftplusScale(), **NETWORKS["all parts"]},
 }
 
 

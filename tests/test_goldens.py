@@ -11,24 +11,33 @@ from tarflow import (
     Composition,
     ConstantSchedule,
     Context,
+    GaussianGuidance,
     LinearGuidance,
+    LinearScaleGuidance,
     LinearSchedule,
+    OneStep,
+    ProbabilityFlow,
     Reverse,
     StandardNormal,
     TarFlow,
     UnitScale,
     denoise,
 )
+from tarflow.training import MaximumLikelihood
 
 from .published import load_golden
 
-INPUTS = {"x", "y", "noise", "dropped.y"}
+INPUTS = {"x", "y", "noise", "dropped.y", "noise_level"}
 
 
-@pytest.mark.parametrize("name", ["class_conditional", "unconditional", "volume_preserving"])
+ONE_LEVEL = ["class_conditional", "unconditional", "volume_preserving"]
+
+
+@pytest.mark.parametrize("name", [*ONE_LEVEL, "noise_conditional"])
 def test_every_golden_tensor_is_reproduced(name):
     flow, golden, case = load_golden(name)
-    computed = dict(reproduce(flow, golden, case))
+    compute = reproduce if name in ONE_LEVEL else reproduce_levels
+    computed = dict(compute(flow, golden, case))
     assert computed.keys() == golden.keys() - INPUTS
     for key, value in computed.items():
         tolerance = 1e-4 if "denoised" in key or "sample" in key else 1e-5
@@ -53,6 +62,29 @@ def reproduce(flow: TarFlow, golden: dict[str, Tensor], case: dict) -> Iterator:
         z, log_det = flow(x, golden["dropped.y"])
         yield "dropped.z", z.detach()
         yield "dropped.logdet_mean", log_det.detach() / flow.num_dims
+
+
+@torch.no_grad()
+def reproduce_levels(flow: TarFlow, golden: dict[str, Tensor], case: dict) -> Iterator:
+    """Compute the tensors of a file of many noise levels under their keys."""
+    x, y, level = golden["x"], golden["y"], golden["noise_level"]
+    for prefix, label in {"": y, "uncond.": None}.items():
+        z, log_det = flow(x, Context(label, noise_level=level))
+        yield f"{prefix}z", z
+        yield f"{prefix}logdet_mean", log_det / flow.num_dims
+    known, objective = Context(y, noise_level=level), MaximumLikelihood(level_power=1)
+    nats = -flow.log_prob(x, known) / flow.num_dims - 0.5 * math.log(2 * math.pi)
+    yield "loss_weighted_by_noise_level", objective.weighted(nats, known).mean()
+    rules = {
+        "tarflow": lambda weight: LinearScaleGuidance(weight, schedule=LinearSchedule()),
+        "starflow": GaussianGuidance,
+    }
+    for index, options in enumerate(case["samples"]):
+        rule = rules[options.get("lerp_style", "starflow")](options["guidance"])
+        yield f"sample{index}", flow.inverse(golden["noise"], y, guidance=rule)
+    noisy, ladder = golden["sample0"], ProbabilityFlow(case["steps"])
+    yield "denoised_at_t1", denoise(flow, noisy, y, denoiser=OneStep())
+    yield "iteratively_denoised", denoise(flow, noisy, y, denoiser=ladder)
 
 
 @torch.no_grad()

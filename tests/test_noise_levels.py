@@ -12,6 +12,7 @@ from tarflow import (
     ExampleSeeds,
     Flow,
     GaussianNoise,
+    Jacobi,
     LabelConditioner,
     LinearGuidance,
     LogNormalLevels,
@@ -21,7 +22,11 @@ from tarflow import (
     StandardNormal,
     UniformLevels,
     UniformVarianceLevels,
+    inpaint,
+    interpolate,
 )
+from tarflow.editing import CrankNicolson, Hamiltonian
+from tarflow.sampling.calibration import calibrate
 
 from .models import tiny_flow
 
@@ -220,3 +225,43 @@ def test_a_conditioner_of_levels_is_there_once():
     assert [c.part for c in flow.conditioners] == ["noise_level", "temperature"]
     own = tiny_flow(num_classes=2, conditioners=(LabelConditioner(2),))
     assert [c.part for c in own.conditioners] == ["label", "temperature"]
+
+
+# --- What stands on densities ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", [None, LinearGuidance(1.0)])
+def test_fast_decoders_find_the_same_samples(flow, guidance):
+    told = {
+        "label": torch.tensor([0, 1, 2, 0]),
+        "noise_level": torch.tensor([0.3, 0.1, 0.3, 0.02]),
+    }
+    options = {"source": ExampleSeeds(0, range(4)), "guidance": guidance}
+    expected = flow.sample(4, told, **options)
+    windows = flow.sample(4, told, decoder=Jacobi(2, 1e-5), **options)
+    torch.testing.assert_close(windows, expected, rtol=0, atol=1e-4)
+    half, report = flow.sample_with_report(4, told, dtype=torch.bfloat16, **options)
+    torch.testing.assert_close(half, expected, rtol=0, atol=0.05)
+    assert report.certified.all()
+
+
+def test_editing_happens_at_a_level(flow, x):
+    label = torch.tensor([0, 1, 2, 0])
+    known, mask = {"label": label, "noise_level": 0.1}, torch.arange(4) < 2
+    path = interpolate(flow, x, x.flip(0), 3, known)
+    torch.testing.assert_close(path[:, 0], x, rtol=0, atol=1e-4)
+    sampler = Hamiltonian(burn_in=2, num_steps=2, num_leapfrog=2)
+    completed = inpaint(flow, x, mask, known, noise_std=0.1, sampler=sampler)
+    assert torch.equal(completed.x[..., :2], x[..., :2])
+    with pytest.raises(ContextError, match="none is given"):
+        interpolate(flow, x, x.flip(0), 3, label)
+    for kernel in (sampler, CrankNicolson(burn_in=2, num_steps=2)):
+        with pytest.raises(ContextError, match="none is given"):
+            inpaint(flow, x, mask, label, noise_std=0.1, sampler=kernel)
+    with pytest.raises(ConfigurationError, match="pass noise_std"):
+        inpaint(flow, x, mask, known)
+
+
+def test_calibration_is_at_the_highest_level(flow):
+    plan = calibrate(flow, 2, torch.tensor([0, 1]), windows=[2], repetitions=1)
+    assert len(plan.decoder.decoders) == 3

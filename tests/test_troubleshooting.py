@@ -15,7 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
-from tarflow import GaussianNoise, LinearGuidance, Pixels, TarFlow, TarflowError, load
+from tarflow import (
+    GaussianNoise,
+    LinearGuidance,
+    Pixels,
+    ProbabilityFlow,
+    TarFlow,
+    TarflowError,
+    UniformLevels,
+    denoise,
+    load,
+)
 from tarflow.cli.choices import device_of, find_pretrained
 from tarflow.cli.settings import check
 from tarflow.data import (
@@ -30,6 +40,7 @@ from tarflow.data import (
     random_images,
 )
 from tarflow.data.images import count_classes
+from tarflow.data.loading.batches import read_batch
 from tarflow.data.loading.reading import ReadAhead
 from tarflow.data.loading.shares import BatchShares
 from tarflow.data.storage.image_files import ImageFiles
@@ -40,6 +51,7 @@ from tarflow.nn.kernels import FlashAttention
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.drawing import read_classes
 from tarflow.sampling.sample_folder import SampleFolder
+from tarflow.training import MaximumLikelihood
 from tarflow.training.precision import check_precision
 from tarflow.training.run import Run
 
@@ -404,6 +416,26 @@ def unknown_class(_):
 @provokes("guidance needs a null prediction that differs from the conditional one")
 def guidance_without_label(_):
     tiny_flow(num_channels=1, num_classes=3).sample(2, guidance=LinearGuidance(2.0))
+
+
+@provokes("this flow is one of data at many noise levels, and none is given")
+def no_level(_):
+    tiny_flow(noise=UniformLevels()).log_prob(torch.zeros(2, 2, 4, 4))
+
+
+@provokes(
+    "… goes through many noise levels, but this flow was trained with …: denoise it by OneStep()"
+)
+def a_ladder_for_one_level(_):
+    flow = tiny_flow(noise=GaussianNoise(0.3))
+    denoise(flow, torch.zeros(2, 2, 4, 4), denoiser=ProbabilityFlow())
+
+
+@provokes("level_power … weights by noise levels, but this flow has noise of one")
+def weights_without_levels(_):
+    flow = tiny_flow(num_channels=1, codec=Pixels(17), noise=GaussianNoise(0.3))
+    batch = read_batch(small_data().train, range(2))
+    MaximumLikelihood(level_power=1)(flow, batch, None)
 
 
 @provokes("memory ran out: going on with … examples at a time")

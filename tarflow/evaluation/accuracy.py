@@ -17,7 +17,7 @@ from tarflow.evaluation.classification import (
     class_log_probs,
     classify_by_gradient,
 )
-from tarflow.evaluation.likelihood import noisy_inputs
+from tarflow.evaluation.likelihood import noise_at, noisy_inputs
 from tarflow.evaluation.metrics import (
     Metrics,
     PartName,
@@ -55,12 +55,14 @@ class ClassificationMetrics(Metrics):
         batch_size: Number of images evaluated at a time; does not change the result.
         seed: Seed of the noise that is added to each image.
         num_draws: Number of draws of the noise.
+        noise_level: As in `LikelihoodMetrics`.
     """
 
     split: PartName = "test"
     batch_size: int = 256
     seed: int = 0
     num_draws: int = 1
+    noise_level: float | None = None
     name: ClassVar[str] = "classification"
 
     def __post_init__(self):
@@ -78,6 +80,7 @@ class ClassificationMetrics(Metrics):
         """
         check_classes(flow)
         check_fit(flow, data)
+        noise_at(flow, self.noise_level)  # checks it
         part, work = part_of(data, self.split), work_of("classification")
         sizes = [ChunkSize(self.batch_size) for _ in WAYS]
         compute = partial(self._compute, flow.eval(), ReadAhead(part, work.num_workers), sizes)
@@ -88,7 +91,7 @@ class ClassificationMetrics(Metrics):
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
         own = {"seed": self.seed, "num_draws": self.num_draws}
-        return {**settings_of(flow, data, self.split), **own}
+        return {**settings_of(flow, data, self.split, noise_at(flow, self.noise_level)), **own}
 
     def _compute(
         self, flow: Flow, read: ReadAhead, sizes: Sequence[ChunkSize], indices: range
@@ -99,7 +102,7 @@ class ClassificationMetrics(Metrics):
             raise DataError("these images have no labels to compare with")
         streams, found = ExampleStreams(self.seed, indices), []
         for _ in range(self.num_draws):
-            inputs = noisy_inputs(flow, batch, streams)
+            inputs = noisy_inputs(flow, batch, streams, noise_at(flow, self.noise_level))
             density = class_log_probs(flow, *inputs, max_batch=sizes[0])
             gradient = classify_by_gradient(flow, *inputs, max_batch=sizes[1])
             found.append(torch.stack([density, gradient]).double().cpu())

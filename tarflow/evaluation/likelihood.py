@@ -93,7 +93,7 @@ class LikelihoodMetrics(Metrics):
         """
         check_fit(flow, data)
         self._check_unit(flow)
-        self._noise(flow)  # checks it
+        noise_at(flow, self.noise_level)  # checks it
         part, title = part_of(data, self.split), f"likelihood of the {self.split} part"
         work = work_of("likelihood")
         compute = partial(self._compute, flow.eval(), ReadAhead(part, work.num_workers))
@@ -102,7 +102,7 @@ class LikelihoodMetrics(Metrics):
             return None
         if not np.isfinite(rows["log_prob"]).any():
             batch, source = read_batch(part, range(1)), ExampleSeeds(self.seed, [0])
-            inputs = noisy_inputs(flow, batch, source, self._noise(flow))
+            inputs = noisy_inputs(flow, batch, source, noise_at(flow, self.noise_level))
             flow.check_finite(torch.tensor(math.nan), *inputs)  # tells which transform it was
         return self._report(flow, data, rows)
 
@@ -113,7 +113,7 @@ class LikelihoodMetrics(Metrics):
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
         own = {"seed": self.seed, "importance_samples": self.importance_samples}
-        return {**settings_of(flow, data, self.split), "noise": repr(self._noise(flow)), **own}
+        return {**settings_of(flow, data, self.split, noise_at(flow, self.noise_level)), **own}
 
     def _check_unit(self, flow: Flow) -> None:
         """Refuse what a flow without a density of pixels cannot tell."""
@@ -134,7 +134,7 @@ class LikelihoodMetrics(Metrics):
         batch = read(indices)
         streams = ExampleStreams(self.seed, indices)
         times = range(self.importance_samples)
-        noise = self._noise(flow)
+        noise = noise_at(flow, self.noise_level)
         inputs = (noisy_inputs(flow, batch, streams, noise) for _ in times)
         x, context = next(inputs)
         known = context.to("cpu").parts.items()
@@ -158,20 +158,9 @@ class LikelihoodMetrics(Metrics):
             **columns,
         }
 
-    def _noise(self, flow: Flow) -> Noise | None:
-        """The noise that is added: that of training, or one of its levels."""
-        if self.noise_level is None:
-            return flow.noise
-        if not isinstance(flow.noise, NoiseLevels):
-            raise ConfigurationError(
-                f"noise_level {self.noise_level}: the flow was trained with {flow.noise}, which"
-                " has no levels to choose from. Leave it out"
-            )
-        return flow.noise.at(self.noise_level)
-
     def _report(self, flow: Flow, data: ImageData, rows: Rows) -> Report:
         """Put the values of all images in words and units."""
-        noise = self._noise(flow)
+        noise = noise_at(flow, self.noise_level)
         unit = Unit.of(flow, self.unit == "nats", noise)
         is_readable = readable(rows["digest"])
         lost = int((is_readable & ~np.isfinite(rows["log_prob"])).sum())
@@ -222,6 +211,18 @@ def _by_level(noise: NoiseLevels, unit: Unit, rows: Rows) -> dict[str, Any]:
         if len(counted):
             found[f"levels {low:.3g} to {high:.3g}"] = mean_and_error(unit(counted))
     return found
+
+
+def noise_at(flow: Flow, noise_level: float | None) -> Noise | None:
+    """The noise that is added: that of training, or one of its levels."""
+    if noise_level is None:
+        return flow.noise
+    if not isinstance(flow.noise, NoiseLevels):
+        raise ConfigurationError(
+            f"noise_level {noise_level}: the flow was trained with {flow.noise}, which has no"
+            " levels to choose from. Leave it out"
+        )
+    return flow.noise.at(noise_level)
 
 
 def noisy_inputs(

@@ -12,6 +12,7 @@ from tarflow.evaluation.provenance import software
 from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.work import InMemory, Work
 from tarflow.flows.flow import Flow
+from tarflow.flows.noise import Noise
 from tarflow.registry import Part
 
 PartName = Literal["test", "validation", "train"]
@@ -92,14 +93,16 @@ def part_of(data: ImageData, split: PartName) -> Any:
     return part
 
 
-def settings_of(flow: Flow, data: ImageData, split: PartName) -> dict[str, Any]:
-    """What the values of noisy images of a part depend on, whatever the metrics are."""
+def settings_of(
+    flow: Flow, data: ImageData, split: PartName, noise: Noise | None
+) -> dict[str, Any]:
+    """What the values of images of a part with some noise depend on, whatever the metrics are."""
     return {
         "data": data.name,
         "split": split,
         "count": len(part_of(data, split)),
         "codec": repr(flow.codec),
-        "noise": repr(flow.noise),
+        "noise": repr(noise),
         "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
         "software": software(),
     }

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from tarflow.flows.shapes import Sequences
 from tarflow.registry import Part
+
+Extended = Float[Tensor, "batch extended patch_dim"]
+"""Sequences with positions in front."""
 
 
 class FirstPosition(Part, ABC):
@@ -20,11 +25,11 @@ class FirstPosition(Part, ABC):
     """Number of positions in front: a network has so many more."""
 
     @abstractmethod
-    def extend(self, x: Sequences) -> Sequences:
+    def extend(self, x: Sequences) -> Extended:
         """Put them in front."""
 
     @abstractmethod
-    def strip(self, x: Sequences) -> Sequences:
+    def strip(self, x: Extended) -> Sequences:
         """Take them away."""
 
 
@@ -34,10 +39,10 @@ class FixedFirst(FirstPosition):
 
     num_added: ClassVar[int] = 0
 
-    def extend(self, x: Sequences) -> Sequences:
+    def extend(self, x: Sequences) -> Extended:
         return x
 
-    def strip(self, x: Sequences) -> Sequences:
+    def strip(self, x: Extended) -> Sequences:
         return x
 
 
@@ -46,14 +51,14 @@ class StartToken(FirstPosition):
     """A learned start precedes the first position, which is transformed like any other.
 
     The start is a position whose value is always zero: what the network learns there is its
-    position embedding. So the first position depends on the context, and a sequence may be of one
-    position. Decoding takes one step more.
+    position embedding, where positions have one. So the first position depends on the context, and
+    a sequence may be of one position. Decoding takes one step more.
     """
 
     num_added: ClassVar[int] = 1
 
-    def extend(self, x: Sequences) -> Sequences:
+    def extend(self, x: Sequences) -> Extended:
         return F.pad(x, (0, 0, 1, 0))
 
-    def strip(self, x: Sequences) -> Sequences:
+    def strip(self, x: Extended) -> Sequences:
         return x[:, 1:]

@@ -25,7 +25,7 @@ Known = Float[Tensor, "batch heads end head_dim"]
 Turn = tuple[Float[Tensor, "window head_dim"], Float[Tensor, "window head_dim"]]
 """Cosines and sines by which queries and keys of a window are turned."""
 
-Modulation = Float[Tensor, "batch *window numbers"]
+Modulation = Float[Tensor, "#batch *window numbers"]
 """What a layer reads of the condition: so many numbers, the same at every position."""
 
 
@@ -201,7 +201,9 @@ class CausalSelfAttention(nn.Module):
         heads = self.qkv(x).reshape(x.shape[0], count, 3 * self.num_heads, self.head_dim)
         q, k, v = heads.transpose(1, 2).chunk(3, dim=1)
         if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
+            # In the precision of the weights, which under autocast is not that of products.
+            q, k = self.query_norm(q.to(x.dtype)), self.key_norm(k.to(x.dtype))
+            q, k = q.to(v.dtype), k.to(v.dtype)
         if window.rotation is not None:
             q, k = turn(q, *window.rotation), turn(k, *window.rotation)
         if window.temperature is not None:

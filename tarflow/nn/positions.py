@@ -167,5 +167,4 @@ def turn(
 
     The sines of the first half have their sign changed.
     """
-    other = x.roll(x.shape[-1] // 2, dims=-1)
-    return (x * cos + other * sin).to(x.dtype)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)

@@ -16,7 +16,7 @@ from tarflow.nn.layers import Layer, PreNorm
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import Coordinates, LearnedPositions, Positions, in_a_row
 
-Condition = Float[Tensor, "batch numbers"] | None
+Condition = Float[Tensor, "#batch numbers"] | None
 """What a network adds at every position, if anything, and after it what its layers read."""
 
 

@@ -136,7 +136,7 @@ class CleanMean:
             chunk = x[rows]
             score = self.score(chunk, context.map(lambda part: part[rows]))
             beside = (-1, *(1,) * (x.ndim - 1))
-            variance = level[rows].square().to(score).view(beside)
+            variance = level[rows].square().to(score.dtype).to(score.device).view(beside)
             return (chunk + variance * score).where(_finite(score).view(beside), torch.nan)
 
         return self.chunks.map(compute, len(x))

@@ -87,7 +87,9 @@ class Sampler:
 
     def context(self, indices: range) -> Context:
         """What the samples of some indices are conditioned on."""
-        return self.others.updated(label=self.classes).map(lambda rows: in_turn(rows, indices))
+        others = self.others.map(lambda rows: in_turn(rows, indices))
+        label = None if self.classes is None else in_turn(self.classes, indices)
+        return others.updated(label=label)
 
     def __call__(self, indices: range) -> dict[str, np.ndarray]:
         """Draw the samples of some indices.

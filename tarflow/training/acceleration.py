@@ -42,19 +42,20 @@ def recompute(flow: Flow, num_layers: int) -> None:
     """Let the first layers of every transformer keep nothing for gradients, in place.
 
     Args:
-        num_layers: Number of layers of each transformer: 0 keeps all, the depth keeps the inputs
-            of layers alone.
+        num_layers: Number of layers of each transformer, or all of one that has fewer: 0 keeps
+            all, the largest depth keeps the inputs of layers alone.
 
     Raises:
-        ConfigurationError: A transformer has fewer layers.
+        ConfigurationError: No transformer has as many layers.
     """
+    deepest = max((len(network.blocks) for network in networks(flow)), default=0)
+    if not 0 <= num_layers <= deepest:
+        raise ConfigurationError(
+            f"checkpointed_layers {num_layers} must be in [0, {deepest}], the number of layers of"
+            " a transformer"
+        )
     for network in networks(flow):
-        if not 0 <= num_layers <= len(network.blocks):
-            raise ConfigurationError(
-                f"checkpointed_layers {num_layers} must be in [0, {len(network.blocks)}], the"
-                " number of layers of a transformer"
-            )
-        network.num_recomputed = num_layers
+        network.num_recomputed = min(num_layers, len(network.blocks))
 
 
 def compile_blocks(flow: Flow, backend: str | Callable[..., Any] = "inductor") -> None:

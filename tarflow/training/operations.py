@@ -6,8 +6,9 @@ and reads T - 1 positions of an example, each of which predicts the next. Its pr
     operations = 2 P (T - 1) + 4 L C sum_{i=1..T-1} i       matrices; logits and weighted sums
 
 forward - position i attends to i positions: causal attention counts as half of the square - and
-twice that backward, for the gradients of inputs and of weights. All else counts as nothing, and so
-does what is computed a second time to save memory.
+twice that backward, for the gradients of inputs and of weights. What layers read of the condition
+is computed once for an example, not at every position. All else counts as nothing, and so does
+what is computed a second time to save memory.
 """
 
 import functools
@@ -24,8 +25,9 @@ def training_operations(flow: Flow) -> int:
     total = 0
     for network in networks(flow):
         positions = network.length - 1
-        matrices = sum(weight.numel() for weight in network.parameters() if weight.ndim == 2)
-        total += 2 * (matrices - network.position_embedding.numel()) * positions
+        for name, weight in network.named_parameters():
+            if weight.ndim == 2 and name != "position_embedding":
+                total += 2 * weight.numel() * (1 if "modulation." in name else positions)
         attended = positions * (positions + 1) // 2
         total += 4 * len(network.blocks) * network.model_dim * attended
     return 3 * total

@@ -42,20 +42,21 @@ def shard(flow: Flow, mesh: DeviceMesh | None, dtype: torch.dtype = torch.float3
     # One layer's weights are gathered at a time, and the next ones' while it computes. Left alone,
     # torch keeps the flow's own whole after a forward pass: after a validation, the averages.
     options: Any = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
-    each = dict.fromkeys(networks(flow))  # those that transforms share, once
-    for block in (block for network in each for block in network.blocks):
-        fully_shard(block, mp_policy=_travelling(block, dtype), **options)
+    for network in dict.fromkeys(networks(flow)):  # those that transforms share, once
+        own = [] if network.modulation is None else [network.modulation]
+        for part in (*network.blocks, *own):
+            fully_shard(part, mp_policy=_travelling(part, dtype), **options)
     fully_shard(flow, **options)
 
 
-def _travelling(block: nn.Module, dtype: torch.dtype) -> MixedPrecisionPolicy:
+def _travelling(part: nn.Module, dtype: torch.dtype) -> MixedPrecisionPolicy:
     """Lets a layer's matrices be gathered as autocast would round them, and nothing else.
 
     Each process keeps its part of them as it is, and gradients are summed in the dtype of that.
     """
     if not hasattr(MixedPrecisionPolicy, "param_dtype_override_fn"):  # before torch 2.15
         return MixedPrecisionPolicy()
-    matrices = {id(part.weight) for part in block.modules() if isinstance(part, nn.Linear)}
+    matrices = {id(each.weight) for each in part.modules() if isinstance(each, nn.Linear)}
     return MixedPrecisionPolicy(
         dtype,
         cast_forward_inputs=False,

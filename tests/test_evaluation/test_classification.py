@@ -8,7 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tarflow import ConfigurationError, DataError, ExampleSeeds, GaussianNoise, Pixels
+from tarflow import (
+    ConfigurationError,
+    DataError,
+    ExampleSeeds,
+    GaussianNoise,
+    Pixels,
+    UniformLevels,
+)
 from tarflow.cli import run_command
 from tarflow.data import digits
 from tarflow.evaluation import (
@@ -22,6 +29,11 @@ from tarflow.randomness import ExampleStreams
 
 from ..models import randomized, tiny_flow
 from .test_likelihood import fake_data, small_flow
+
+
+def one(index):
+    """The source of the noise of an image."""
+    return ExampleSeeds(0, [index])
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +117,7 @@ def test_accuracies_are_those_image_by_image():
     for way, classify in (("density", classify_by_density), ("gradient", classify_by_gradient)):
         taken = []
         for index, (image, _) in enumerate(data.test):
-            x = flow.noisy(image[None], ExampleSeeds(0, [index]), torch.float64)
+            x = flow.noisy(image[None], one(index), torch.float64)
             taken.append(int(classify(flow, x).argmax()))
         labels = [context["label"] for _, context in data.test]
         assert report.per_image[f"by_{way}"] == taken
@@ -145,6 +157,21 @@ def test_several_draws_are_averaged():
     densities = torch.stack([class_log_probs(flow, x) for x in noisy])
     torch.testing.assert_close(torch.from_numpy(found[1]["density"]), densities[0])
     torch.testing.assert_close(torch.from_numpy(found[3]["density"]), densities.mean(dim=0))
+
+
+def test_a_flow_of_many_noise_levels_is_evaluated_at_one():
+    data, levels = fake_data(), UniformLevels(0.1, 0.5)
+    flow = small_flow(noise=levels, codec=Pixels(17))
+    report = ClassificationMetrics(noise_level=0.25)(flow, data)
+    taken = []
+    for index, (image, _) in enumerate(data.test):
+        x = GaussianNoise(0.25)(flow.codec.encode(image[None], dtype=torch.float64), one(index))
+        context = {"noise_level": torch.tensor([0.25])}
+        taken.append(int(classify_by_density(flow, x, context).argmax()))
+    assert report.per_image["by_density"] == taken
+    assert ClassificationMetrics()(flow, data).values["noise"] == repr(levels)
+    with pytest.raises(ConfigurationError, match="no levels to choose from"):
+        ClassificationMetrics(noise_level=0.25)(small_flow(noise=GaussianNoise(0.2)), data)
 
 
 def test_images_without_a_class_are_left_out():

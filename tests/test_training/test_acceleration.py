@@ -8,7 +8,7 @@ import torch
 
 from tarflow import ConfigurationError
 from tarflow.nn.kernels import FlashAttention, ProductAttention, TorchAttention
-from tarflow.training.acceleration import multiplied_in, recompute, use_attention
+from tarflow.training.acceleration import multiplied_in, networks, recompute, use_attention
 from tests.models import randomized, tiny_flow
 from tests.nn.test_packing import flow_of
 from tests.test_training.test_module import data, fit, tiny_module
@@ -52,6 +52,14 @@ def test_recomputed_layers_keep_less():
 def test_too_many_recomputed_layers_are_refused():
     with pytest.raises(ConfigurationError, match=r"checkpointed_layers 3 must be in \[0, 2\]"):
         recompute(tiny_flow(), 3)
+
+
+def test_a_shallow_transformer_recomputes_all_that_it_has():
+    flow = tiny_flow(num_layers=(1, 3, 2))
+    recompute(flow, 2)
+    assert [network.num_recomputed for network in networks(flow)] == [1, 2, 2]
+    with pytest.raises(ConfigurationError, match=r"checkpointed_layers 4 must be in \[0, 3\]"):
+        recompute(flow, 4)
 
 
 def test_a_kernel_that_cannot_compute_stops_a_run_at_its_start(data):

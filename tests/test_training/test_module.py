@@ -492,14 +492,14 @@ def test_a_penalty_on_latents_is_minimized_and_the_likelihood_logged_without(dat
     norms = []
     for penalty in (0.0, 100.0):
         flow = tiny_flow()
-        objective = MaximumLikelihood(0.0, penalty)
+        objective = MaximumLikelihood(0.0, latent_penalty=penalty)
         trainer = fit(tiny_module(flow, objective=objective), data, 10, log_every_n_steps=1)
         logged = trainer.logged_metrics
         assert ("train/latent_penalty" in logged) == bool(penalty)
         assert logged["train/nats_per_dim"] < 5
         norms.append(MaximumLikelihood(0.0)(flow, batch, source(0)).z.square().mean().item())
     assert norms[1] < 0.9 * norms[0]
-    assert logged["train/latent_penalty"] == pytest.approx(100 * norms[1], rel=0.3)
+    assert logged["train/latent_penalty"] == pytest.approx(100 * norms[1], rel=0.7)
 
 
 @pytest.mark.parametrize("penalty", [-1e-4, float("inf")])

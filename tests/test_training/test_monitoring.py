@@ -27,7 +27,7 @@ from tarflow.training import (
 from tarflow.training.acceleration import autoregressive_transforms
 from tarflow.training.monitoring import peak_memory
 from tarflow.training.operations import peak_rate, training_operations
-from tests.models import tiny_flow
+from tests.models import NETWORKS, tiny_flow
 from tests.quiet import QUIET
 from tests.wandb_file import history
 
@@ -104,9 +104,11 @@ def test_operations_are_those_of_the_benchmarks():
     assert training_operations(flow) == 3 * forward
 
 
-def test_operations_are_those_that_torch_counts():
+@pytest.mark.parametrize("name", [None, "all parts"])
+def test_operations_are_those_that_torch_counts(name):
     """All but attention: torch counts the whole square, and what its kernel recomputes."""
-    flow = tiny_flow(num_classes=3, num_transforms=2, num_layers=1)
+    parts = NETWORKS[name] if name else {}
+    flow = tiny_flow(num_classes=3, num_transforms=2, num_layers=1, **parts)
     counter = FlopCounterMode(display=False)
     x = torch.randn(5, 2, 4, 4, requires_grad=True)
     with counter:

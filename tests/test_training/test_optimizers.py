@@ -10,6 +10,8 @@ from tarflow import ConfigurationError
 from tarflow.training import adamw, muon, optimizers, warmup_cosine
 from tarflow.training.optimizers import orthogonalize
 
+from ..models import NETWORKS, tiny_flow
+
 
 class Tiny(nn.Module):
     """A hidden matrix, another matrix, an embedding and biases."""
@@ -100,6 +102,19 @@ def test_muon_moves_everything_but_hidden_matrices_as_adamw_does(model):
         for name, parameter in model.named_parameters():
             if name != "blocks.0.weight":
                 torch.testing.assert_close(parameter, twin.get_parameter(name))
+
+
+def test_muon_takes_the_matrices_of_layers_and_leaves_what_they_read_of_the_condition():
+    flow = tiny_flow(num_transforms=1, num_layers=1, num_classes=3, **NETWORKS["all parts"])
+    names = {id(parameter): name for name, parameter in flow.named_parameters()}
+    hidden, others, free = (
+        {names[id(parameter)].removeprefix("transform.transforms.1.network.") for parameter in g}
+        for g in (group["params"] for group in muon(flow.named_parameters()).param_groups)
+    )
+    layer = ("attention.qkv", "attention.proj", "attention.gate.linear", "mlp.up", "mlp.down")
+    assert hidden == {f"blocks.0.{name}.weight" for name in layer}
+    assert others == {f"{name}.weight" for name in ("proj_in", "proj_out", "modulation.linear")}
+    assert {"blocks.0.attention.query_norm.weight", "modulation.linear.bias"} < free
 
 
 def test_muon_state_survives_saving(model):
