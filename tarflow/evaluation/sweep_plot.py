@@ -36,7 +36,8 @@ def draw(path: Path, turns: Sequence[Turn], report: Report) -> Path:
     panels = _panels(report.values["samples"])
     rows = math.ceil(len(panels) / WIDE)
     wide = min(WIDE, len(panels))
-    figure = Figure(figsize=(3.9 * wide, 2.9 * rows + 0.5), layout="constrained")
+    figure: Any = Figure(figsize=(3.9 * wide, 2.9 * rows + 0.5), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     axes = figure.subplots(rows, wide, squeeze=False).flatten()
     for each, (title, found) in zip(axes, panels.items(), strict=False):
         _draw_panel(each, title, found, turns)
