@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,7 @@ def test_what_is_not_finite_is_counted_and_left_out(sweep, capsys):
 
 
 def test_all_but_the_plot_is_there_without_matplotlib(sweep, monkeypatch, capsys):
+    import_module("lightning")  # which itself imports what it finds of matplotlib
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     sweep("weights=[0,1]", "metrics.seeds=[0]", "output=out")
     assert "the plot needs matplotlib: pip install 'tarflow[plots]'" in capsys.readouterr().out
