@@ -20,10 +20,13 @@ from tarflow import (
     UniformLevels,
 )
 from tarflow.cli import run_command
+from tarflow.cli.train import make_flow
+from tarflow.data import random_images
 from tarflow.sampling.calibration import calibrate
 from tarflow.training.operations import training_operations
 from tarflow.training.optimizers import adamw
 
+from .composing import composed
 from .models import tiny_flow
 from .test_conditioning import VectorConditioner
 
@@ -264,6 +267,18 @@ def test_what_is_not_finite_is_found_in_the_right_use():
 def test_networks_that_cannot_be_shared_are_refused(options, message):
     with pytest.raises(ConfigurationError, match=message):
         shared(**options)
+
+
+def test_the_deep_shallow_preset_has_as_many_parameters_as_the_equal_one():
+    data = random_images(num_train=1, num_test=1, image_size=8, num_classes=10)
+    counts = []
+    for model in ("tarflow", "deep_shallow"):
+        config = composed("train", f"model={model}")
+        with torch.device("meta"):
+            flow = make_flow(config.model, config.codec, config.noise, data)
+        counts.append(sum(parameter.numel() for parameter in flow.parameters()))
+    assert counts[0] == counts[1]
+    assert flow.description.num_layers == (1, 1, 1, 5)
 
 
 def test_the_command_trains_shared_weights_and_tells_of_every_use(tmp_path, monkeypatch):
