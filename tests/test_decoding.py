@@ -91,6 +91,7 @@ CASES = {
     "gaussian, temperature": (GaussianGuidance(2.1, temperature=1.5), gaussian(2.1)),
     "gaussian, rising": (GaussianGuidance(2.0, schedule=LINEAR), gaussian(2.0, rising=True)),
     "gaussian at all depths": (GaussianGuidance(2.0, depths=None), gaussian(2.0)),
+    "one transform, temperature": (LinearScaleGuidance(1.5, 0.3, depths=[1]), linear_scale(1.5)),
     "last transform": (LinearGuidance(1.5, depths=[2]), linear(1.5)),
     "two transforms": (LinearScaleGuidance(1.5, depths=[2, 0]), linear_scale(1.5)),
 }

@@ -14,6 +14,7 @@ from tarflow import (
     GaussianGuidance,
     Jacobi,
     LinearGuidance,
+    LinearScaleGuidance,
     LinearSchedule,
     NoNoise,
     Sequential,
@@ -29,7 +30,7 @@ from tarflow.training.operations import training_operations
 
 from .equations import predict
 from .models import randomized, tiny_autoregressive, tiny_flow
-from .test_decoding import gaussian, linear
+from .test_decoding import gaussian, linear, linear_scale
 
 LENGTH = 6
 LABEL = torch.tensor([0, 2, -1])
@@ -37,6 +38,7 @@ GUIDANCE = {
     "unguided": (None, None),
     "linear": (LinearGuidance(1.0, temperature=0.5), linear(1.0)),
     "rising": (LinearGuidance(1.5, schedule=LinearSchedule()), linear(1.5, rising=True)),
+    "scale": (LinearScaleGuidance(20.0, on_shift=False), linear_scale(20.0, on_shift=False)),
     "gaussian": (GaussianGuidance(1.0), gaussian(1.0)),
 }
 
@@ -66,11 +68,12 @@ def looped(transform, z: Tensor, guidance=None, rule=None) -> tuple[Tensor, Tens
     x, log_det = z[:, :0], z.new_zeros(len(z))
     for i in range(LENGTH):
         log_scale, shift = maps(transform, x, LABEL)
+        scale = log_scale.exp()
         if rule is not None:
             null = maps(transform, x, torch.full_like(LABEL, -1), guidance.temperature)
-            log_scale, shift = rule(log_scale, shift, *null, i / (LENGTH - 1))
-        x = torch.cat([x, (z[:, i] * log_scale.exp() + shift)[:, None]], dim=1)
-        log_det = log_det - log_scale.sum(dim=1)
+            scale, shift = rule(log_scale, shift, *null, i / (LENGTH - 1))
+        x = torch.cat([x, (z[:, i] * scale + shift)[:, None]], dim=1)
+        log_det = log_det - scale.abs().log().sum(dim=1)
     return x, log_det
 
 

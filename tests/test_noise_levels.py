@@ -26,6 +26,7 @@ from tarflow import (
     interpolate,
 )
 from tarflow.editing import CrankNicolson, Hamiltonian
+from tarflow.randomness import Share
 from tarflow.sampling.calibration import calibrate
 
 from .models import tiny_flow
@@ -93,6 +94,10 @@ def test_levels_do_not_depend_on_the_batch_nor_on_the_dtype(noise):
     some, part = noise.drawn(x[2:], ExampleSeeds(3, range(2, 4)))
     assert torch.equal(some, noisy[2:])
     assert torch.equal(part["noise_level"], told["noise_level"][2:])
+    whole, levels = noise.drawn(x, Share(0, 0, 4))
+    shared, some = noise.drawn(x[2:], Share(0, 2, 4))  # those of one of several processes
+    assert torch.equal(shared, whole[2:])
+    assert torch.equal(some["noise_level"], levels["noise_level"][2:])
     _, wide = noise.drawn(x.double(), ExampleSeeds(3, range(4)))
     assert wide["noise_level"].dtype == torch.float64
     torch.testing.assert_close(wide["noise_level"].float(), told["noise_level"])

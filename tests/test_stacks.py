@@ -17,6 +17,7 @@ from tarflow import (
     Networks,
     Sequential,
     TarFlow,
+    UniformLevels,
 )
 from tarflow.cli import run_command
 from tarflow.sampling.calibration import calibrate
@@ -98,6 +99,21 @@ def test_guidance_passes_over_transforms_where_it_changes_nothing(decoder, tempe
     assert rows_seen(full, lambda: decode(full)) == [6, 6, 6]
     torch.testing.assert_close(found[flow], found[full], rtol=0, atol=1e-5)
     assert not torch.allclose(found[flow], flow.inverse(z, context), atol=1e-3)
+
+
+@torch.no_grad()
+def test_every_transform_reads_the_noise_level_and_guidance_keeps_it():
+    options = {"num_classes": 3, "noise": UniformLevels(0.1, 0.5)}
+    flow = tiny_flow(conditioned=(False, False, True), **options).eval()
+    names = [name for name in flow.state_dict() if "noise_level_embedding.mlp.0.weight" in name]
+    assert len(names) == 3
+    full = tiny_flow(**options).eval()
+    state = {name: torch.zeros_like(value) for name, value in full.state_dict().items()}
+    full.load_state_dict(state | flow.state_dict())
+    z, guidance = torch.randn(3, 4, 8), LinearGuidance(1.5)
+    context = Context(LABELS, noise_level=torch.tensor([0.1, 0.3, 0.5]))
+    found, expected = (each.inverse(z, context, guidance=guidance) for each in (flow, full))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_other_conditions_are_read_where_labels_are():

@@ -165,7 +165,7 @@ class GuidanceSweep:
         Raises:
             DataError: Samples or kept statistics are damaged, or of something else.
         """
-        judge = Judge(features, partial(self.metrics.real_images, features, work_of))
+        judge = SweepJudge(features, partial(self.metrics.real_images, features, work_of))
         settings = self.metrics.settings(self.sampler.flow, self.data)
         del settings["guidance"]
         request = {**settings, "grid_samples": self.grid_samples, "columns": self.columns}
@@ -183,7 +183,7 @@ class GuidanceSweep:
         report = report_of(values, list(features.extractors), skipped, scores)
         return replace(report, name="guidance")
 
-    def _finished(self, turn: Turn, run: SampleRun, request: Any, judge: "Judge") -> Any:
+    def _finished(self, turn: Turn, run: SampleRun, request: Any, judge: "SweepJudge") -> Any:
         """The scores of a run, which are computed, and its grid drawn, unless they are there."""
         path = run.folder.directory / SCORES
         if not run.files(request):
@@ -221,7 +221,7 @@ class GuidanceSweep:
 
 
 @dataclass(frozen=True)
-class Judge:
+class SweepJudge:
     """Scores samples that are drawn.
 
     Attributes:

@@ -47,7 +47,8 @@ class TarFlow(Flow):
         conditioned: Whether a transform reads labels and whatever else training drops; one or
             each. Guidance passes over those that do not.
         networks: Which transforms share a network and embeddings: for each, the index of the
-            first that uses them, as in (0, 1, 1, 1). Its numbers are the same for all of them.
+            first that uses them, as in (0, 1, 1, 1). Its sizes are the same for all of them, and
+            rotary positions in the image are those in the order of the first.
         first: What the first position of each transform depends on: `StartToken()` gives it a
             learned start, and with that the context.
 

@@ -152,6 +152,16 @@ def test_transforms_share_weights_that_processes_share():
 
 
 @pytest.mark.slow
+def test_processes_share_the_weights_of_what_layers_read_of_the_condition():
+    """Adaptive layers, which a transformer gives what it computes outside of them."""
+    options = ["model=modern", "model/layer=adaptive", "trainer.max_steps=4"]
+    finish(start(*PYTHON, *TRAIN, *options, "run_dir=adaptive"))
+    shared = ["trainer=fsdp2", "trainer.devices=2", "run_dir=shared"]
+    finish(start(*PYTHON, *TRAIN, *options, *shared))
+    assert losses("shared") == pytest.approx(losses("adaptive"), abs=1e-5)
+
+
+@pytest.mark.slow
 def test_a_killed_run_of_two_processes_goes_on(straight):
     command = [*PYTHON, *TRAIN, "trainer=ddp", "trainer.devices=2", "run_dir=killed"]
     process = start(*command)
