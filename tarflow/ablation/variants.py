@@ -77,9 +77,8 @@ class Variant:
             "codec": UniformDequantization(**vars(data.codec)) if dequantized else data.codec,
             "noise": NoNoise() if self.noise_std is None else GaussianNoise(self.noise_std),
         }
-        return TarFlow(
-            (height, width), height // TOKENS, channels, **{**arguments, **self.changes}
-        )
+        arguments.update(self.changes)
+        return TarFlow((height, width), height // TOKENS, channels, **arguments)
 
 
 DEFAULT = Variant(guided=True)
