@@ -90,9 +90,6 @@ REGISTRY = {
         for name, parts in NETWORKS.items()
     },
     "StartToken": Case(lambda: autoregressive(ExpScale(), first=StartToken())),
-    "StartToken of one position": Case(
-        lambda: autoregressive(ExpScale(), length=1, first=StartToken()), (1, 2)
-    ),
     "Repatch": Case(lambda: Repatch(Patchify((4, 4), 2), Patchify((4, 4), 1)), (4, 8)),
     "Composition": Case(lambda: Composition([Reverse(), autoregressive(ExpScale())])),
     "TarFlow": Case(lambda: tiny_flow(num_layers=1, num_classes=3).transform, IMAGE),

@@ -92,7 +92,7 @@ def test_forward_is_the_equation_at_every_position(transform, z):
 
 
 @pytest.mark.parametrize("name", GUIDANCE)
-@pytest.mark.parametrize("decoder", [Sequential(), Jacobi(1, 1e-12), Jacobi(4, 1e-12)], ids=repr)
+@pytest.mark.parametrize("decoder", [Sequential(), Jacobi(4, 1e-12)], ids=repr)
 def test_every_decoder_inverts_it_with_every_rule(transform, z, decoder, name):
     guidance, rule = GUIDANCE[name]
     x, log_det = looped(transform, z, guidance, rule)
@@ -100,7 +100,7 @@ def test_every_decoder_inverts_it_with_every_rule(transform, z, decoder, name):
     torch.testing.assert_close(found.x, x.detach(), rtol=0, atol=1e-10)
     torch.testing.assert_close(found.log_det, log_det.detach(), rtol=0, atol=1e-10)
     assert (found.report.residual <= 1e-12).all()
-    if decoder != Jacobi(4, 1e-12):
+    if decoder == Sequential():
         assert found.report.passes == (LENGTH,)
 
 

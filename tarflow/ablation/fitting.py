@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,10 +114,13 @@ def _follow(average: Model, model: Model, step: int) -> None:
 
 
 @torch.no_grad()
-def log_probs(model: Model, batch: Batch, seed: int) -> Tensor:
-    """Log-densities of images with the noise of a seed; NaN where they are not finite."""
+def log_probs(model: Model, batch: Batch, seed: int, **options: Any) -> Tensor:
+    """Log-densities of images with the noise of a seed; NaN where they are not finite.
+
+    Options are those of `Density.observe`.
+    """
     source = torch.Generator().manual_seed(seed)
-    x, known = model.eval().observe(batch.x, batch.context, source)
+    x, known = model.eval().observe(batch.x, batch.context, source, **options)
     found = []
     for rows in torch.arange(len(x)).split(256):
         context = known.map(lambda part, rows=rows: part[rows])

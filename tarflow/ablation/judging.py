@@ -19,9 +19,11 @@ from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.flows.codec import UniformDequantization
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.guidance import GaussianGuidance, Guidance, LinearGuidance, LinearSchedule
+from tarflow.flows.noise_levels import NoiseLevels
 from tarflow.flows.tar_flow import TarFlow
-from tarflow.randomness import stream_seed
+from tarflow.randomness import ExampleSeeds, stream_seed
 from tarflow.sampling.chunks import ChunkSize
+from tarflow.sampling.denoiser import OneStep, ProbabilityFlow, StochasticDenoising
 from tarflow.sampling.denoising import attempt_denoising, can_denoise
 from tarflow.sampling.drawing import draw
 
@@ -37,6 +39,15 @@ RULES = {
     "linear, rising": lambda weight: LinearGuidance(weight, schedule=LinearSchedule()),
     "Gaussian": GaussianGuidance,
 }
+
+LEVEL = 0.1
+"""The noise level at which likelihoods of flows of many are told: that of all other flows."""
+LADDERS = {
+    "one step": OneStep(),
+    "stochastic": StochasticDenoising(20),
+    "denoised": ProbabilityFlow(20),
+}
+"""Ways to denoise samples of flows of many noise levels."""
 
 Samples = Iterator[tuple[str, Tensor, Tensor | None]]
 """Names, pixels and labels of the samples that are finite."""
@@ -65,6 +76,9 @@ class Judge:
     def __call__(self, fitted: Fit, variant: Variant, seed: int) -> dict[str, Any]:
         """All that there is to know about a fitted density."""
         found = self._likelihood(fitted.average)
+        if isinstance(fitted.average.noise, NoiseLevels):
+            noise = fitted.average.noise.at(LEVEL)
+            found[f"at_{LEVEL:g}"] = self._likelihood(fitted.average, noise=noise)
         found["samples"] = self._qualities(self._samples(fitted.average, seed))
         if variant.guided and isinstance(fitted.average, TarFlow):
             found["raw"] = self._likelihood(fitted.raw)
@@ -78,9 +92,9 @@ class Judge:
         """What real test images score."""
         return self._quality(self.test.x, self.test.context.label)
 
-    def _likelihood(self, model: Model) -> dict[str, Any]:
-        """Negative log-likelihood of the test images."""
-        draws = [log_probs(model, self.test, 100 + draw) for draw in range(DRAWS)]
+    def _likelihood(self, model: Model, **options: Any) -> dict[str, Any]:
+        """Negative log-likelihood of the test images; options as those of `observe`."""
+        draws = [log_probs(model, self.test, 100 + draw, **options) for draw in range(DRAWS)]
         log_prob, num_dims = torch.stack(draws).mean(dim=0), self.test.x[0].numel()
         finite = log_prob[log_prob.isfinite()]
         found: dict[str, Any] = {"non_finite": len(log_prob) - len(finite), "nats_per_dim": None}
@@ -103,7 +117,10 @@ class Judge:
         x, _ = draw(model, range(self.num_samples), label, seed, sizes, options)
         panels = {"drawn": x}
         if can_denoise(model):
-            panels["denoised"] = attempt_denoising(model, x, label, max_batch=sizes)
+            ways = LADDERS if isinstance(model.noise, NoiseLevels) else {"denoised": OneStep()}
+            given = {"source": ExampleSeeds(seed, range(self.num_samples)), "max_batch": sizes}
+            for name, way in ways.items():
+                panels[name] = attempt_denoising(model, x, label, denoiser=way, **given)
         for name, x in panels.items():
             fine = x.isfinite().flatten(1).all(dim=1)
             yield name, codec.decode(x[fine]), None if label is None else label[fine]

@@ -1,13 +1,18 @@
 """What is asked of the runs: the claims of the paper, and what else its readers ask."""
 
+from collections.abc import Mapping
+
 from tarflow.ablation.claims import Comparison, Quantity, Section
-from tarflow.ablation.judging import RULES, WEIGHTS
+from tarflow.ablation.judging import LEVEL, RULES, WEIGHTS
 
 NATS = "nats_per_dim"
 BITS = "bits_per_dim"
 DRAWN = "samples/drawn/frechet_distance"
 DENOISED = "samples/denoised/frechet_distance"
 RAW = "samples/raw, denoised/frechet_distance"
+AT_LEVEL = f"at_{LEVEL:g}/nats_per_dim"
+ONE_STEP = "samples/one step/frechet_distance"
+STOCHASTIC = "samples/stochastic/frechet_distance"
 
 
 def _less(words: str, better: str, worse: str, path: str = DENOISED) -> Comparison:
@@ -33,6 +38,83 @@ def by_weight(rule: str, key: str) -> list[tuple[str, str]]:
 
 
 SAMPLES = (("nats/dim", NATS), ("distance, drawn", DRAWN), ("distance, denoised", DENOISED))
+LEVELS = (("0.02 to 0.15", "levels_0.15"), ("0.02 to 0.3", "levels_0.3"))
+SIZES = (("parameters", "parameters"), ("steps", "steps"))
+
+
+def _against(name: str, words: str, others: Mapping[str, str]) -> Section:
+    """A section that asks whether other choices than the default's are better for equal time."""
+    claims = []
+    for variant, other in others.items():
+        claims.append(_less(f"{other} has a higher likelihood", variant, "default", NATS))
+        claims.append(_less(f"{other} has better samples", variant, "default"))
+    rows = [(f"{words} (default)", "default"), *((w, variant) for variant, w in others.items())]
+    return Section(name, (*SAMPLES, *SIZES), rows, claims)
+
+
+def _levels() -> Section:
+    """One noise level against all of them, the likelihood at that level."""
+    claims = []
+    for high in ("0.15", "0.3"):
+        at = Quantity(f"levels_{high}", AT_LEVEL)
+        words = f"one level has a higher likelihood than levels up to {high}, at its own"
+        claims.append(Comparison(words, Quantity("default", NATS), at))
+        words = f"levels up to {high} have better samples than one"
+        claims.append(_less(words, f"levels_{high}", "default"))
+    rows = [("one level, 0.1 (default)", "default"), *LEVELS]
+    columns = (("nats/dim at 0.1", AT_LEVEL), *SAMPLES[1:], *SIZES)
+    return Section("levels", columns, rows, claims)
+
+
+def _ladder() -> Section:
+    """Ways from the samples of a flow of many noise levels to clean ones."""
+    ways = {"one step": ONE_STEP, "the stochastic ladder": STOCHASTIC}
+    claims = [
+        _within(f"the ladder has better samples than {words} from {high}", DENOISED, path, name)
+        for words, path in ways.items()
+        for high, name in (("0.15", "levels_0.15"), ("0.3", "levels_0.3"))
+    ]
+    columns = (
+        SAMPLES[1],
+        ("one step", ONE_STEP),
+        ("ladder", DENOISED),
+        ("ladder, stochastic", STOCHASTIC),
+    )
+    return Section("ladder", columns, LEVELS, claims)
+
+
+OF_LATER_PAPERS = (
+    _levels(),
+    _ladder(),
+    _against(
+        "stack",
+        "4 transforms of 2 layers",
+        {
+            "deep_near_noise": "one of 5 layers nearest the noise",
+            "deep_near_data": "one of 5 layers nearest the data",
+        },
+    ),
+    _against(
+        "positions",
+        "learned",
+        {"rotary": "rotary", "rotary_grid": "rotary in the grid"},
+    ),
+    _against(
+        "norm",
+        "LayerNorm",
+        {
+            "rms_norm": "RMSNorm",
+            "query_key_norm": "LayerNorm and query-key norm",
+            "adaptive_norm": "adaptive LayerNorm",
+        },
+    ),
+    _against(
+        "mlp", "GELU MLP", {"swiglu": "SwiGLU", "gated_attention": "GELU MLP and gated attention"}
+    ),
+    _against("scales", "exp", {"softplus": "softplus", "soft_clip": "exp of a soft clip"}),
+    _against("first", "the first position fixed", {"start_token": "a start token"}),
+)
+"""What later papers added to the method."""
 
 SECTIONS = (
     Section(
@@ -164,4 +246,5 @@ SECTIONS = (
             )
         ),
     ),
+    *OF_LATER_PAPERS,
 )

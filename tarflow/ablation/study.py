@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
+from tarflow.ablation.claims import Results
 from tarflow.ablation.fitting import fit
 from tarflow.ablation.judging import Judge
 from tarflow.ablation.variants import VARIANTS
@@ -67,10 +68,14 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs, each of which leaves a file when it ends; only those without one are still to do."""
+    """Runs, each of which leaves a file when it ends; only those without one are still to do.
+
+    Nor are those done again whose results another study has left, of the same settings.
+    """
 
     directory: Path
     runs: Sequence[StudyRun]
+    earlier: Results = ()
 
     @classmethod
     def of(
@@ -81,6 +86,7 @@ class Study:
         seeds: Sequence[int],
         seconds: float,
         num_samples: int,
+        earlier: Results = (),
     ) -> "Study":
         """Every variant on every data set with every seed.
 
@@ -100,7 +106,7 @@ class Study:
             for variant in variants
             for which in data
         ]
-        return cls(directory, runs)
+        return cls(directory, runs, earlier)
 
     def path(self, run: StudyRun) -> Path:
         """The file of a run."""
@@ -139,11 +145,18 @@ class Study:
         found = (self._result(run) for run in self.runs)
         return [result for result in found if result is not None]
 
+    def write(self) -> Path:
+        """Put all results into one file, a line for each run."""
+        path = self.directory / "results.json"
+        lines = ",\n".join(json.dumps(each, allow_nan=False) for each in self.results())
+        write_atomically(path, f"[\n{lines}\n]\n")
+        return path
+
     def _result(self, run: StudyRun) -> dict[str, Any] | None:
         """What a run has left."""
         path, wanted = self.path(run), run.settings
         if not path.exists():
-            return None
+            return next((each for each in self.earlier if each["settings"] == wanted), None)
         result = json.loads(path.read_text())
         changed = sorted(key for key in wanted if result["settings"].get(key) != wanted[key])
         if changed:
@@ -152,6 +165,24 @@ class Study:
                 " or move it away"
             )
         return result
+
+
+def read_results(path: Path) -> Results:
+    """Read what a study has put into one file.
+
+    Raises:
+        ConfigurationError: It is not such a file.
+    """
+    try:
+        results = json.loads(path.read_text())
+        known = [{"data", "variant", "seed"} <= result["settings"].keys() for result in results]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{path} does not hold the results of a study: {error}"
+        ) from error
+    if not all(known):
+        raise ConfigurationError(f"{path} does not hold the results of a study")
+    return results
 
 
 def _check_known(name: str, given: Sequence[str], allowed: Collection[str]) -> None:

@@ -6,13 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tarflow import ConfigurationError, Permute, TarflowError, UniformDequantization
-from tarflow.ablation.fitting import fit, rate, validation_loss
+from tarflow import (
+    ConfigurationError,
+    GaussianNoise,
+    Permute,
+    TarflowError,
+    UniformDequantization,
+)
+from tarflow.ablation import judging
+from tarflow.ablation.fitting import Fit, fit, rate, validation_loss
 from tarflow.ablation.judging import Judge
-from tarflow.ablation.study import DATA, Study
-from tarflow.ablation.variants import VARIANTS
+from tarflow.ablation.study import DATA, Study, read_results
+from tarflow.ablation.variants import CHANGES, VARIANTS
 from tarflow.data import digits
 from tarflow.flows.transforms import Reverse
+from tarflow.sampling.denoiser import ProbabilityFlow, StochasticDenoising
 
 from ..models import randomized
 
@@ -21,6 +29,9 @@ from ..models import randomized
 def judge():
     """That of the digits, with a validation part."""
     return Judge(digits(validation_fraction=0.1), 6)
+
+
+MUON = {"optimizer": "muon", "lr": 1e-2}
 
 
 def count(model):
@@ -46,6 +57,18 @@ def test_settings_are_those_by_which_finished_runs_are_known():
         "guided": False,
         "batch_size": 64,
     }
+
+
+def test_a_variant_changes_any_argument_of_the_flow_and_is_known_by_it(judge):
+    for name, changes in CHANGES.items():
+        variant = VARIANTS[name]
+        told = {key: repr(value) for key, value in changes.items()}
+        assert variant.settings == {**VARIANTS["adamw"].settings, **MUON, "changes": told}
+        description = variant.flow(judge.data).description
+        for key, value in changes.items():
+            assert getattr(description, key) == value
+    counts = [count(VARIANTS[f"deep_near_{end}"].flow(judge.data)) for end in ("noise", "data")]
+    assert counts == [count(VARIANTS["default"].flow(judge.data))] * 2
 
 
 def test_in_a_fixed_order_nothing_is_reversed(judge):
@@ -137,6 +160,24 @@ def test_judging_a_flow_finds_everything(judge):
     assert 0 == found["non_finite"] <= found["samples"]["drawn"]["accuracy"]
 
 
+def test_judging_a_flow_of_many_levels_goes_down_ladders(judge, monkeypatch):
+    monkeypatch.setitem(judging.LADDERS, "denoised", ProbabilityFlow(2))
+    monkeypatch.setitem(judging.LADDERS, "stochastic", StochasticDenoising(2))
+    variant = replace(VARIANTS["levels_0.3"], num_transforms=1)
+    flow = randomized(variant.flow(judge.data)).eval()
+    found = judge(Fit(flow, flow), variant, 0)
+    assert found["samples"].keys() == {"drawn", "one step", "stochastic", "denoised"}
+    assert len({each["frechet_distance"] for each in found["samples"].values()}) == 4
+    log_probs = []
+    for seed in range(100, 104):
+        source = torch.Generator().manual_seed(seed)
+        x = GaussianNoise(0.1)(judge.data.codec.encode(judge.test.x, source), source)
+        context = {"label": judge.test.context.label, "noise_level": torch.full((len(x),), 0.1)}
+        log_probs.append(flow.log_prob(x, context).detach().double().mean() / 64)
+    expected = -float(torch.stack(log_probs).mean())
+    assert found["at_0.1"]["nats_per_dim"] == pytest.approx(expected, rel=1e-5)
+
+
 def study(directory, variants=("gaussian",), seeds=(0, 1), seconds=0.2):
     return Study.of(directory, ["digits"], variants, seeds, seconds, 8)
 
@@ -155,6 +196,30 @@ def test_a_study_goes_on_where_it_was_cut_short(tmp_path):
     assert names == ["real_nvp", "gaussian"]
     assert whole.results()[1]["bits_per_dim"] == pytest.approx(2.94, abs=0.02)
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_what_another_study_has_done_is_not_done_again(tmp_path):
+    first = study(tmp_path / "first", seeds=(0,))
+    path = first.path(first.runs[0])
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"settings": first.runs[0].settings, "nats_per_dim": 2.0}))
+    earlier = read_results(first.write())
+    assert earlier == first.results()
+    again, other = (
+        Study.of(tmp_path / "second", ["digits"], ["gaussian"], [0], seconds, 8, earlier)
+        for seconds in (0.2, 0.3)
+    )
+    again.do(1)
+    assert again.results() == earlier
+    assert not list((tmp_path / "second" / "runs").iterdir())
+    assert other.results() == []
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[{}]", '[{"settings": {}}]'])
+def test_what_are_not_results_is_refused(tmp_path, text):
+    (tmp_path / "wrong.json").write_text(text)
+    with pytest.raises(ConfigurationError, match="not hold the results of a study"):
+        read_results(tmp_path / "wrong.json")
 
 
 def test_a_study_of_other_settings_is_refused(tmp_path):
