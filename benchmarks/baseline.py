@@ -95,6 +95,7 @@ class Baseline:
         position: int,
     ) -> tuple[Tensor, Tensor]:
         """The log-scale and the shift of the next position."""
+        assert network.position_embedding is not None
         h = network.proj_in(x) + network.position_embedding[position]
         if condition is not None:
             h = h + condition[:, None]

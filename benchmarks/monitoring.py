@@ -8,6 +8,7 @@ without, in turns, differ by the machine's own 20 %, which says nothing about 1 
 
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ class TimedStatistics(TransformStatistics):
 
     seconds = 0.0
 
-    def _look(self, index: int, transform: Any, inputs: Any, output: Any) -> None:
+    def _look(self, places: Iterator[int], transform: Any, inputs: Any, output: Any) -> None:
         begin = now("cpu")
-        super()._look(index, transform, inputs, output)
+        super()._look(places, transform, inputs, output)
         TimedStatistics.seconds += now("cpu") - begin
 
 

@@ -141,7 +141,8 @@ class Transformer:
         [*decoded] = (t for t in flow.transform if isinstance(t, AutoregressiveTransform))
         network = decoded[0].network
         matrices = [p for p in network.parameters() if p.ndim == 2]
-        num_weights = sum(p.numel() for p in matrices) - network.position_embedding.numel()
+        table = network.position_embedding
+        num_weights = sum(p.numel() for p in matrices if p is not table)
         return cls(num_weights, len(network.blocks), network.model_dim, network.length)
 
     def num_bytes(self, rows: int, end: int, itemsize: int) -> float:

@@ -93,7 +93,8 @@ class AdaptiveNorm(PreNorm):
         self, model_dim: int, head_dim: int, expansion: int, dropout: float, index: int
     ) -> "AdaptiveBlock":
         block = super().__call__(model_dim, head_dim, expansion, dropout, index)
-        return AdaptiveBlock(*block.children())
+        parts = (block.attention_norm, block.attention, block.mlp_norm, block.mlp)
+        return AdaptiveBlock(*parts)
 
 
 class Block(nn.Module):
@@ -105,7 +106,7 @@ class Block(nn.Module):
     def __init__(
         self,
         attention_norm: nn.Module,
-        attention: nn.Module,
+        attention: CausalSelfAttention,
         mlp_norm: nn.Module,
         mlp: nn.Module,
     ):
