@@ -22,7 +22,7 @@ class FirstPosition(Part, ABC):
     """
 
     num_added: ClassVar[int]
-    """Number of positions in front: a network has so many more."""
+    """Number of positions in front, 0 or 1, since a second would be transformed."""
 
     @abstractmethod
     def extend(self, x: Sequences) -> Extended:
