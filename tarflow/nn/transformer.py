@@ -93,7 +93,8 @@ class CausalTransformer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in, outside of autocast."""
-        return self.like.dtype
+        table = self.position_embedding  # not by `like`: a step asks for it
+        return (cast(Tensor, self.empty) if table is None else table).dtype
 
     def new_cache(self, rows: int) -> KVCache:
         """An empty cache of keys and values for so many sequences."""
@@ -121,25 +122,24 @@ class CausalTransformer(nn.Module):
         The condition, from `conditioned`, is the same at every position. Vectors of a single
         position may come without its dimension, if the layers allow that.
         """
+        dtype, table = self.dtype, self.position_embedding
         count = x.shape[1] if x.ndim == 3 else 1
-        h = self.proj_in(x.to(self.dtype))
-        if self.position_embedding is not None:
-            h = self.add(h, window.rows(self.position_embedding, count))
-        else:  # autocast would leave all layers a sum in half precision
-            h = h.to(self.dtype)
+        h = self.proj_in(x.to(dtype))
+        # Left alone, autocast would let all layers add to a sum in half precision.
+        h = h.to(dtype) if table is None else self.add(h, window.rows(table, count))
         if self.rotation is not None:
             cos, sin = window.rows(self.rotation.table, count).chunk(2, dim=-1)
             window = replace(window, rotation=(cos, sin))
         windows: Iterable[Window | Step] = repeat(window)
         if condition is not None:
-            rows = condition.to(self.dtype)
+            rows = condition.to(dtype)
             rows = rows[:, None] if x.ndim == 3 else rows
             if self.modulation is not None:
                 rows, *read = rows.split(self.modulation.sizes, dim=-1)
                 windows = [replace(window, modulation=each) for each in read]
             h = self.add(h, rows)
         num_recomputed = self.num_recomputed if torch.is_grad_enabled() else 0
-        for index, (block, own) in enumerate(zip(self.blocks, windows, strict=False)):
+        for index, block, own in zip(range(len(self.blocks)), self.blocks, windows, strict=False):
             if index < num_recomputed:
                 h = cast(Tensor, checkpoint(block, h, own, use_reentrant=False))
             else:
