@@ -1,6 +1,7 @@
 """Compares compiled with eager; run as a program, for the hook of the tests breaks graphs."""
 
 import sys
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,14 +29,15 @@ from tarflow.training.acceleration import compile_blocks, recompute
 from .models import NETWORKS, randomized, tiny_flow
 from .registry import REGISTRY
 
+EVERY = REGISTRY.keys() - NETWORKS.keys() | {"all parts"}
+"""Names of all transforms to compile: parts of networks, together."""
+
 
 @torch.no_grad()
-def compare_transforms() -> None:
-    """Compile every transform without a graph break; parts of networks, together."""
-    alone = NETWORKS.keys() - {"all parts"}
-    for name, case in REGISTRY.items():
-        if name in alone:
-            continue
+def compare_transforms(names: Collection[str] = EVERY) -> None:
+    """Compile transforms without a graph break."""
+    for name in names:
+        case = REGISTRY[name]
         torch._dynamo.reset()
         transform, x = case.build(), case.data(torch.float32)
         compiled = torch.compile(transform, backend="aot_eager", fullgraph=True)
@@ -249,6 +251,12 @@ class TwiceLayer(nn.Module):
 
 if __name__ == "__main__":
     comparisons = {
+        "a few": (
+            partial(compare_transforms, ["modern TarFlow"]),
+            compare_flow_in_place,
+            partial(compare_blocks_in_place, {}),
+            compare_started_steps,
+        ),
         "aot_eager": (
             compare_transforms,
             compare_flow_in_place,

@@ -77,10 +77,8 @@ def test_a_killed_preparation_leaves_no_data_set():
             memory_mapped(folder)
     message = error_of("train", "data=memory_mapped", "data.data.root=.out.new", "run_dir=run")
     assert "to make one: tarflow prepare data=NAME" in message.lower().replace("name", "NAME")
-    finished = subprocess.run(
-        [*command, "data.data.num_train=30", "data.data.num_test=10"], capture_output=True
-    )
-    assert finished.returncode == 0, finished.stderr
+    few = ("data.data.num_train=30", "data.data.num_test=10")
+    tarflow("prepare", *SMALL, "format=shards", *few)
     data = memory_mapped("out", verify=True)
     assert (len(data.train), len(data.test)) == (30, 10)
     assert len(list(Path("out").glob("train-*.tar"))) == 1

@@ -7,8 +7,6 @@ TARFLOW_TARGETS, and train, go on, evaluate and sample with all of it at once.
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,8 @@ import pytest
 import tarflow
 from tarflow import CheckpointError, ExampleSeeds, GaussianNoise, Pixels, denoise
 
+from . import fresh
+from .fresh import Finished
 from .models import tiny_flow
 
 PACKAGE = Path(__file__).parent / "extensions"
@@ -45,16 +45,15 @@ SIZES = (
 )
 
 
-def run(folder: Path, *arguments: str, known: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command as its user does, in a process of its own."""
+def run(folder: Path, *arguments: str, known: bool = True) -> Finished:
+    """Run a command in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": f"{PACKAGE}:{os.environ.get('PYTHONPATH', '')}"}
     if known:
         environment["TARFLOW_TARGETS"] = "extra"
-    command = [sys.executable, "-m", "tarflow", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return fresh.tarflow(folder, *arguments, environment=environment)
 
 
-def told(done: subprocess.CompletedProcess[str]) -> str:
+def told(done: Finished) -> str:
     """What a command printed, which has worked."""
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -133,16 +133,17 @@ def test_half_precision_is_close_and_keeps_the_state_in_float32(case, autocast):
         torch.testing.assert_close(ours, reference, rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize(
-    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
-)
-def test_compiled_equals_eager(backend):
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("aot_eager", "inductor")]
+
+
+@pytest.mark.parametrize("comparisons", ["a few", *SLOW])
+def test_compiled_equals_eager(comparisons):
     root = Path(__file__).parent.parent
     harmless = "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning"
     # dynamo looks at the inputs of a layer; torch hides that from users
     looking = "ignore:The .grad attribute of a Tensor:UserWarning"
     flags = ["-W", "error", "-W", harmless, "-W", looking]
-    program = [sys.executable, *flags, "-m", "tests.compilation", backend]
+    program = [sys.executable, *flags, "-m", "tests.compilation", comparisons]
     done = subprocess.run(program, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

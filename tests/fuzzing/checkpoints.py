@@ -19,6 +19,12 @@ FLOW = tiny_flow(num_classes=3, num_layers=1, codec=Pixels(17), noise=GaussianNo
 KEY = "transform.transforms.1.network.proj_in.weight"
 HUGE = (10**6, 10**9, 10**30, -(10**30))
 WRONG = (None, "x", -1, 0, 1.5, True, [], [1], {}, {"type": "x"}, float("nan"), *HUGE)
+OPTIONAL = (
+    *("scale", "ordering", "layer", "expansion"),
+    *("positions", "output_norm", "conditioned", "networks", "first"),
+)
+"""Fields that older descriptions lack, or whose defaults those of the flow are."""
+
 FIT = {
     "dropout": (0,),
     "codec": (None,),
@@ -118,8 +124,7 @@ def configurations() -> Iterator[BadInput]:
             fit = value in FIT.get(key, ()) or (value == own and type(value) is type(own))
             change = partial(edit_config, **{key: value})
             yield loads(f"config.json, {key}: {value!r}", where, change, fit)
-        optional = ("scale", "ordering", "layer", *FIT)
-        fit = key in (*optional, "expansion")
+        fit = key in (*OPTIONAL, *FIT)
         yield loads(f"config.json without {key}", where, partial(drop_key, key=key), fit)
     for kind in ("GaussianNoise", "SoftClipScale"):
         key = "noise" if kind == "GaussianNoise" else "scale"

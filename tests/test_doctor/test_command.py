@@ -6,23 +6,20 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = """
+from .. import fresh
+
+HIDING = """
 import sys
+sys.modules["hydra"] = sys.modules["lightning"] = None
 from tarflow.cli import main
-sys.argv = ["tarflow", "doctor", *sys.argv[1:]]
+sys.argv = ["tarflow", "doctor", "quick=true"]
 main()
 """
 
 
-def doctor(folder: Path, *arguments: str, program: str = PROGRAM) -> tuple[int, str]:
+def doctor(folder: Path, *arguments: str) -> tuple[int | None, str]:
     """The exit code of the command in a folder, and what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = fresh.tarflow(folder, "doctor", *arguments)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -42,8 +39,9 @@ def test_a_file_in_place_of_the_output_folder_is_not_healthy(tmp_path):
 
 
 def test_a_broken_lightning_is_told_and_hydra_is_not_needed(tmp_path):
-    hidden = "import sys; sys.modules['hydra'] = None; sys.modules['lightning'] = None\n"
-    code, text = doctor(tmp_path, "quick=true", program=hidden + PROGRAM)
+    command = [sys.executable, "-c", HIDING]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    code, text = done.returncode, done.stdout + done.stderr
     assert code == 1
     assert "versions: lightning, versions: hydra-core" in text.replace("\n", " ")
 

@@ -6,7 +6,6 @@
 import functools
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,15 @@ import torch
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from torch import Tensor
 
-from tarflow import NoNoise, Pixels, TarFlow, TarflowError, UniformDequantization, UnitScale
+from tarflow import (
+    AdaptiveNorm,
+    NoNoise,
+    Pixels,
+    TarFlow,
+    TarflowError,
+    UniformDequantization,
+    UnitScale,
+)
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.training import (
     FlowModule,
@@ -185,6 +192,8 @@ def everything(folder: Path, options: Callable[[], Options], parts: int = 1) -> 
     results["overflow"] = go(options(), Overflow(2))
     results["gradient"] = go(options(), Overflow(2, forward=False))
     results["volume"] = go(options(), Overflow(2), parts=parts, scale=UnitScale())
+    results["tied"] = go(options(), networks=(0, 0))
+    results["adaptive"] = go(options(), layer=AdaptiveNorm())
     within, half = Within(), {"precision": "bf16-mixed"}
     results["bfloat16"] = go(options() | half, within, layers=2, recomputed=1)
     results["within"] = sorted(within.seen)
@@ -199,13 +208,18 @@ def everything(folder: Path, options: Callable[[], Options], parts: int = 1) -> 
     return results
 
 
-if __name__ == "__main__":
-    strategy, file = sys.argv[1], Path(sys.argv[2])
+def several(strategy: str) -> Options:
+    """What a trainer is told where processes share its work."""
+    made = STRATEGIES[strategy]()
+    return {"strategy": made, "devices": 2, "plugins": [TorchElasticEnvironment()]}
+
+
+def shared(file: Path) -> None:
+    """Be one of the processes that share the scenarios, and leave in a file what they find."""
     torch.set_num_threads(1)
-
-    def several() -> Options:
-        made = STRATEGIES[strategy]()
-        return {"strategy": made, "devices": 2, "plugins": [TorchElasticEnvironment()]}
-
-    found = everything(file.parent, several, parts=2)
+    found = {}
+    for strategy in STRATEGIES:
+        folder = file.parent / strategy
+        folder.mkdir(exist_ok=True)
+        found[strategy] = everything(folder, functools.partial(several, strategy), parts=2)
     torch.save(found, file)

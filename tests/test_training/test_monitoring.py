@@ -2,8 +2,6 @@
 
 import csv
 import functools
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning
@@ -27,6 +25,7 @@ from tarflow.training import (
 from tarflow.training.acceleration import autoregressive_transforms
 from tarflow.training.monitoring import peak_memory
 from tarflow.training.operations import peak_rate, training_operations
+from tests import fresh
 from tests.models import NETWORKS, tiny_flow
 from tests.quiet import QUIET
 from tests.wandb_file import history
@@ -278,12 +277,10 @@ def read_wandb(run: Path) -> tuple[dict, list[str]]:
 
 def test_every_logger_gets_the_same_numbers_and_the_sample_grid(tmp_path):
     # in a process of its own: Weights & Biases leaves threads behind
-    command = [sys.executable, "-m", "tarflow", "train", "trainer=smoke", "trainer.max_steps=3"]
+    command = ["train", "trainer=smoke", "trainer.max_steps=3"]
     options = ["logger=[csv,tensorboard,wandb]", "logger.wandb.offline=true", "run_dir=run"]
     data = ["data.data.validation_fraction=0.1"]
-    finished = subprocess.run(
-        [*command, *options, *data], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    finished = fresh.tarflow(tmp_path, *command, *options, *data)
     assert finished.returncode == 0, finished.stderr
     run = tmp_path / "run"
     from_csv = read_csv(run)

@@ -3,16 +3,13 @@
 import os
 import re
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from tests.test_training.scenarios import STRATEGIES, everything
-
-SECONDS = 120
+from tests import fresh
+from tests.test_training.scenarios import STRATEGIES, everything, shared
 
 
 def free_port() -> int:
@@ -22,8 +19,10 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def pair(strategy: str, folder) -> list[dict]:
-    """The scenarios in two processes: what each of them found."""
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> list[dict]:
+    """The scenarios in two processes, strategy after strategy: what each of them found."""
+    folder = tmp_path_factory.mktemp("pair")
     common = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
@@ -33,23 +32,12 @@ def pair(strategy: str, folder) -> list[dict]:
         "TORCHELASTIC_RUN_ID": "pair",
     }
     files = [folder / f"{rank}.pt" for rank in range(2)]
-    module = [sys.executable, "-m", "tests.test_training.scenarios", strategy]
-    processes = [
-        subprocess.Popen(
-            [*module, str(file)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank, file in enumerate(files)
-    ]
-    try:
-        said = [process.communicate(timeout=SECONDS)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    processes = []
+    for rank, file in enumerate(files):
+        environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        processes.append(fresh.start(shared, file, environment=environment))
+    finished = [process.finish() for process in processes]
+    assert [each.returncode for each in finished] == [0, 0], finished
     return [torch.load(file, weights_only=True) for file in files]
 
 
@@ -60,9 +48,9 @@ def alone(tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="module", params=STRATEGIES)
-def two(request, tmp_path_factory) -> list[dict]:
-    """The scenarios in two processes, for each strategy."""
-    return pair(request.param, tmp_path_factory.mktemp(request.param))
+def two(request, pair) -> list[dict]:
+    """The scenarios in two processes that share the work by a strategy."""
+    return [found[request.param] for found in pair]
 
 
 def test_two_processes_multiply_in_bfloat16_as_one_does_and_keep_float32(two, alone):
@@ -84,7 +72,10 @@ def test_divided_matrices_travel_in_bfloat16_and_nothing_else_does(two, alone, r
         assert found["within"] == kept
 
 
-@pytest.mark.parametrize("scenario", ["validation", "overflow", "gradient", "volume", "resumed"])
+SAME = ("validation", "overflow", "gradient", "volume", "resumed", "tied", "adaptive")
+
+
+@pytest.mark.parametrize("scenario", SAME)
 def test_two_processes_do_what_one_does(two, alone, scenario):
     expected = alone[scenario]
     assert len(expected["losses"]) == len(expected["validation"]) > 1

@@ -138,29 +138,6 @@ def test_two_processes_have_the_losses_of_one(kind, alone, request):
     assert Path(run, "grids/step_0000015.png").exists()
 
 
-def test_transforms_share_weights_that_processes_share():
-    short = ["+model.networks=[0,0]", "trainer.max_steps=3", "callbacks.sample_grid=null"]
-    finish(
-        start(*PYTHON, *TRAIN, *short, "run_dir=tied"),
-        start(
-            *PYTHON, *TRAIN, *short, "trainer=fsdp2", "trainer.devices=2", "run_dir=tied_sharded"
-        ),
-    )
-    assert losses("tied_sharded") == pytest.approx(losses("tied"), abs=1e-5)
-    for key, value in state("tied_sharded")["state_dict"].items():
-        torch.testing.assert_close(value, state("tied")["state_dict"][key], rtol=0, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_processes_share_the_weights_of_what_layers_read_of_the_condition():
-    """Adaptive layers, which a transformer gives what it computes outside of them."""
-    options = ["model=modern", "model/layer=adaptive", "trainer.max_steps=4"]
-    finish(start(*PYTHON, *TRAIN, *options, "run_dir=adaptive"))
-    shared = ["trainer=fsdp2", "trainer.devices=2", "run_dir=shared"]
-    finish(start(*PYTHON, *TRAIN, *options, *shared))
-    assert losses("shared") == pytest.approx(losses("adaptive"), abs=1e-5)
-
-
 @pytest.mark.slow
 def test_a_killed_run_of_two_processes_goes_on(straight):
     command = [*PYTHON, *TRAIN, "trainer=ddp", "trainer.devices=2", "run_dir=killed"]
