@@ -17,12 +17,11 @@ AT_HAND = ("digits",)
 
 
 def stand_in(experiment: str) -> list[str]:
-    """What to train an experiment on where its data are not at hand: as large images."""
+    """What to train an experiment on where its data are not at hand: images of 16 patches."""
     config = composed("train", f"experiment={experiment}", with_hydra=True)
     if config.hydra.runtime.choices["data"] in AT_HAND:
         return []
-    size = config.data.data.get("image_size", 64)
-    return ["data=random", f"data.data.image_size={size}"]
+    return ["data=random", f"data.data.image_size={4 * config.model.patch_size}"]
 
 
 @pytest.fixture(autouse=True)
