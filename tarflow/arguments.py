@@ -1,6 +1,7 @@
 """Checks of what a caller passes: errors name the argument, its value and what is allowed."""
 
 import operator
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
@@ -108,3 +109,14 @@ def shown(value: Any, length: int = 80) -> str:
     """A value for a message, on one line and not long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= length else f"{text[:length]} ..."
+
+
+def flattened(nested: Mapping[str, Any], joint: str = ".") -> dict[str, Any]:
+    """Nested values under keys of one level, joined."""
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}{joint}{name}": one for name, one in flattened(value, joint).items()}
+        else:
+            flat[key] = value
+    return flat

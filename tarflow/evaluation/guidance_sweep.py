@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from tarflow.arguments import check_integer, shown
+from tarflow.arguments import check_integer, flattened, shown
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.evaluation.image_features import ImageFeatures
@@ -212,7 +212,7 @@ class GuidanceSweep:
         writer, header = csv.writer(text, lineterminator="\n"), None
         lines = [(turn.rule, turn.weight, turn.title) for turn in self.turns]
         for rule, weight, title in [*lines, (HELD_OUT, "", HELD_OUT)]:
-            columns = flat(report.values["samples"][title])
+            columns = flattened(report.values["samples"][title], " ")
             if header is None:
                 header = list(columns)
                 writer.writerow(["rule", "weight", *header])
@@ -255,17 +255,6 @@ class SweepJudge:
         pixels = torch.from_numpy(np.concatenate([batch[panel] for batch in batches]))
         columns = self.features(pixels, run.sampler.context(indices).label)
         return {**columns, "finite": Certificates.join(batches).finite}
-
-
-def flat(scores: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Nested scores under names of one level: `pixels frechet_distance mean`."""
-    found = {}
-    for name, value in scores.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name} ")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def _with_nan(content: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tarflow.arguments import flattened
 from tarflow.data.fingerprint import differences, fingerprint
 from tarflow.data.images import ImageData
 from tarflow.errors import CheckpointError
@@ -164,13 +165,13 @@ class Run:
             )
         try:
             before = up_to_date(json.loads(self.config.read_text()))
-            old = _flatten(completed(before))
+            old = flattened(completed(before))
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{self.config} cannot be read ({error}), which tells what {self.checkpoint}"
                 " is of: bring it back, or choose another run_dir"
             ) from error
-        new = _flatten(completed(json.loads(json_text(config))))
+        new = flattened(completed(json.loads(json_text(config))))
         changed = {
             key: f"{old.get(key)} -> {new.get(key)}"
             for key in sorted(old.keys() | new.keys())
@@ -227,14 +228,3 @@ def up_to_date(config: Mapping[str, Any]) -> Mapping[str, Any]:
         objective["class_dropout"] = module.pop("class_dropout")
     module["objective"] = objective
     return {**config, "codec": codec, "noise": noise, "objective": objective, "module": module}
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
