@@ -17,7 +17,7 @@ from tarflow.flows.conditioning import Conditioner, LabelConditioner, NoiseLevel
 from tarflow.flows.context import NULL_CLASS, Context
 from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
 from tarflow.flows.first_position import FirstPosition, FixedFirst, StartToken
-from tarflow.flows.flow import Flow, load
+from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import (
     ConstantSchedule,
     GaussianGuidance,
@@ -35,6 +35,7 @@ from tarflow.flows.noise_levels import (
     UniformVarianceLevels,
 )
 from tarflow.flows.ordering import Alternating, Ordering, Raster
+from tarflow.flows.pretrained import Pretrained, load
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.flows.transforms import Composition, Patchify, Permute, Reverse, Transform
@@ -115,6 +116,7 @@ __all__ = [
     "Pixels",
     "Positions",
     "PreNorm",
+    "Pretrained",
     "ProbabilityFlow",
     "Raster",
     "Reverse",

@@ -6,7 +6,7 @@ from tarflow.arguments import check_integer
 from tarflow.cli.choices import device_of, find_pretrained, guidance_of, read_dtype
 from tarflow.cli.settings import Section, Settings
 from tarflow.flows.checkpoint import WEIGHTS
-from tarflow.flows.flow import load
+from tarflow.flows.flow import Flow
 from tarflow.machine.files import check_writable, writing
 from tarflow.sampling import calibration
 from tarflow.sampling.drawing import in_turn, read_classes
@@ -38,7 +38,7 @@ def calibrate(config: CalibrateSettings) -> None:
     directory = find_pretrained(config.checkpoint)
     with writing(directory):
         check_writable(directory)
-    flow = load(directory).to(device_of(config.device))
+    flow = Flow.from_pretrained(directory).to(device_of(config.device))
     classes = read_classes(config.label, flow.num_classes, flow.class_names)
     table = PlanTable()
     with table.measuring() as tell:

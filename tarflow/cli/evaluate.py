@@ -11,7 +11,7 @@ from tarflow.errors import ConfigurationError
 from tarflow.evaluation import Kept, Metrics, Report
 from tarflow.evaluation.provenance import sha256_of
 from tarflow.flows.checkpoint import WEIGHTS
-from tarflow.flows.flow import load
+from tarflow.flows.flow import Flow
 from tarflow.machine.processes import Process
 
 
@@ -52,7 +52,7 @@ def evaluate(config: EvaluateSettings) -> None:
     output = Path(config.output or beside(directory, "evaluation") / metrics.name)
 
     def measure(pretrained: Path, values: Path) -> Report | None:
-        flow = load(pretrained).to(device_of(config.device, process.local_rank))
+        flow = Flow.from_pretrained(pretrained).to(device_of(config.device, process.local_rank))
         settings = {"weights": sha256_of(pretrained / WEIGHTS), **metrics.settings(flow, data)}
 
         def work_of(part: str) -> Kept:

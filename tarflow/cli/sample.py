@@ -10,7 +10,7 @@ from tarflow.cli.choices import beside, decode_options, device_of, find_pretrain
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
 from tarflow.errors import CheckpointError
-from tarflow.flows.flow import load
+from tarflow.flows.flow import Flow
 from tarflow.machine.processes import Process
 from tarflow.sampling.array_layout import layout_of
 from tarflow.sampling.drawing import read_classes, read_others
@@ -63,7 +63,7 @@ def sample(config: SampleSettings) -> None:
     layout_of(config.save_npz)  # before anything is drawn
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
-    flow = load(directory).to(device_of(config.device, process.local_rank))
+    flow = Flow.from_pretrained(directory).to(device_of(config.device, process.local_rank))
     if flow.noise is None or flow.codec is None:
         raise CheckpointError(
             f"{directory} does not name the noise of its training: convert it with noise_std=..."

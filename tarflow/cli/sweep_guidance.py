@@ -19,7 +19,7 @@ from tarflow.evaluation.guidance_sweep import GuidanceSweep, turns_of
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.evaluation.sample_judge import SampleJudge
 from tarflow.evaluation.sweep_plot import draw
-from tarflow.flows.flow import Flow, load
+from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.machine.files import replacing, write_atomically
 from tarflow.machine.processes import Process
@@ -65,7 +65,7 @@ def sweep_guidance(config: SweepGuidanceSettings) -> None:
     check_instance("metrics", metrics, SampleMetrics, "give metrics=samples")
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
-    flow = load(directory).to(device_of(config.device, process.local_rank))
+    flow = Flow.from_pretrained(directory).to(device_of(config.device, process.local_rank))
     data = instantiate(config.data.data)
     features = metrics.features_of(flow, data)
     sweep = GuidanceSweep(

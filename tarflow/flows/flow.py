@@ -1,101 +1,29 @@
 """Flows: densities that are saved and loaded, decoded and sampled from."""
 
 from collections.abc import Iterable
-from functools import reduce
-from inspect import signature
-from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from tarflow.arguments import check_tensor
-from tarflow.errors import CheckpointError, ContextError
-from tarflow.flows import checkpoint
+from tarflow.errors import ContextError
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.density import Density
 from tarflow.flows.guidance import Guidance
+from tarflow.flows.pretrained import Pretrained
 from tarflow.flows.report import Blame, Inverse, SamplingReport, tell_non_finite
 from tarflow.flows.shapes import Examples, PerExample, Sequences
 from tarflow.randomness import RandomSource
-from tarflow.registry import KNOWN, Part
-
-Kind = TypeVar("Kind", bound="Flow")
 
 
-class Flow(Density, Part):
+class Flow(Density, Pretrained):
     r"""The density $p(x) = p_Z(f(x)) |\det f'(x)|$ of data that a transform f maps to noise.
 
     A named flow is a subclass whose constructor makes the transforms. If it also passes a
     description, a dataclass with the constructor's arguments, it can be saved and loaded.
     """
-
-    def save_pretrained(self, directory: Path | str, words: str = "") -> None:
-        """Write `config.json` and `model.safetensors`, from which `tarflow.load` reads.
-
-        The folder is made if need be; a failure leaves what was there before. Words tell which
-        weights they are.
-
-        Raises:
-            CheckpointError: The flow has no description.
-        """
-        checkpoint.save(directory, self.described, self.state_dict(), words)
-
-    @property
-    def described(self) -> tuple[str, Part]:
-        """The name of the flow's class and its description, from which others of it are made.
-
-        Raises:
-            CheckpointError: The description is missing, not what the class is made with, or holds
-                what a file cannot keep.
-        """
-        name, taken = self.kind.__name__, signature(self.kind).parameters
-        if self.description is None or not vars(self.description).keys() <= taken.keys():
-            raise CheckpointError(
-                f"a {name} cannot be saved: let it have a description, a dataclass with the"
-                f" arguments of {name}, which its constructor passes on or sets"
-            )
-        checkpoint.encode(self.description)
-        return name, self.description
-
-    def remade(self) -> "Flow":
-        """Another flow of the same description, with weights of its own."""
-        _, description = self.described
-        return self.kind(**vars(description))
-
-    @classmethod
-    def from_pretrained(cls: type[Kind], directory: Path | str) -> Kind:
-        """Read a folder written by `save_pretrained`: on the CPU, in the dtype of the weights.
-
-        The registry finds the class by its name. Nothing is downloaded or imported, and no code
-        that came with the folder is run.
-
-        Raises:
-            CheckpointError: The folder is missing, damaged, does not fit together, or holds a
-                flow of another class.
-        """
-        name, arguments = checkpoint.read_config(directory)
-        weights = checkpoint.read_weights(directory)
-        kind = KNOWN.get(name)
-        if not (isinstance(kind, type) and issubclass(kind, cls)):
-            raise CheckpointError(
-                f"{directory} holds a {name!r}, which is not a known {cls.__name__}: import the"
-                " package that defines it first, or give the commands its name in TARFLOW_TARGETS"
-            )
-        checkpoint.check_extent(arguments, len(weights), directory)
-        try:
-            with torch.device("meta"):  # what does not fit might not fit the memory either
-                outline = kind(**arguments)
-        except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-            raise CheckpointError(f"{directory}: cannot make the model: {error}") from error
-        checkpoint.check_weights(outline.state_dict(), weights, directory)
-        flow = kind(**arguments)
-        dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
-        if dtypes:
-            flow.to(reduce(torch.promote_types, dtypes))
-        checkpoint.load_weights(flow, weights, directory)
-        return flow.eval()
 
     def inverse(
         self,
@@ -287,8 +215,3 @@ class Flow(Density, Part):
         if not log_prob.isfinite().any():
             self.check_finite(log_prob, inverse.x, context)
         return inverse.x, log_prob
-
-
-def load(directory: Path | str) -> Flow:
-    """Read any flow from a pretrained folder; see `Flow.from_pretrained`."""
-    return Flow.from_pretrained(directory)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tarflow.errors import ConfigurationError
 from tarflow.nn.gates import Gate
-from tarflow.nn.kernels import AttentionKernel, TorchAttention
+from tarflow.nn.kernels import AttentionKernel, FullAttention, TorchAttention
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import turn
 
@@ -159,7 +159,8 @@ WHOLE = Window()
 class CausalSelfAttention(nn.Module):
     """Multi-head self-attention in which every position sees itself and what came before.
 
-    Its `kernel` computes attention over whole sequences; a cache has keys and values by `layer`.
+    Its `kernel` computes attention over whole sequences, in a `BidirectionalTransformer` of all
+    positions to all; a cache has keys and values by `layer`.
     Where the queries and keys of each head are to be normalized, or what is attended to is to be
     gated, parts say how.
     """
@@ -182,7 +183,7 @@ class CausalSelfAttention(nn.Module):
         self.num_heads = model_dim // head_dim
         self.dropout = dropout
         self.layer = layer
-        self.kernel: AttentionKernel = TorchAttention()
+        self.kernel: AttentionKernel | FullAttention = TorchAttention()
         self.qkv = nn.Linear(model_dim, 3 * model_dim)
         self.proj = nn.Linear(model_dim, model_dim)
         self.query_norm = None if query_key_norm is None else query_key_norm(head_dim)

@@ -64,6 +64,17 @@ class AttentionKernel(Part, ABC):
 
 
 @dataclass(frozen=True)
+class FullAttention:
+    """Attention of every position to all of them, by torch's fused kernels.
+
+    It is not causal, and so not an `AttentionKernel`, which configurations may choose.
+    """
+
+    def __call__(self, q: Heads, k: Heads, v: Heads, dropout: float = 0.0) -> Heads:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+
+
+@dataclass(frozen=True)
 class ProductAttention(AttentionKernel):
     """Two matrix products and a softmax: the fastest on CPUs for short sequences.
 

@@ -1,9 +1,9 @@
-"""A causal transformer over a sequence of vectors."""
+"""Transformers over a sequence of vectors, causal and bidirectional."""
 
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import repeat
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tarflow.nn.attention import WHOLE, KVCache, Step, Window
+from tarflow.nn.attention import WHOLE, CausalSelfAttention, KVCache, Step, Window
+from tarflow.nn.kernels import FullAttention
 from tarflow.nn.layers import Layer, PreNorm
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import Coordinates, LearnedPositions, Positions, in_a_row
@@ -20,10 +21,8 @@ Condition = Float[Tensor, "#batch numbers"] | None
 """What a network adds at every position, if anything, and after it what its layers read."""
 
 
-class CausalTransformer(nn.Module):
-    """Maps vectors to vectors, each output a function of the inputs up to its position.
-
-    The output layer starts at zero, so that a fresh network returns zeros.
+class Transformer(nn.Module):
+    """Maps vectors to vectors; a fresh network returns zeros, for its output layer starts there.
 
     Args:
         in_features: Size of an input vector.
@@ -96,10 +95,6 @@ class CausalTransformer(nn.Module):
         table = self.position_embedding  # not by `like`: a step asks for it
         return (cast(Tensor, self.empty) if table is None else table).dtype
 
-    def new_cache(self, rows: int) -> KVCache:
-        """An empty cache of keys and values for so many sequences."""
-        return KVCache(len(self.blocks), self.length)
-
     def conditioned(self, vector: Float[Tensor, "batch model_dim"] | None) -> Condition:
         """What `forward` takes as its condition: made once for all steps of decoding.
 
@@ -145,6 +140,24 @@ class CausalTransformer(nn.Module):
             else:
                 h = block(h, own)
         return self.proj_out(h if self.output_norm is None else self.output_norm(h))
+
+
+class CausalTransformer(Transformer):
+    """A transformer each of whose outputs is a function of the inputs up to its position."""
+
+    def new_cache(self, rows: int) -> KVCache:
+        """An empty cache of keys and values for so many sequences."""
+        return KVCache(len(self.blocks), self.length)
+
+
+class BidirectionalTransformer(Transformer):
+    """A transformer each of whose outputs is a function of all inputs."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        for attention in self.modules():
+            if isinstance(attention, CausalSelfAttention):
+                attention.kernel = FullAttention()
 
 
 class Modulation(nn.Module):

@@ -3,7 +3,8 @@
 from tarflow.training.averaging import WeightAveraging
 from tarflow.training.callbacks import PretrainedExport, SampleGrid, StepProgressBar
 from tarflow.training.checkpoints import LastCheckpoint
-from tarflow.training.module import DivergenceError, FlowModule
+from tarflow.training.fit_module import DivergenceError, FitModule
+from tarflow.training.module import FlowModule
 from tarflow.training.monitoring import Throughput, TransformStatistics
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
 from tarflow.training.optimizers import MuonAdamW, adamw, muon, warmup_cosine
@@ -13,6 +14,7 @@ from tarflow.training.sharding import ShardedStrategy
 
 __all__ = [
     "DivergenceError",
+    "FitModule",
     "FlowModule",
     "LastCheckpoint",
     "Loss",

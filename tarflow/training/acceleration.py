@@ -1,33 +1,36 @@
-"""How the transformers of a flow compute while it trains."""
+"""How the transformers of a model compute while it trains."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from tarflow.errors import ConfigurationError
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.flow import Flow
 from tarflow.nn.attention import CausalSelfAttention
 from tarflow.nn.kernels import AttentionKernel
-from tarflow.nn.transformer import CausalTransformer
+from tarflow.nn.transformer import CausalTransformer, Transformer
 
 
 def use_attention(
-    flow: Flow, kernel: AttentionKernel, device: torch.device, dtype: torch.dtype
+    model: nn.Module, kernel: AttentionKernel, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Let every `CausalSelfAttention` in a flow's transformers attend by a kernel, in place.
+    """Let every `CausalSelfAttention` in causal transformers attend by a kernel, in place.
 
     Args:
         kernel: The kernel, or `AutoAttention()`.
-        device: Where the flow will compute.
+        device: Where the model will compute.
         dtype: Precision in which it will.
 
     Raises:
         ConfigurationError: The kernel cannot compute there; says why.
     """
     serving: dict[tuple[int, ...], AttentionKernel] = {}
-    for network in networks(flow):
+    for network in networks(model):
+        if not isinstance(network, CausalTransformer):
+            continue
         for attention in network.modules():
             if isinstance(attention, CausalSelfAttention):
                 # The last position predicts nothing.
@@ -38,7 +41,7 @@ def use_attention(
                 attention.kernel = serving[shape]
 
 
-def recompute(flow: Flow, num_layers: int) -> None:
+def recompute(model: nn.Module, num_layers: int) -> None:
     """Let the first layers of every transformer keep nothing for gradients, in place.
 
     Args:
@@ -48,19 +51,19 @@ def recompute(flow: Flow, num_layers: int) -> None:
     Raises:
         ConfigurationError: No transformer has as many layers.
     """
-    deepest = max((len(network.blocks) for network in networks(flow)), default=0)
+    deepest = max((len(network.blocks) for network in networks(model)), default=0)
     if not 0 <= num_layers <= deepest:
         raise ConfigurationError(
             f"checkpointed_layers {num_layers} must be in [0, {deepest}], the number of layers of"
             " a transformer"
         )
-    for network in networks(flow):
+    for network in networks(model):
         network.num_recomputed = min(num_layers, len(network.blocks))
 
 
-def compile_blocks(flow: Flow, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile the layers of a flow, in place: one graph serves all of a kind, and names stay."""
-    for network in dict.fromkeys(networks(flow)):
+def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile the layers of a model, in place: one graph serves all of a kind, and names stay."""
+    for network in dict.fromkeys(networks(model)):
         for block in network.blocks:
             block.compile(dynamic=False, backend=backend)
 
@@ -70,9 +73,14 @@ def autoregressive_transforms(flow: Flow) -> list[AutoregressiveTransform]:
     return [part for part in flow.transform if isinstance(part, AutoregressiveTransform)]
 
 
-def networks(flow: Flow) -> list[CausalTransformer]:
-    """The transformer of each transform, from the data to the noise; shared ones come again."""
-    return [transform.network for transform in autoregressive_transforms(flow)]
+def networks(model: nn.Module) -> list[Transformer]:
+    """The transformers of a model.
+
+    Those of a flow's transforms go from the data to the noise, and shared ones come again.
+    """
+    if isinstance(model, Flow):
+        return [transform.network for transform in autoregressive_transforms(model)]
+    return [part for part in model.modules() if isinstance(part, Transformer)]
 
 
 def multiplied_in(precision: str, weights: torch.dtype) -> torch.dtype:

@@ -43,7 +43,7 @@ class WeightAveraging(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         # Only now are the weights divided, and what a checkpoint holds is loaded.
-        named = dict(pl_module.flow.named_parameters())
+        named = dict(pl_module.model.named_parameters())
         self._weights = list(named.values())  # looking for them takes 1 ms a step
         for decay in self.decays:
             self._averages[decay] = {name: p.detach().clone() for name, p in named.items()}

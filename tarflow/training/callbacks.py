@@ -44,13 +44,13 @@ class PretrainedExport(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.step = None
-        assert pl_module.flow.described  # what cannot be saved is refused before it is trained
+        assert pl_module.model.described  # what cannot be saved is refused before it is trained
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
-        self._write(trainer, pl_module.flow)
+        self._write(trainer, pl_module.model)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._write(trainer, pl_module.flow)
+        self._write(trainer, pl_module.model)
 
     def _write(self, trainer: Trainer, flow: Flow) -> None:
         """Write the model, unless that of this step is written."""
@@ -91,19 +91,19 @@ class SampleGrid(StepCallback):
         self.guidance = guidance
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if self.guidance is not None and pl_module.flow.num_classes:
-            pl_module.flow.check_guidance(self.guidance, ["label"])  # before hours of training
+        if self.guidance is not None and pl_module.model.num_classes:
+            pl_module.model.check_guidance(self.guidance, ["label"])  # before hours of training
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
         step = trainer.global_step
         if step % self.every_n_steps:
             return
-        _, weights = next(averages(trainer, module.flow))
+        _, weights = next(averages(trainer, module.model))
         if not trainer.is_global_zero:
             return
         # Sampling calls parts of a flow, which the training's may have divided: not of this one.
         with torch.device("meta"):  # no time for numbers that are replaced
-            flow = module.flow.remade().to_empty(device=module.device).eval()
+            flow = module.model.remade().to_empty(device=module.device).eval()
         flow.load_state_dict(weights)
         try:
             picture = grid(self._draw(flow))

@@ -1,60 +1,31 @@
-"""The Lightning module that fits a flow: optimization, whatever the objective."""
+"""The Lightning module that fits a flow."""
 
-import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, cast
 
-import lightning
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tarflow.arguments import check_instance, check_integer, check_real
-from tarflow.data.loading.batches import UNREADABLE, Batch
-from tarflow.data.loading.shares import BatchShares
-from tarflow.errors import ConfigurationError, ContextError, NonFiniteError, TarflowError
+from tarflow.arguments import check_instance
+from tarflow.errors import ConfigurationError
 from tarflow.flows.flow import Flow
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
-from tarflow.randomness import ExampleSeeds, Share, stream_seed
 from tarflow.registry import register
-from tarflow.training.acceleration import compile_blocks, multiplied_in, recompute, use_attention
-from tarflow.training.accumulation import rescale
+from tarflow.training.fit_module import FitModule
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
-from tarflow.training.precision import check_precision, check_weights_wide, unscale
-from tarflow.training.sharding import shard, whole
-
-ADVICE = (
-    "Try a lower learning rate, a longer warm-up, a lower max_grad_norm, a bounded scale"
-    " (model.scale._target_=tarflow.SoftClipScale), or precision 32-true. The last checkpoint is"
-    " untouched: the same command with resume=auto goes on from it"
-)
-
-
-class DivergenceError(TarflowError):
-    """Training produces values that are not finite, again and again."""
 
 
 @register
-class FlowModule(lightning.LightningModule):
-    """Fits a flow; batches are `Batch(x, context, index)` with x as it is stored.
-
-    All that is random in a step follows from the seed of torch when this is built and from the
-    number of batches before it, so that a resumed run repeats what it would have done. Noise and
-    dropped labels belong to the row of the batch, so that any number of processes draws the same.
-
-    A step whose loss or gradient is not finite in any process changes nothing in all of them.
+class FlowModule(FitModule):
+    """Fits a flow; see `FitModule`.
 
     Args:
         flow: The flow, with the codec and the noise of its data.
         optimizer: Makes the optimizer from the flow's named parameters.
         schedule: Makes the learning-rate schedule, stepped every batch.
-        max_grad_norm: Largest norm of all gradients together; larger ones are scaled down to it.
-        max_skipped_steps: Number of steps of a run that may be skipped; one more stops it.
-        compile: Whether layers of transformers run compiled, after some minutes at the start.
-        checkpointed_layers: Number of layers of each transformer whose inside is computed again
-            for gradients instead of kept.
+        objective: What is minimized.
+        max_grad_norm: As for `FitModule`, and so is what follows.
     """
 
     def __init__(
@@ -69,176 +40,26 @@ class FlowModule(lightning.LightningModule):
         compile: bool = False,
         checkpointed_layers: int = 0,
     ):
-        super().__init__()
+        limits, options = (max_grad_norm, max_skipped_steps), (compile, checkpointed_layers)
+        super().__init__(optimizer, schedule, objective, *limits, attention, *options)
         if flow.codec is None or flow.noise is None:
             raise ConfigurationError(
                 "the flow does not know its data: pass it a codec and a noise, such as"
                 " codec=UniformDequantization(), noise=NoNoise()"
             )
         check_instance("objective", objective, Objective, "pass one, such as MaximumLikelihood()")
-        max_grad_norm = check_real("max_grad_norm", max_grad_norm)
-        if not max_grad_norm > 0:
-            raise ConfigurationError(f"max_grad_norm {max_grad_norm} must be positive")
         self.flow = flow
-        self.make_optimizer = optimizer
-        self.make_schedule = schedule
-        self.objective = objective
-        self.max_grad_norm = max_grad_norm
-        self.max_skipped_steps = check_integer("max_skipped_steps", max_skipped_steps, least=0)
-        self.attention = attention
-        self.compiled = compile
-        self.checkpointed_layers = checkpointed_layers
-        self.seed = torch.initial_seed()
-        self.skipped_steps = 0
-        self._step: list[Loss] = []
-        self._clipped: list[bool] = []  # of each step since the last that was logged
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout is the same after a resume as without one, and another one in every process.
-        torch.manual_seed(stream_seed(self.seed, f"batch/{self.global_rank}", self._number))
-
-    def configure_model(self) -> None:
-        """Choose how to compute, and divide the weights where the strategy wants that."""
-        check_precision(str(self.trainer.precision), sharded=self._device_mesh is not None)
-        check_weights_wide(self.flow)
-        dtype = multiplied_in(str(self.trainer.precision), self.flow.base.anchor.dtype)
-        use_attention(self.flow, self.attention, self.trainer.strategy.root_device, dtype)
-        recompute(self.flow, self.checkpointed_layers)
-        if self.compiled:
-            compile_blocks(self.flow)
-        shard(self.flow, self._device_mesh, dtype)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        try:
-            optimizer = self.make_optimizer(self.flow.named_parameters())
-        except TarflowError:
-            raise
-        except (ValueError, TypeError, LookupError) as error:  # torch's, of their arguments
-            given = getattr(self.make_optimizer, "keywords", {})
-            raise ConfigurationError(f"no optimizer can be made of {given}: {error}") from error
-        schedule: Any = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.objective(self.flow, batch, self._share(len(batch.index)))
-        self._step.append(loss.detached())
-        return self._reduced(loss.minimized)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        # Each example has the same noise every time: the curve shows the model and not the draw.
-        source = ExampleSeeds(0, batch.index.clamp(min=0).tolist())
-        for name, values in self.objective.validate(self.flow, batch, source).items():
-            self._log_mean(f"val/{name}", values, batch.index >= 0)
-        self._log_count("val/unreadable", batch.index == UNREADABLE)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        scaler = unscale(self.trainer.precision_plugin, optimizer)
-        norm = whole(nn.utils.clip_grad_norm_(self.flow.parameters(), self.max_grad_norm))
-        step, self._step = self._step, []
-        # Both are the same in all processes, and so is what follows from them.
-        loss = self._mean(torch.stack([self._reduced(part.value) for part in step]).mean())
-        self._clipped.append(bool(norm > self.max_grad_norm))
-        self._log_step(step, loss, norm)
-        if loss.isfinite() & norm.isfinite():
-            self._update_base(step)
-            return
-        for parameter in self.flow.parameters():
-            parameter.grad = None  # optimizers pass over these
-        # The scale of a loss is halved where gradients overflow, until they do not.
-        if scaler is None or not loss.isfinite() or scaler.get_scale() <= 1:
-            self._skip(step)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["skipped_steps"] = self.skipped_steps
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.skipped_steps = checkpoint["skipped_steps"]
-        rescale(checkpoint, self.trainer.accumulate_grad_batches)
 
     @property
-    def _number(self) -> int:
-        """Number of batches, or of parts of them, that this process has read before."""
-        return self.trainer.fit_loop.epoch_loop.total_batch_idx
+    def model(self) -> Flow:
+        return self.flow
 
-    def _share(self, rows: int) -> Share:
-        """Which of a batch's draws are those of the rows at hand."""
-        trainer = self.trainer
-        parts, world_size = trainer.accumulate_grad_batches, trainer.world_size
-        shares = BatchShares(rows * world_size * parts, trainer.global_rank, world_size, parts)
-        return shares.source(self.seed, self._number)
+    def explain(self, loss: Loss) -> None:
+        self.flow.check_finite(torch.tensor(torch.nan), loss.x, loss.context)
 
-    def _mean(self, value: Tensor) -> Tensor:
-        """The mean over all processes."""
-        return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="mean"))
-
-    def _log_mean(self, name: str, values: Tensor, counted: Tensor) -> None:
-        """Log the mean of what counts and is finite, over all batches and processes."""
-        finite = values[counted & values.isfinite()]
-        mean = finite.sum() / max(len(finite), 1)
-        # Lightning divides the weights of all by the number of processes, and rounds down.
-        weight = len(finite) * self.trainer.world_size
-        self.log(name, mean, prog_bar=True, batch_size=weight, sync_dist=True)
-        self._log_count(f"{name}_non_finite", counted & ~values.isfinite())
-
-    def _log_count(self, name: str, marked: Tensor) -> None:
-        """Log how many examples are marked, over all batches and processes, if any is."""
-        count = marked.sum().float()
-        if self._mean(count.clone()) > 0:  # all processes log it, or none: each waits for all
-            self.log(name, count, reduce_fx="sum", sync_dist=True)
-
-    def _reduced(self, values: Tensor) -> Tensor:
-        """The mean of a loss over examples and dimensions."""
-        return values.mean() / self.flow.num_dims
-
-    def _update_base(self, step: list[Loss]) -> None:
-        """Let the base learn from the whole batch, once it is known to be finite."""
+    def on_finite_step(self, step: list[Loss]) -> None:
+        """Let the base learn from the whole batch."""
         moments = [self.flow.base.moment(loss.z) for loss in step if loss.z is not None]
         known = [moment for moment in moments if moment is not None]
         if known:
             self.flow.base.update(self._mean(torch.stack(known).mean(dim=0)))
-
-    def _log_step(self, step: list[Loss], loss: Tensor, norm: Tensor) -> None:
-        """Log a step; where nobody would see a number, Lightning still takes a millisecond."""
-        self.log(f"train/{self.objective.name}", loss, prog_bar=True)
-        if self.trainer._logger_connector.should_update_logs:
-            self.log("train/grad_norm", norm)
-            self.log("train/skipped_steps", float(self.skipped_steps))
-            self.log("train/clipped_fraction", sum(self._clipped) / len(self._clipped))
-            for name in step[0].logged:
-                values = torch.cat([loss.logged[name] for loss in step])
-                self.log(f"train/{name}", self._mean(values.mean()))
-            self._clipped = []
-
-    def _skip(self, step: list[Loss]) -> None:
-        """Count and tell a step that changes nothing, and stop where that happens too often."""
-        self.skipped_steps += 1
-        message = f"the step after {self.global_step} is not finite ({self._explain(step)})"
-        if self.skipped_steps > self.max_skipped_steps:
-            raise DivergenceError(
-                f"{message}, and {self.skipped_steps - 1} others of this run were skipped, as many"
-                f" as max_skipped_steps allows. {ADVICE}"
-            )
-        warnings.warn(f"{message}: skipped, {self.skipped_steps} in all", stacklevel=2)
-
-    def _explain(self, step: list[Loss]) -> str:
-        """Where the first value that is not finite came from, in any process; all have to ask."""
-        found = [error for part in step if (error := self._blame(part)) is not None]
-        rank = self.global_rank if found else self.trainer.world_size
-        least = self.trainer.strategy.reduce(
-            torch.tensor(rank, device=self.device), reduce_op="min"
-        )
-        if (first := int(least)) == self.trainer.world_size:
-            return "a gradient"
-        error = self.trainer.strategy.broadcast(found[0] if found else None, src=first)
-        if isinstance(error, ContextError):
-            raise error
-        return f"loss: {error}"
-
-    def _blame(self, loss: Loss) -> TarflowError | None:
-        """What made a loss not finite, if it is not; all processes compute it once more."""
-        try:
-            with self.trainer.precision_plugin.train_step_context():
-                self.flow.check_finite(torch.tensor(torch.nan), loss.x, loss.context)
-        except (ContextError, NonFiniteError) as error:
-            return None if loss.value.isfinite().all() else error
-        return None

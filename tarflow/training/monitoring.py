@@ -39,8 +39,8 @@ class Throughput(Callback):
         self._since: float | None = None  # None while the clock is stopped
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        dtype = multiplied_in(trainer.precision, pl_module.flow.base.anchor.dtype)
-        self._cost = training_operations(pl_module.flow) / peak_rate(pl_module.device, dtype)
+        dtype = multiplied_in(trainer.precision, pl_module.model.base.anchor.dtype)
+        self._cost = training_operations(pl_module.model) / peak_rate(pl_module.device, dtype)
         self._images, self._seconds, self._since = 0, 0.0, None
         peak_memory(pl_module.device)
 
@@ -60,7 +60,7 @@ class Throughput(Callback):
             rate = trainer.world_size * self._images / self._seconds
             rates = {
                 "perf/images_per_second": rate,
-                "perf/tokens_per_second": rate * pl_module.flow.base.shape[0],
+                "perf/tokens_per_second": rate * pl_module.model.base.shape[0],
                 "perf/mfu": rate * self._cost / trainer.world_size,
                 "perf/memory_gib": peak_memory(pl_module.device) / 2**30,
             }
@@ -101,7 +101,7 @@ class TransformStatistics(Callback):
     ) -> None:
         if trainer._logger_connector.should_update_logs:
             places = defaultdict(list)  # of a transform that is used several times, in turn
-            for index, transform in enumerate(autoregressive_transforms(pl_module.flow)):
+            for index, transform in enumerate(autoregressive_transforms(pl_module.model)):
                 places[transform].append(index)
             for transform, indices in places.items():
                 look = functools.partial(self._look, itertools.cycle(indices))

@@ -1,11 +1,11 @@
 """The precision of training: what is kept is float32, and products may be of less."""
 
 from lightning.pytorch.plugins import MixedPrecision, Precision
+from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from tarflow.errors import ConfigurationError
-from tarflow.flows.flow import Flow
 
 ALLOWED = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
 
@@ -29,17 +29,17 @@ def check_precision(precision: str, sharded: bool = False) -> None:
         )
 
 
-def check_weights_wide(flow: Flow) -> None:
+def check_weights_wide(model: nn.Module) -> None:
     """Refuse to train weights of 16 bits, which small steps would leave as they are.
 
     Raises:
         ConfigurationError: A weight has fewer than 32 bits; names it.
     """
-    for name, parameter in flow.named_parameters():
+    for name, parameter in model.named_parameters():
         if parameter.dtype.itemsize < 4:
             raise ConfigurationError(
                 f"{name} is {str(parameter.dtype).removeprefix('torch.')}, and training keeps"
-                " weights in float32: call flow.float() first; trainer.precision=bf16-mixed"
+                " weights in float32: call .float() first; trainer.precision=bf16-mixed"
                 " multiplies in bfloat16"
             )
 

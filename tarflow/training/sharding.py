@@ -10,7 +10,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tarflow.flows.flow import Flow
 from tarflow.registry import register
 from tarflow.training.acceleration import networks
 
@@ -31,8 +30,8 @@ class ShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
 
-def shard(flow: Flow, mesh: DeviceMesh | None, dtype: torch.dtype = torch.float32) -> None:
-    """Divide a flow's weights between the processes of Lightning's mesh, if there is one.
+def shard(model: nn.Module, mesh: DeviceMesh | None, dtype: torch.dtype = torch.float32) -> None:
+    """Divide a model's weights between the processes of Lightning's mesh, if there is one.
 
     Args:
         dtype: What products are computed in: matrices of layers travel in it.
@@ -40,13 +39,13 @@ def shard(flow: Flow, mesh: DeviceMesh | None, dtype: torch.dtype = torch.float3
     if mesh is None:
         return
     # One layer's weights are gathered at a time, and the next ones' while it computes. Left alone,
-    # torch keeps the flow's own whole after a forward pass: after a validation, the averages.
+    # torch keeps the model's own whole after a forward pass: after a validation, the averages.
     options: Any = {"mesh": mesh["data_parallel"], "reshard_after_forward": True}
-    for network in dict.fromkeys(networks(flow)):  # those that transforms share, once
+    for network in dict.fromkeys(networks(model)):  # those that transforms share, once
         own = [] if network.modulation is None else [network.modulation]
         for part in (*network.blocks, *own):
             fully_shard(part, mp_policy=_travelling(part, dtype), **options)
-    fully_shard(flow, **options)
+    fully_shard(model, **options)
 
 
 def _travelling(part: nn.Module, dtype: torch.dtype) -> MixedPrecisionPolicy:

@@ -119,6 +119,6 @@ def test_a_scaled_loss_is_refused_where_weights_are_divided(precision, tmp_path)
 
 
 def test_weights_of_16_bits_are_refused(data):
-    message = r"position_embedding is bfloat16.*: call flow.float\(\) first; .*=bf16-mixed mult"
+    message = r"position_embedding is bfloat16.*: call .float\(\) first; .*=bf16-mixed mult"
     with pytest.raises(ConfigurationError, match=message):
         fit(tiny_module(tiny_flow().bfloat16()), data)
