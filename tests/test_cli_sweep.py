@@ -61,6 +61,9 @@ def test_a_sweeper_gets_the_loss_of_every_job(monkeypatch):
     monkeypatch.setattr(WatchedLauncher, "launch", launch_and_keep)
     options = ["trainer.max_steps=2", "name=at_${optimizer.lr}", "optimizer.lr=-1.0,1e-3"]
     error_of("train", "-m", *options, *TINY)
-    failed, trained = (job.return_value for job in returned)
+    error_of("train", "-m", *options, *TINY)  # where one job is trained already
+    failed, trained, failed_again, known = (job.return_value for job in returned)
     assert math.isnan(failed)
+    assert math.isnan(failed_again)
     assert 0 < trained < 10
+    assert known == trained

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Mapping
@@ -52,7 +53,7 @@ class TrainSettings(Settings):
 
 
 def train(config: TrainSettings) -> float | None:
-    """Fit a flow and leave a run folder; returns what a sweeper may make small, if it trained.
+    """Fit a flow and leave a run folder; returns what a sweeper may make small.
 
     That is the loss of the last validation, or, without one, of the last training step.
     """
@@ -72,7 +73,7 @@ def train(config: TrainSettings) -> float | None:
     if done >= config.trainer.max_steps:
         model = f"Its model: {run.pretrained}" if run.has_model else "No model was written"
         tell(f"{run.directory} is trained already: {done} steps. {model}")
-        return None
+        return run.noted_loss(done)
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
     flow = make_flow(config.model, config.codec, config.noise, datamodule.data)
@@ -90,7 +91,12 @@ def train(config: TrainSettings) -> float | None:
         _tell_end(run, trainer, done)
     losses = [f"{part}/{module.objective.name}" for part in ("val", "train")]
     found = [trainer.callback_metrics[name] for name in losses if name in trainer.callback_metrics]
-    return found[0].item() if found else None
+    if not found:
+        return None
+    loss = found[0].item()
+    if rank_zero_only.rank == 0 and math.isfinite(loss):
+        run.note_loss(trainer.global_step, loss)
+    return loss
 
 
 def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:

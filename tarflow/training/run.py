@@ -67,6 +67,11 @@ class Run:
         """The fingerprint of the data it was started with."""
         return self.directory / "data.json"
 
+    @property
+    def loss(self) -> Path:
+        """The loss that the run ended with."""
+        return self.directory / "loss.json"
+
     def start(
         self,
         config: Mapping[str, Any],
@@ -124,6 +129,17 @@ class Run:
             CheckpointError: The checkpoint cannot be read.
         """
         return self._read()["global_step"] if self.checkpoint.exists() else 0
+
+    def note_loss(self, step: int, loss: float) -> None:
+        """Keep the loss after a step, which a sweeper asks for again where it goes on."""
+        self._write(self.loss, {"step": step, "loss": loss})
+
+    def noted_loss(self, step: int) -> float | None:
+        """The loss after a step, if it is kept."""
+        if not self.loss.is_file():
+            return None
+        found = json.loads(self.loss.read_text())
+        return found["loss"] if found["step"] == step else None
 
     def check(self, flow: Flow) -> None:
         """Refuse a checkpoint of another model.

@@ -8,6 +8,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,14 @@ class Told(lightning.Callback):
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == 2 and trainer.global_rank == trainer.world_size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Broken(lightning.Callback):
+    """Fails before the third step, in every process."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 2:
+            raise LookupError("a callback of somebody's")
 
 
 class Overflow(lightning.Callback):
@@ -205,6 +214,13 @@ def everything(folder: Path, options: Callable[[], Options], parts: int = 1) -> 
     stray = torch.arange(24) % 3
     stray[1] = 5  # which one process alone reads
     results["context"] = refused(lambda: go(options() | {"limit_val_batches": 0}, label=stray))
+    with suppress(LookupError):
+        go(options(), Broken(), steps=5)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # until the first process has written
+    results["broken"] = (folder / "5.ckpt").exists()
+    if results["broken"]:
+        results["after_broken"] = go(options(), steps=4, after=folder / "5.ckpt")["losses"]
     return results
 
 

@@ -119,6 +119,17 @@ def test_a_signal_to_one_process_ends_all_at_the_same_step(two, alone):
     assert alone["told_0"] == alone["told_1000"] == 3
 
 
+def test_a_run_that_an_error_ended_goes_on_from_its_last_step(two, alone, request):
+    # Where weights are divided, all processes would have to write, and one may wait elsewhere.
+    divided = request.node.callspec.params["two"] == "fsdp2"
+    assert alone["broken"]
+    assert alone["after_broken"].keys() == {3, 4}
+    for found in two:
+        assert found["broken"] != divided
+        if not divided:
+            assert found["after_broken"] == pytest.approx(alone["after_broken"], abs=1e-5)
+
+
 def test_a_label_out_of_range_in_one_process_is_named_by_all(two, alone):
     message = (
         "ContextError: labels go from . to 5, but this flow knows 0 ... 2, and -1 for no class"
