@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from tarflow.ablation.claims import Comparison, Quantity, Section
 from tarflow.ablation.judging import LEVEL, RULES, WEIGHTS
+from tarflow.ablation.variants import REFERENCE
 
 NATS = "nats_per_dim"
 BITS = "bits_per_dim"
@@ -46,9 +47,9 @@ def _against(name: str, words: str, others: Mapping[str, str]) -> Section:
     """A section that asks whether other choices than the default's are better for equal time."""
     claims = []
     for variant, other in others.items():
-        claims.append(_less(f"{other} has a higher likelihood", variant, "default", NATS))
-        claims.append(_less(f"{other} has better samples", variant, "default"))
-    rows = [(f"{words} (default)", "default"), *((w, variant) for variant, w in others.items())]
+        claims.append(_less(f"{other} has a higher likelihood", variant, REFERENCE, NATS))
+        claims.append(_less(f"{other} has better samples", variant, REFERENCE))
+    rows = [(f"{words} (default)", REFERENCE), *((w, variant) for variant, w in others.items())]
     return Section(name, (*SAMPLES, *SIZES), rows, claims)
 
 
@@ -58,10 +59,10 @@ def _levels() -> Section:
     for high in ("0.15", "0.3"):
         at = Quantity(f"levels_{high}", AT_LEVEL)
         words = f"one level has a higher likelihood than levels up to {high}, at its own"
-        claims.append(Comparison(words, Quantity("default", NATS), at))
+        claims.append(Comparison(words, Quantity(REFERENCE, NATS), at))
         words = f"levels up to {high} have better samples than one"
-        claims.append(_less(words, f"levels_{high}", "default"))
-    rows = [("one level, 0.1 (default)", "default"), *LEVELS]
+        claims.append(_less(words, f"levels_{high}", REFERENCE))
+    rows = [("one level, 0.1 (default)", REFERENCE), *LEVELS]
     columns = (("nats/dim at 0.1", AT_LEVEL), *SAMPLES[1:], *SIZES)
     return Section("levels", columns, rows, claims)
 

@@ -86,6 +86,9 @@ _PLAIN = replace(DEFAULT, guided=False)
 _UNLABELLED = replace(_PLAIN, noise_std=None, labelled=False)
 _BASELINE = replace(_UNLABELLED, optimizer="adamw", lr=3e-3, batch_size=128)
 
+REFERENCE = "reference"
+"""The default, run again beside what later papers changed: on the same machine, in as many steps."""
+
 CHANGES: dict[str, dict[str, Any]] = {
     "levels_0.15": {"noise": UniformLevels(LOWEST, 0.15)},
     "levels_0.3": {"noise": UniformLevels(LOWEST, 0.3)},
@@ -113,6 +116,7 @@ VARIANTS = {
         replace(_PLAIN, name="uniform", noise_std=None),
         replace(_PLAIN, name="unclipped", max_grad_norm=float("inf")),
         replace(_PLAIN, name="adamw", optimizer="adamw", lr=3e-3),
+        replace(_PLAIN, name=REFERENCE),
         replace(_PLAIN, name="softplus", scale=SoftplusScale()),
         replace(_PLAIN, name="soft_clip", scale=SoftClipScale()),
         *(replace(_PLAIN, name=name, changes=given) for name, given in CHANGES.items()),
