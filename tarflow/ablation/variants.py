@@ -87,7 +87,7 @@ _UNLABELLED = replace(_PLAIN, noise_std=None, labelled=False)
 _BASELINE = replace(_UNLABELLED, optimizer="adamw", lr=3e-3, batch_size=128)
 
 REFERENCE = "reference"
-"""The default, run again beside what later papers changed: on the same machine, in as many steps."""
+"""The default, run again beside what later papers changed, on the same machine."""
 
 CHANGES: dict[str, dict[str, Any]] = {
     "levels_0.15": {"noise": UniformLevels(LOWEST, 0.15)},
