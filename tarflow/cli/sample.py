@@ -14,10 +14,10 @@ from tarflow.flows.flow import Flow
 from tarflow.machine.processes import Process
 from tarflow.sampling.array_layout import layout_of
 from tarflow.sampling.drawing import read_classes, read_others
+from tarflow.sampling.flow_sampler import FlowSampler
 from tarflow.sampling.gallery import Gallery, real_images
 from tarflow.sampling.sample_folder import SampleFolder, fingerprints
 from tarflow.sampling.sample_run import SampleRun
-from tarflow.sampling.sampler import Sampler
 
 SHOWN = ("num_samples", "grid_samples", "columns", "save_png", "save_npz", "data")
 """Keys of `tarflow sample` that change the files made of its samples, and not the samples."""
@@ -75,7 +75,7 @@ def sample(config: SampleSettings) -> None:
     options = decode_options(config, flow, directory, config.batch_size, guidance)
     others = read_others(config.composed["context"], flow)
     denoiser = instantiate(config.denoiser)
-    sampler = Sampler(flow, config.seed, classes, config.denoise, options, others, denoiser)
+    sampler = FlowSampler(flow, config.seed, classes, others, config.denoise, options, denoiser)
     settings, num_samples = {**origin, **sampler.settings}, config.num_samples
     folder, batch_size = SampleFolder(output), config.batch_size
     run = SampleRun(folder, settings, num_samples, batch_size, process, sampler=sampler)
@@ -112,7 +112,7 @@ def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:
         files.append(gallery.write_images(run.pixels("writing images")))
-    shape = run.sampler.flow.image_shape
+    shape = run.sampler.model.image_shape
     drawn = shape is not None and shape[0] in (1, 3)  # else pictures do not hold all
     if layout := layout_of(config.save_npz or (config.save_png and not drawn)):
         label = run.sampler.context(range(run.count)).label
