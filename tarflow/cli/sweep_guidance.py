@@ -1,7 +1,7 @@
 """`tarflow sweep-guidance`: samples and their quality at several weights of guidance."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.machine.files import replacing, write_atomically
 from tarflow.machine.processes import Process
+from tarflow.sampling.drawing import read_classes
 from tarflow.sampling.flow_sampler import FlowSampler
 from tarflow.sampling.sample_folder import fingerprints
 
@@ -118,9 +119,10 @@ def _words(name: str) -> str:
 
 def _sampler(flow: Flow, features: ImageFeatures, metrics: SampleMetrics) -> FlowSampler:
     """What draws samples of all classes, and of the other conditions of training images."""
-    judge = SampleJudge(flow.eval(), features)
-    others = judge.context(range(metrics.num_samples)).updated(label=None)
-    return FlowSampler(flow, classes=judge.classes, others=others, denoiser=metrics.denoiser)
+    classes = read_classes("all", flow.num_classes)
+    sampler = FlowSampler(flow.eval(), classes=classes, denoiser=metrics.denoiser)
+    others = SampleJudge(sampler, features).context(range(metrics.num_samples))
+    return replace(sampler, others=others.updated(label=None))
 
 
 def _leave(

@@ -1,8 +1,8 @@
-"""Quality of a flow's samples."""
+"""Quality of samples."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,11 +22,11 @@ from tarflow.evaluation.reference import Reference, chosen, references_of
 from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.sample_judge import SampleJudge
 from tarflow.evaluation.sample_table import report_of
+from tarflow.evaluation.ways import FlowWays, Ways
 from tarflow.evaluation.work import Rows
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance, LinearGuidance
 from tarflow.sampling.denoiser import AutoDenoiser, Denoiser
-from tarflow.sampling.denoising import can_denoise
 
 HELD_OUT = "real held-out images"
 """What the scores of these are called in a report: a yardstick for those of samples."""
@@ -118,7 +118,7 @@ class SampleMetrics(Metrics):
         """
         features = self.features_of(flow, data)
         known = self.real_images(features, work_of)
-        runs = self._draw(SampleJudge(flow.eval(), features, self.denoiser), work_of)
+        runs = self._draw(flow, features, work_of)
         if known is None:
             return None
         scores = {name: [known.scores(rows) for rows in runs[name]] for name in runs}
@@ -166,10 +166,7 @@ class SampleMetrics(Metrics):
             "data": data.name,
             "num_samples": self.num_samples,
             "seeds": list(self.seeds),
-            "guidance": repr(self.guidance),
-            "denoiser": repr(self.denoiser.fitted(flow.noise)) if can_denoise(flow) else None,
-            "codec": repr(flow.codec),
-            "noise": repr(flow.noise),
+            **self._ways(flow).settings,
             "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
             "num_reference": self.num_reference,
             "extractors": {k: each.identity for k, each in self._available(data)[0].items()},
@@ -191,18 +188,24 @@ class SampleMetrics(Metrics):
                 skipped[name] = str(error)
         return usable, skipped
 
-    def _draw(self, judge: SampleJudge, work_of: WorkOf) -> dict[str, list[Rows]]:
+    def _ways(self, flow: Flow) -> Ways:
+        """The ways in which a model is drawn from."""
+        return FlowWays(flow.eval(), self.guidance, self.denoiser)
+
+    def _draw(self, flow: Flow, features: ImageFeatures, work_of: WorkOf) -> dict[str, list[Rows]]:
         """Features of samples for each seed, by what was left out."""
         found: dict[str, list[Rows]] = {}
-        guided = {f"guidance {self.guidance.weight:g}": self.guidance}
-        variants = {**(guided if judge.context(range(1)).parts else {}), "no guidance": None}
-        for seed, (variant, guidance) in product(self.seeds, variants.items()):
-            work = work_of(f"seed_{seed}_{variant.replace(' ', '_')}")
-            compute, title = partial(judge, seed, guidance), f"seed {seed}, {variant}"
-            rows = work.do(title, self.num_samples, self.batch_size, compute)
+        ways = self._ways(flow)
+        first, *_ = ways.samplers(conditioned=False).values()
+        conditioned = bool(SampleJudge(first, features).context(range(1)).parts)
+        samplers = ways.samplers(conditioned)
+        for seed, (way, sampler) in product(self.seeds, samplers.items()):
+            judge = SampleJudge(replace(sampler, seed=seed), features)
+            work, title = work_of(f"seed_{seed}_{way.replace(' ', '_')}"), f"seed {seed}, {way}"
+            rows = work.do(title, self.num_samples, self.batch_size, judge)
             if rows is not None:
-                for panel in judge.panels:
+                for name, panel in ways.panels.items():
                     start = f"{panel}/"
                     own = {k.removeprefix(start): rows[k] for k in rows if k.startswith(start)}
-                    found.setdefault(f"{variant}, {panel}", []).append(own)
+                    found.setdefault(f"{way}{name}", []).append(own)
         return found

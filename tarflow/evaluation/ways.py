@@ -1,0 +1,93 @@
+"""The ways in which a model is drawn from, where its samples are judged."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tarflow.flows.decoding import DecodeOptions
+from tarflow.flows.flow import Flow
+from tarflow.flows.guidance import Guidance
+from tarflow.sampling.denoiser import Denoiser
+from tarflow.sampling.denoising import can_denoise
+from tarflow.sampling.drawing import read_classes
+from tarflow.sampling.flow_sampler import FlowSampler
+from tarflow.sampling.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Ways(ABC):
+    """The ways in which a kind of model is drawn from; labels go round the classes.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        guidance: The rule for guided samples.
+    """
+
+    model: Any
+    guidance: Guidance
+
+    @property
+    def classes(self) -> Any:
+        """The classes that samples go round."""
+        return read_classes("all", self.model.num_classes)
+
+    def samplers(self, conditioned: bool) -> dict[str, Sampler]:
+        """A sampler for each way, by what it is called; guided ones where that changes anything.
+
+        Args:
+            conditioned: Whether samples are conditioned on anything.
+        """
+        guided = {f"guidance {self.guidance.weight:g}": self.guidance} if conditioned else {}
+        return self.guided({**guided, "no guidance": None})
+
+    @abstractmethod
+    def guided(self, rules: Mapping[str, Guidance | None]) -> dict[str, Sampler]:
+        """A sampler for each way, under each of some rules, by their names."""
+
+    @property
+    @abstractmethod
+    def panels(self) -> dict[str, str]:
+        """What is judged of each sample: the end of its name, and the sampler's name of it."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What samples depend on besides the weights."""
+
+
+@dataclass(frozen=True)
+class FlowWays(Ways):
+    """Exact samples, with and without denoising.
+
+    Attributes:
+        denoiser: How noise is removed, where the flow was trained with it.
+    """
+
+    model: Flow
+    denoiser: Denoiser
+
+    def guided(self, rules: Mapping[str, Guidance | None]) -> dict[str, Sampler]:
+        options = DecodeOptions().prepared()  # once for all
+        told = {"classes": self.classes, "denoiser": self.denoiser}
+        return {
+            name: FlowSampler(
+                self.model, **told, options=DecodeOptions.of(options, {"guidance": r})
+            )
+            for name, r in rules.items()
+        }
+
+    @property
+    def panels(self) -> dict[str, str]:
+        denoised = {", denoised": "denoised"} if can_denoise(self.model) else {}
+        return {**denoised, ", not denoised": "samples"}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        removable = can_denoise(self.model)
+        return {
+            "guidance": repr(self.guidance),
+            "denoiser": repr(self.denoiser.fitted(self.model.noise)) if removable else None,
+            "codec": repr(self.model.codec),
+            "noise": repr(self.model.noise),
+        }
