@@ -1,7 +1,7 @@
 """The ways in which a model is drawn from, where its samples are judged."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from tarflow.sampling.denoising import can_denoise
 from tarflow.sampling.drawing import read_classes
 from tarflow.sampling.flow_sampler import FlowSampler
 from tarflow.sampling.sampler import Sampler
+from tarflow.students.student import Student
+from tarflow.students.student_sampler import StudentSampler
 
 
 @dataclass(frozen=True)
@@ -90,4 +92,45 @@ class FlowWays(Ways):
             "denoiser": repr(self.denoiser.fitted(self.model.noise)) if removable else None,
             "codec": repr(self.model.codec),
             "noise": repr(self.model.noise),
+        }
+
+
+@dataclass(frozen=True)
+class StudentWays(Ways):
+    """Samples of a student in several numbers of steps; the weight of guidance is a condition.
+
+    Attributes:
+        steps: Numbers of steps; none for the student's own.
+    """
+
+    model: Student
+    steps: Sequence[int] = ()
+
+    def guided(self, rules: Mapping[str, Guidance | None]) -> dict[str, Sampler]:
+        found = {}
+        for name, rule in rules.items():
+            for steps in self._steps:
+                passes = self.model.passes(steps)
+                words = f"{name}, {passes} pass{'es' if passes > 1 else ''}"
+                weight = 0.0 if rule is None else float(rule.weight)
+                found[words] = StudentSampler(
+                    self.model, classes=self.classes, weight=weight, steps=steps
+                )
+        return found
+
+    @property
+    def _steps(self) -> list[int]:
+        """The numbers of steps, in order."""
+        return sorted(map(self.model.read_steps, self.steps or [None]))
+
+    @property
+    def panels(self) -> dict[str, str]:
+        return {"": "samples"}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "guidance": self.guidance.weight,
+            "steps": self._steps,
+            "codec": repr(self.model.codec),
         }

@@ -35,7 +35,7 @@ class Sampler(ABC):
     def codec(self) -> Codec:
         """The codec of the model's training, which the model has to know."""
         if self.model.codec is None:
-            raise ConfigurationError("this flow does not name the codec of its training")
+            raise ConfigurationError("this model does not name the codec of its training")
         return self.model.codec
 
     @property
