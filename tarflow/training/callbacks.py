@@ -101,14 +101,14 @@ class SampleGrid(StepCallback):
         _, weights = next(averages(trainer, module.model))
         if not trainer.is_global_zero:
             return
-        # Sampling calls parts of a flow, which the training's may have divided: not of this one.
+        # Sampling calls parts of a model, which the training's may have divided: not of this one.
         with torch.device("meta"):  # no time for numbers that are replaced
-            flow = module.model.remade().to_empty(device=module.device).eval()
-        flow.load_state_dict(weights)
+            model = module.model.remade().to_empty(device=module.device).eval()
+        model.load_state_dict(weights)
         try:
-            picture = grid(self._draw(flow))
+            picture = grid(self._draw(model))
         except (NonFiniteError, InsufficientMemoryError) as error:
-            # A young flow may have no finite samples, and still learn to.
+            # A young model may have no finite samples, and still learn to.
             warnings.warn(f"no sample grid at step {step}: {error}", stacklevel=2)
             return
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -116,29 +116,35 @@ class SampleGrid(StepCallback):
         for logger in trainer.loggers:
             _show(logger, picture, step)
 
-    def _draw(self, flow: Flow) -> Tensor:
-        """Draw all samples, as many at a time as memory holds, and turn them into bytes."""
+    def _draw(self, model: Any) -> Tensor:
+        """Draw all samples, as many at a time as memory holds, and turn them into bytes.
+
+        What is not finite is crossed out.
+        """
 
         def compute(rows: slice) -> Tensor:
-            return self._draw_some(flow, range(rows.start, rows.stop))
+            indices, classes = range(rows.start, rows.stop), model.num_classes
+            x = self.samples(model, torch.tensor(indices) % classes if classes else None, indices)
+            images = model.codec.to_bytes(model.codec.decode(x.nan_to_num())).cpu()
+            cross = torch.eye(*images.shape[-2:], dtype=images.dtype)
+            images[~finite_rows(x)] = 255 * (cross | cross.flip(-1))
+            return images
 
         return self._chunks.map(compute, self.num_samples)
 
-    def _draw_some(self, flow: Flow, indices: range) -> Tensor:
-        """Sample, denoise where the training was noisy, and cross out what is not finite."""
-        classes = flow.num_classes
-        label = torch.tensor(indices) % classes if classes else None
-        guidance = self.guidance if classes else None
-        source = ExampleSeeds(0, indices)
-        x = flow.sample(len(indices), label, guidance=guidance, source=source)
-        finite = x.flatten(1).isfinite().all(dim=1).cpu()
+    def samples(self, flow: Flow, label: Tensor | None, indices: range) -> Tensor:
+        """Samples of some indices and labels, denoised where the training was noisy."""
+        guidance = None if label is None else self.guidance
+        x = flow.sample(len(indices), label, guidance=guidance, source=ExampleSeeds(0, indices))
+        finite = finite_rows(x)
         if can_denoise(flow) and finite.any():
             x[finite] = denoise(flow, x[finite], None if label is None else label[finite])
-        assert flow.codec is not None
-        images = flow.codec.to_bytes(flow.codec.decode(x.nan_to_num())).cpu()
-        cross = torch.eye(*images.shape[-2:], dtype=images.dtype)
-        images[~finite] = 255 * (cross | cross.flip(-1))
-        return images
+        return x
+
+
+def finite_rows(x: Tensor) -> Tensor:
+    """Which examples are finite, on the CPU."""
+    return x.flatten(1).isfinite().all(dim=1).cpu()
 
 
 def _show(logger: Logger, picture: Image, step: int) -> None:
