@@ -132,7 +132,7 @@ class SampleGrid(StepCallback):
 
         return self._chunks.map(compute, self.num_samples)
 
-    def samples(self, flow: Flow, label: Tensor | None, indices: range) -> Tensor:
+    def samples(self, flow: Any, label: Tensor | None, indices: range) -> Tensor:
         """Samples of some indices and labels, denoised where the training was noisy."""
         guidance = None if label is None else self.guidance
         x = flow.sample(len(indices), label, guidance=guidance, source=ExampleSeeds(0, indices))
