@@ -1,0 +1,1 @@
+"""What students of a flow are trained by."""
