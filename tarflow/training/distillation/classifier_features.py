@@ -72,7 +72,7 @@ class ClassifierFeatures(FeatureDistance):
         seed: Of weights, batches and noise.
     """
 
-    network: nn.Module | None
+    network: SmallClassifier | None
 
     def __init__(
         self,

@@ -132,9 +132,7 @@ class InverseRegression(StudentObjective):
         clean = replace(clean, x=where_kept(kept, clean.x))
         return Lesson(clean, where_kept(kept, z), [where_kept(kept, s) for s in states], kept)
 
-    def errors(
-        self, student: InverseStudent, lesson: Lesson
-    ) -> tuple[PerExample, PerExample]:
+    def errors(self, student: InverseStudent, lesson: Lesson) -> tuple[PerExample, PerExample]:
         """The distance of each image from its target, and the error of the states."""
         clean = lesson.clean
         image, hidden = student.states(lesson.z, clean.context, weight=clean.weight)

@@ -21,8 +21,8 @@ class NetworkFeatures(FeatureDistance):
 
     The network maps images in the units of the codec, pixels in [-1, 1], to a tensor of features
     with one row for each image, or to a list of such. It is in a file of TorchScript
-    (`torch.jit.save`) or of `torch.export` with a dynamic batch. Such a file holds a program, which
-    is run: use only files that you trust.
+    (`torch.jit.save`) or of `torch.export` with a dynamic batch. Such a file holds a program,
+    which is run: use only files that you trust.
 
     Args:
         path: The file.

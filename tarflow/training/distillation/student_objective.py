@@ -1,7 +1,7 @@
 """What a student minimizes: the contract of all ways to distil a flow."""
 
-from abc import ABC, abstractmethod
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ class Clean:
 
     @property
     def pull(self) -> PerExample:
-        """The weight by which to guide: 0 where the label is null, since there guidance is none."""
+        """The weight by which to guide: 0 where the label is null, and guides to itself."""
         label = self.context.label
         if label is None or label.is_floating_point():
             return self.weight
@@ -227,3 +227,8 @@ def not_negative(name: str, value: float) -> float:
     if not 0 <= value < math.inf:
         raise ConfigurationError(f"{name} {value} must be finite and not negative: 0 is none")
     return value
+
+
+def beside(numbers: PerExample, examples: Examples) -> Tensor:
+    """A number for each example, in a shape that multiplies examples."""
+    return numbers.view(-1, *(1,) * (examples.ndim - 1))
