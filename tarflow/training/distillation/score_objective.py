@@ -17,7 +17,7 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource
 from tarflow.sampling.denoising import can_denoise
 from tarflow.students.student import Student
-from tarflow.training.distillation.gradient_scale import ByDistance, ByMeanSize, GradientScale
+from tarflow.training.distillation.gradient_scale import ByDistance, GradientScale
 from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided
 from tarflow.training.distillation.second_network import SecondNetwork, unmoved
 from tarflow.training.distillation.step_counter import StepCounter
@@ -234,64 +234,6 @@ class ScoreObjective(StudentObjective):
             getattr(self, name).copy_(seen.sum() / kept.sum().clamp(min=1))
         last = {key: getattr(self, key).to(seen).expand(len(seen)) for key in ("denoising", "gap")}
         return kept_loss(value, kept, sample, **{**last, name: seen})
-
-
-class DistributionMatching(ScoreObjective):
-    r"""Gradient $D_\psi - D^*$ at the samples (distribution matching, arXiv 2311.18828).
-
-    It is that of the divergence of the noisy distributions, times their noise's variance, and
-    takes no second derivative.
-    """
-
-    def __init__(
-        self, student: Student, teacher: Flow, *, scale: GradientScale = ByMeanSize(), **options
-    ):
-        super().__init__(student, teacher, scale=scale, **options)
-
-    @torch.no_grad()
-    def directions(self, noised: Noised) -> tuple[Examples, PerExample, Kept]:
-        told, mean = self.student_mean(noised), self.teacher_mean(noised)
-        kept = finite(told, mean)
-        weight = self.scale.weights(noised.sample.x, mean)
-        gradient = where_kept(kept, beside(weight, told) * (told - mean))
-        return self.scale.scaled(gradient, kept), self.gaps(noised, told, mean), kept
-
-
-class ScoreIdentity(ScoreObjective):
-    r"""Score identity distillation (SiD, arXiv 2404.04057).
-
-    $$L = w (D^* - D_\psi)^T [(D^* - x) - a (D^* - D_\psi)]$$
-
-    with w detached. Its gradient goes through the teacher's score, a second derivative of the
-    density. At a = 1/2 it is the true gradient of half the squared gap (flow generator matching,
-    arXiv 2410.19310); 1 to 1.2 work best.
-
-    Args:
-        a: Weight of the squared gap.
-    """
-
-    def __init__(self, student: Student, teacher: Flow, *, a: float = 1.0, **options):
-        super().__init__(student, teacher, **options)
-        self.a = not_negative("a", a)
-
-    def directions(self, noised: Noised) -> tuple[Examples, PerExample, Kept]:
-        shift = (noised.x - noised.sample.x).detach()
-        with torch.enable_grad():
-            x = noised.sample.x.detach().requires_grad_()
-            own = replace(noised, x=x + shift, sample=replace(noised.sample, x=x))
-            told, mean = self.student_mean(own), self.teacher_mean(own, differentiable=True)
-            weight = self.scale.weights(x, mean).detach()
-            value = score_identity(x, mean, told, self.a)
-            gradient = torch.autograd.grad((weight * value).sum(), x)[0]
-        kept = finite(told, mean, gradient)
-        gradient = self.scale.scaled(where_kept(kept, gradient), kept)
-        return gradient, self.gaps(noised, told.detach(), mean.detach()), kept
-
-
-def score_identity(x: Examples, mean: Examples, told: Examples, a: float) -> PerExample:
-    r"""$(D^* - D_\psi)^T [(D^* - x) - a (D^* - D_\psi)]$ of each example."""
-    gap = mean - told
-    return (gap * (mean - x - a * gap)).flatten(1).sum(dim=1)
 
 
 def _read_steps(student: Student, steps: Sequence[int] | int | None) -> tuple[int, ...]:
