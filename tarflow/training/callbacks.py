@@ -16,8 +16,8 @@ from tqdm import tqdm
 from tarflow.arguments import check_integer
 from tarflow.errors import NonFiniteError
 from tarflow.flows.checkpoint import save
-from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
+from tarflow.flows.pretrained import Pretrained
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import register
 from tarflow.sampling.chunks import ChunkSize, InsufficientMemoryError
@@ -52,16 +52,16 @@ class PretrainedExport(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._write(trainer, pl_module.model)
 
-    def _write(self, trainer: Trainer, flow: Flow) -> None:
+    def _write(self, trainer: Trainer, model: Pretrained) -> None:
         """Write the model, unless that of this step is written."""
         if self.step == trainer.global_step:
             return
-        for index, (decay, weights) in enumerate(averages(trainer, flow)):
+        for index, (decay, weights) in enumerate(averages(trainer, model)):
             name = self.directory.name + (f"_{decay}" if index else "")
             if trainer.is_global_zero:
                 kind = "raw weights" if decay is None else f"average of decay {decay}"
                 words = f"{kind} at step {trainer.global_step}"
-                save(self.directory.with_name(name), flow.described, weights, words)
+                save(self.directory.with_name(name), model.described, weights, words)
         self.step = trainer.global_step
 
 

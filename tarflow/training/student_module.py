@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tarflow.arguments import check_instance
-from tarflow.errors import NonFiniteError
+from tarflow.errors import ConfigurationError, NonFiniteError
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.registry import register
 from tarflow.students.student import Student
@@ -61,11 +62,20 @@ class StudentModule(FitModule):
         return self
 
     def configure_model(self) -> None:
+        """Choose how to compute, in the teacher as well."""
+        strategy = self.trainer.strategy
+        if self._device_mesh is not None:
+            raise ConfigurationError(
+                "the weights of a student are not divided between processes: every process has"
+                " them whole with trainer=ddp"
+            )
         super().configure_model()
+        if isinstance(strategy, DDPStrategy) and self.objective.learns_in_turns:
+            strategy._ddp_kwargs["find_unused_parameters"] = True
         if self.objective.has_teacher:
-            teacher, device = self.objective.teacher, self.trainer.strategy.root_device
+            teacher = self.objective.teacher
             dtype = multiplied_in(str(self.trainer.precision), teacher.base.anchor.dtype)
-            use_attention(teacher, self.attention, device, dtype)
+            use_attention(teacher, self.attention, strategy.root_device, dtype)
 
     def explain(self, loss: Loss) -> None:
         self.student.check_context(loss.context)

@@ -80,6 +80,7 @@ class ScoreObjective(StudentObjective):
         class_dropout: As in `StudentObjective`, and so is what follows.
     """
 
+    learns_in_turns = True
     denoising: Tensor
     gap: Tensor
 
