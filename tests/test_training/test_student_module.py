@@ -89,7 +89,7 @@ def test_a_loaded_student_learns_in_training_mode():
 
 def test_grids_refuse_what_a_student_does_not_take(tmp_path):
     student, objective = inverse(teacher())
-    with pytest.raises(ConfigurationError, match="steps 4: .*takes at most 1"):
+    with pytest.raises(ConfigurationError, match=r"steps 4: .*takes at most 1"):
         StudentGrid(tmp_path, steps=4).on_fit_start(Trainer(**QUIET), made(student, objective))
     with pytest.raises(ConfigurationError, match="weight inf"):
         StudentGrid(tmp_path, weight=math.inf)
