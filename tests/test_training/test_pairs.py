@@ -121,7 +121,7 @@ def test_a_signal_to_one_process_ends_all_at_the_same_step(two, alone):
 
 def test_a_label_out_of_range_in_one_process_is_named_by_all(two, alone):
     message = (
-        "ContextError: labels go from . to 5, but this flow knows 0 ... 2, and -1 for no class"
+        "ContextError: labels go from . to 5, but this model knows 0 ... 2, and -1 for no class"
     )
     for found in (*two, alone):
         assert re.fullmatch(message, found["context"])
