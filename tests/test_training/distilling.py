@@ -1,12 +1,14 @@
-"""Tiny runs of distillation, by every method; two processes run them as well."""
+"""Tiny runs of distillation by every method, whose results are compared in many ways."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
 from tarflow import (
     Flow,
@@ -41,16 +43,16 @@ from tarflow.training import (
 from tests.models import tiny_flow
 from tests.quiet import QUIET
 
-SIZES: dict[str, Any] = {"num_layers": 1, "model_dim": 16, "head_dim": 8, "dropout": 0.2}
+SIZES: dict[str, Any] = {"num_layers": 1, "model_dim": 16, "head_dim": 8}
 GUIDED: Any = {"weights": UniformWeights(2.0), "class_dropout": 0.3}
 SECOND = SecondNetwork(1, 16, 8)
 
 Made = tuple[Student, StudentObjective]
 
 
-def inverse(flow: Flow) -> Made:
+def inverse(flow: Flow, dropout: float = 0.0) -> Made:
     """The learned inverse with all that it may have."""
-    student = InverseStudent.of(flow, **SIZES)
+    student = InverseStudent.of(flow, dropout=dropout, **SIZES)
     distance = ClassifierFeatures(width=2, steps=2, batch_size=4)
     pairs = PriorPairs(8, 0.5, every=2, renewed=3)
     return student, InverseRegression(
@@ -58,33 +60,33 @@ def inverse(flow: Flow) -> Made:
     )
 
 
-def flow_matching(flow: Flow) -> Made:
+def flow_matching(flow: Flow, dropout: float = 0.0) -> Made:
     """Flow matching on a coupling whose scale is fixed within the run."""
-    student = VelocityStudent.of(flow, **SIZES)
+    student = VelocityStudent.of(flow, dropout=dropout, **SIZES)
     return student, FlowMatching(student, flow, coupling=FlowCoupling(3), **GUIDED)
 
 
-def shortcut(flow: Flow) -> Made:
+def shortcut(flow: Flow, dropout: float = 0.0) -> Made:
     """A shortcut student."""
-    student = ShortcutStudent.of(flow, **SIZES)
+    student = ShortcutStudent.of(flow, dropout=dropout, **SIZES)
     return student, Shortcut(student, flow, most_steps=4, decay=0.5, **GUIDED)
 
 
-def score(flow: Flow) -> Made:
+def score(flow: Flow, dropout: float = 0.0) -> Made:
     """Distribution matching of a student of one pass."""
-    student = InverseStudent.of(flow, **SIZES)
+    student = InverseStudent.of(flow, dropout=dropout, **SIZES)
     return student, DistributionMatching(student, flow, second=SECOND, second_steps=1, **GUIDED)
 
 
-def score_identity(flow: Flow) -> Made:
+def score_identity(flow: Flow, dropout: float = 0.0) -> Made:
     """Score identity beside flow matching, of a student of one pass and two."""
-    student = VelocityStudent.of(flow, **SIZES)
+    student = VelocityStudent.of(flow, dropout=dropout, **SIZES)
     beside: Any = FlowMatching
     options: Any = {"second": SECOND, "second_steps": 1, "steps": [1, 2], "alongside": beside}
     return student, ScoreIdentity(student, flow, **options, **GUIDED)
 
 
-METHODS: dict[str, Callable[[Flow], Made]] = {
+METHODS: dict[str, Callable[..., Made]] = {
     each.__name__: each for each in (inverse, flow_matching, shortcut, score, score_identity)
 }
 
@@ -123,17 +125,16 @@ class Losses(lightning.Callback):
 
 
 def distill(
-    folder: Path, method: str, first: int, last: int, parts: int = 1, **options: Any
+    folder: Path, method: str, first: int, last: int, dropout: float = 0.0, **options: Any
 ) -> dict[str, Any]:
     """Train from the checkpoint at one step to another: losses, and all that is left."""
     lightning.seed_everything(5, verbose=False)
     data = images()
-    student, objective = METHODS[method](teacher())
+    student, objective = METHODS[method](teacher(), dropout)
     objective.prepare(data.data)
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
     module = StudentModule(student, objective, functools.partial(muon, lr=3e-3), schedule)
     losses, path = Losses(), folder / f"{method}_{last}.ckpt"
-    data.device_batch_size = 8 // (parts * options.get("devices", 1))
     trainer = lightning.Trainer(
         max_steps=last,
         max_epochs=-1,
@@ -159,3 +160,15 @@ def distill(
 
 
 KEPT = ("state_dict", "averaging", "optimizer_states", "lr_schedulers", "global_step")
+
+
+def together(folder: Path) -> None:
+    """Be one of two processes that share the runs of all methods, and leave what they find."""
+    torch.set_num_threads(1)
+    options: Any = {"strategy": "ddp", "devices": 2, "plugins": [TorchElasticEnvironment()]}
+    found = {method: distill(folder, method, 0, LAST, **options) for method in METHODS}
+    torch.save(found, folder / f"found_{os.environ['RANK']}.pt")
+
+
+LAST = 6
+"""Steps of a run."""

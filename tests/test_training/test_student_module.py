@@ -12,10 +12,10 @@ from lightning import Trainer
 from tarflow import ConfigurationError, InverseStudent, Student, load
 from tarflow.training import StudentGrid, StudentModule, adamw, warmup_cosine
 from tests.quiet import QUIET
-from tests.test_training.distilling import METHODS, distill, inverse, teacher
+from tests.test_training.distilling import LAST, METHODS, distill, inverse, teacher
 from tests.test_training.test_resume import assert_same
 
-LAST = 6
+DROPOUT = 0.2
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
 
@@ -32,7 +32,7 @@ def straight(tmp_path_factory) -> Any:
     @functools.cache
     def run(method: str) -> tuple[Path, dict]:
         folder = tmp_path_factory.mktemp(method)
-        return folder, distill(folder, method, 0, LAST)
+        return folder, distill(folder, method, 0, LAST, DROPOUT)
 
     return run
 
@@ -40,8 +40,8 @@ def straight(tmp_path_factory) -> Any:
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_stopped_run_goes_on_as_if_it_never_was(straight, method, stop, tmp_path):
     _, expected = straight(method)
-    stopped = distill(tmp_path, method, 0, stop)
-    resumed = distill(tmp_path, method, stop, LAST)
+    stopped = distill(tmp_path, method, 0, stop, DROPOUT)
+    resumed = distill(tmp_path, method, stop, LAST, DROPOUT)
     assert stopped["losses"] + resumed["losses"] == expected["losses"]
     assert all(map(math.isfinite, expected["losses"]))
     assert len(set(expected["losses"])) == LAST

@@ -12,7 +12,7 @@ from tarflow.randomness import RandomSource, normal
 from tarflow.registry import Part
 from tarflow.students.placement import placed
 from tarflow.training.distillation.student_objective import Clean, finite
-from tarflow.training.distillation.teaching import noisy
+from tarflow.training.distillation.teaching import noisy, sampled_noise
 from tarflow.training.distillation.together import summed
 
 
@@ -59,7 +59,7 @@ class FlowCoupling(Coupling):
     @torch.no_grad()
     def forward(self, teacher: Flow | None, clean: Clean, source: RandomSource) -> Examples:
         assert teacher is not None
-        x, context = noisy(teacher, clean, source)
+        x, context = noisy(teacher, clean, sampled_noise(teacher), source)
         z = placed(teacher, teacher(x, context)[0])
         if self.training:
             self.measure(z)

@@ -29,7 +29,7 @@ from tarflow.training.distillation.student_objective import (
     nulled,
     where_kept,
 )
-from tarflow.training.distillation.teaching import noisy
+from tarflow.training.distillation.teaching import noisy, sampled_noise
 from tarflow.training.objective import Loss
 
 
@@ -91,10 +91,10 @@ class InverseRegression(StudentObjective):
         check_instance("distance", self.distance, Distance, "pass one, such as SquaredError()")
         self.alignment = not_negative("alignment", alignment)
         self.jitter = not_negative("jitter", jitter)
-        self.noise_level = noise_level
+        self.noise = sampled_noise(self.teacher, noise_level)
         self.pairs = pairs
         if pairs is not None:
-            self._check_pairs(pairs)
+            _check_pairs(pairs, noise_level)
             pairs.start(self.teacher, class_dropout)
         self.heads = nn.ModuleList(self._heads(student) if self.alignment else ())
 
@@ -118,7 +118,7 @@ class InverseRegression(StudentObjective):
         """What the teacher says of a batch."""
         teacher = self.teacher
         clean = self.read(student, batch, source)
-        x, context = noisy(teacher, clean, source, self.noise_level)
+        x, context = noisy(teacher, clean, self.noise, source)
         if self.training and self.pairs is not None:
             self.pairs.refresh(teacher)
             clean, x = self.pairs.mix(clean, x, source)
@@ -164,17 +164,18 @@ class InverseRegression(StudentObjective):
         sizes = student.description.model_dim, student.base.shape[1]
         return [nn.Linear(*sizes, dtype=like.dtype, device=like.device) for _ in range(count)]
 
-    def _check_pairs(self, pairs: PriorPairs) -> None:
-        """Refuse what the pool cannot know."""
-        check_instance("pairs", pairs, PriorPairs, "pass PriorPairs(), or None")
-        if self.noise_level is not None:
-            raise ConfigurationError(
-                f"noise_level {self.noise_level} with prior pairs: those are drawn at the level at"
-                " which the teacher is sampled. Leave one of them out"
-            )
-
 
 def normalized(x: Examples) -> Examples:
     """Each example, divided by the root of the mean of its squares."""
     size = x.square().flatten(1).mean(dim=1).add(1e-6).sqrt()
     return x / size.view(-1, *(1,) * (x.ndim - 1))
+
+
+def _check_pairs(pairs: PriorPairs, noise_level: float | None) -> None:
+    """Refuse pairs of another noise."""
+    check_instance("pairs", pairs, PriorPairs, "pass PriorPairs(), or None")
+    if noise_level is not None:
+        raise ConfigurationError(
+            f"noise_level {noise_level} with prior pairs: those are drawn at the level at which"
+            " the teacher is sampled. Leave one of them out"
+        )

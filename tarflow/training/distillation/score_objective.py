@@ -32,7 +32,7 @@ from tarflow.training.distillation.student_objective import (
     not_negative,
     where_kept,
 )
-from tarflow.training.distillation.teaching import clean_mean, levels
+from tarflow.training.distillation.teaching import clean_mean, levels, noisy
 from tarflow.training.objective import NATS, Loss
 
 MakeObjective = Callable[[Student, Flow], StudentObjective]
@@ -61,7 +61,7 @@ class ScoreObjective(StudentObjective):
 
     The teacher tells $D^* = x_t + t^2 \nabla \log p(x_t; t)$ at the noise levels t that it was
     trained for: one for a plain flow, a draw of many for others. A second network $D_\psi$ learns
-    to denoise the student's samples, in several batches for each of the student. One optimizer
+    to denoise the student's samples, in several steps for each of the student. One optimizer
     serves both, since it passes over what has no gradient in a step. Which network learns from a
     batch follows from the number of batches before it.
 
@@ -69,10 +69,11 @@ class ScoreObjective(StudentObjective):
         student: The student, of any kind.
         teacher: A flow with Gaussian noise.
         second: Describes the second network.
-        second_steps: Number of batches for the second network before each of the student.
-        warm_up: Number of batches at first for the second network alone.
+        second_steps: Number of steps for the second network before each of the student.
+        warm_up: Number of steps at first for the second network alone.
         scale: Brings gradients to one size.
         largest_score: The largest entry of the teacher's score; others are clamped.
+        parts: Number of batches of which a step of the optimizer is made: all are for one network.
         steps: Numbers of steps in which the student makes its samples, one after the other; by
             default its own.
         alongside: Makes another objective, for the student to learn from in the same batches.
@@ -94,6 +95,7 @@ class ScoreObjective(StudentObjective):
         warm_up: int = 0,
         scale: GradientScale = ByDistance(),
         largest_score: float = 100.0,
+        parts: int = 1,
         steps: Sequence[int] | int | None = None,
         alongside: MakeObjective | None = None,
         alongside_weight: float = 1.0,
@@ -112,6 +114,7 @@ class ScoreObjective(StudentObjective):
         self.largest_score = float(check_real("largest_score", largest_score))
         if not self.largest_score > 0:
             raise ConfigurationError(f"largest_score {largest_score} must be positive")
+        self.parts = check_integer("parts", parts, least=1)
         self.scale = scale
         self.steps = _read_steps(student, steps)
         self.second = second(student)
@@ -122,12 +125,11 @@ class ScoreObjective(StudentObjective):
             self.register_buffer(name, torch.zeros((), device=student.base.anchor.device))
 
     def forward(self, student: Student, batch: Batch, source: RandomSource) -> Loss:
-        teaches = self.is_students_turn()
+        turn = self.teach if self.is_students_turn() else self.learn
+        loss = turn(student, batch, source)
         if self.training:
             self.batches.advance()
-        if teaches:
-            return self.teach(student, batch, source)
-        return self.learn(student, batch, source)
+        return loss
 
     @torch.no_grad()
     def validate(
@@ -145,8 +147,7 @@ class ScoreObjective(StudentObjective):
 
     def is_students_turn(self) -> bool:
         """Whether the student learns from the next batch, and not the second network."""
-        number = int(self.batches) - self.warm_up
-        return number >= 0 and number % (self.second_steps + 1) == self.second_steps
+        return self._step >= 0 and self._step % self._period == self.second_steps
 
     def learn(self, student: Student, batch: Batch, source: RandomSource) -> Loss:
         """The loss of the second network: how well it denoises samples."""
@@ -190,8 +191,7 @@ class ScoreObjective(StudentObjective):
         """Samples with noise at a level that the teacher knows."""
         teacher = self.teacher
         assert teacher.noise is not None
-        x, told = teacher.noise.drawn(sample.x, source)
-        context = teacher.known(sample.context).updated(**told.parts)
+        x, context = noisy(teacher, sample, teacher.noise, source)
         return Noised(sample, x, context, levels(teacher, x, context))
 
     def teacher_mean(self, noised: Noised, differentiable: bool = False) -> Examples:
@@ -224,7 +224,17 @@ class ScoreObjective(StudentObjective):
         """The number of steps whose turn it is."""
         if not self.steps:
             return None
-        return self.steps[int(self.batches) // (self.second_steps + 1) % len(self.steps)]
+        return self.steps[self._step // self._period % len(self.steps)]
+
+    @property
+    def _step(self) -> int:
+        """Number of steps of the optimizer after the warm-up; below 0 in it."""
+        return int(self.batches) // self.parts - self.warm_up
+
+    @property
+    def _period(self) -> int:
+        """Number of steps of which one is the student's."""
+        return self.second_steps + 1
 
     def _told(
         self, value: Tensor, kept: Kept, sample: Clean, student: Student, name: str, seen: Tensor

@@ -191,11 +191,10 @@ def where_kept(kept: Kept, value: Tensor) -> Tensor:
 
 def kept_loss(value: PerExample, kept: Kept, clean: Clean, **logged: PerExample) -> Loss:
     """A loss whose mean over the batch is that over the examples that count."""
-    scale = len(kept) / kept.sum().clamp(min=1)
+    scale = len(kept) / kept.sum().clamp(min=1).to(value.dtype)
     left_out = {"left_out": (~kept).to(value.dtype)}
-    return Loss(
-        where_kept(kept, value) * scale, clean.x, clean.context, logged={**logged, **left_out}
-    )
+    told = clean.x.detach(), clean.context
+    return Loss(where_kept(kept, value) * scale, *told, logged={**logged, **left_out})
 
 
 def marked(value: PerExample, kept: Kept) -> PerExample:

@@ -6,6 +6,7 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.conditioning import null_context
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
+from tarflow.flows.noise import Noise
 from tarflow.flows.noise_levels import NoiseLevels
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource
@@ -13,10 +14,8 @@ from tarflow.training.distillation.guidance_weights import guided
 from tarflow.training.distillation.student_objective import Clean, beside
 
 
-def noisy(
-    teacher: Flow, clean: Clean, source: RandomSource, noise_level: float | None = None
-) -> tuple[Examples, Context]:
-    """Clean data with the noise at which a teacher is sampled, and what that is conditioned on.
+def sampled_noise(teacher: Flow, noise_level: float | None = None) -> Noise:
+    """The noise at which a teacher is sampled.
 
     Args:
         noise_level: One of the levels of a teacher of many; by default the highest, at which
@@ -28,11 +27,18 @@ def noisy(
     noise = teacher.noise
     assert noise is not None
     if isinstance(noise, NoiseLevels):
-        noise = noise.at(noise.high if noise_level is None else noise_level)
-    elif noise_level is not None:
+        return noise.at(noise.high if noise_level is None else noise_level)
+    if noise_level is not None:
         raise ConfigurationError(
             f"noise_level {noise_level}: this teacher was trained with {noise}, not with many"
         )
+    return noise
+
+
+def noisy(
+    teacher: Flow, clean: Clean, noise: Noise, source: RandomSource
+) -> tuple[Examples, Context]:
+    """Clean data with noise, and what the teacher's density of that is conditioned on."""
     x, told = noise.drawn(clean.x, source)
     return x, teacher.known(clean.context).updated(**told.parts)
 
