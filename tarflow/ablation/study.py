@@ -86,10 +86,7 @@ class Study:
 
     def write(self) -> Path:
         """Put all results into one file, a line for each run."""
-        path = self.directory / "results.json"
-        lines = ",\n".join(json.dumps(each, allow_nan=False) for each in self.results())
-        write_atomically(path, f"[\n{lines}\n]\n")
-        return path
+        return write_results(self.directory / "results.json", self.results())
 
     def _result(self, run: StudyRun) -> dict[str, Any] | None:
         """What a run has left."""
@@ -104,6 +101,13 @@ class Study:
                 " or move it away"
             )
         return result
+
+
+def write_results(path: Path, results: Results) -> Path:
+    """Put results into one file, a line for each."""
+    lines = ",\n".join(json.dumps(each, allow_nan=False) for each in results)
+    write_atomically(path, f"[\n{lines}\n]\n")
+    return path
 
 
 def read_results(path: Path) -> Results:

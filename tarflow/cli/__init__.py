@@ -16,13 +16,14 @@ usage: tarflow COMMAND [key=value ...]
   convert   weights.pth DIR [image_size=32]        read a published checkpoint
   prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
   ablate    [seconds=40]                            what each part of the method is worth
+  compare-samplers [seconds=120]                   exact samples and students', by quality and time
   doctor    [quick=true]                           tell whether this machine can train, how fast
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
 
 COMMANDS = (
     *("train", "evaluate", "sample", "sweep-guidance", "calibrate"),
-    *("distill", "convert", "prepare", "ablate", "doctor"),
+    *("distill", "convert", "prepare", "ablate", "compare-samplers", "doctor"),
 )
 
 PLAIN = ("convert", "doctor")
