@@ -164,6 +164,7 @@ class InverseRegression(StudentObjective):
         sizes = student.description.model_dim, student.base.shape[1]
         return [nn.Linear(*sizes, dtype=like.dtype, device=like.device) for _ in range(count)]
 
+
 def normalized(x: Examples) -> Examples:
     """Each example, divided by the root of the mean of its squares."""
     size = x.square().flatten(1).mean(dim=1).add(1e-6).sqrt()
