@@ -145,17 +145,18 @@ def test_files_that_hold_no_such_network_are_refused(tmp_path, data):
         wide.fit(replace(data, image_shape=(3, 4, 4)))
 
 
+@pytest.fixture(scope="module")
+def fitted():
+    """A classifier's features, for the tests below."""
+    state = torch.get_rng_state()
+    distance = ClassifierFeatures(width=8, steps=100, batch_size=64)
+    distance.fit(digits(validation_fraction=0.1))
+    assert torch.equal(torch.get_rng_state(), state)
+    return distance
+
+
 class TestClassifierFeatures:
     """A classifier that is trained on the data's labels."""
-
-    @pytest.fixture(scope="class")
-    def fitted(self):
-        torch.manual_seed(3)
-        state = torch.get_rng_state()
-        distance = ClassifierFeatures(width=8, steps=100, batch_size=64)
-        distance.fit(digits(validation_fraction=0.1))
-        assert torch.equal(torch.get_rng_state(), state)
-        return distance
 
     def test_it_knows_the_classes(self, fitted):
         assert fitted.accuracy > 0.9

@@ -175,9 +175,8 @@ class TestDirections:
         noised = samples(student, guided, weight=1.5)
         label = noised.context["label"]
         assert (label == -1).any()
-        scores = [
-            guided.teacher.score(noised.x, {"label": row}) for row in (label, -1 + 0 * label)
-        ]
+        nulls = torch.full_like(label, -1)
+        scores = [guided.teacher.score(noised.x, {"label": rows}) for rows in (label, nulls)]
         expected = noised.x + STD**2 * (2.5 * scores[0] - 1.5 * scores[1])
         torch.testing.assert_close(guided.teacher_mean(noised), expected)
         _, zero = made(kind, weights=NullWeights())
