@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tarflow import ConfigurationError
+from tarflow.data.loading.batches import read_batch
 from tarflow.data.sources.digits import digits
 from tarflow.training.distillation import (
     ClassifierFeatures,
@@ -149,7 +150,7 @@ def test_files_that_hold_no_such_network_are_refused(tmp_path, data):
 def fitted():
     """A classifier's features, for the tests below."""
     state = torch.get_rng_state()
-    distance = ClassifierFeatures(width=8, steps=100, batch_size=64)
+    distance = ClassifierFeatures(width=16, steps=150, batch_size=64)
     distance.fit(digits(validation_fraction=0.1))
     assert torch.equal(torch.get_rng_state(), state)
     return distance
@@ -162,7 +163,7 @@ class TestClassifierFeatures:
         assert fitted.accuracy > 0.9
 
     def test_it_is_the_same_for_the_same_seed(self, fitted):
-        again = ClassifierFeatures(width=8, steps=100, batch_size=64)
+        again = ClassifierFeatures(width=16, steps=150, batch_size=64)
         again.fit(digits(validation_fraction=0.1))
         for name, value in fitted.state_dict().items():
             assert torch.equal(value, again.state_dict()[name])
@@ -194,8 +195,8 @@ class TestClassifierFeatures:
     def test_other_classes_are_farther(self, fitted):
         distance, data = copy.deepcopy(fitted), digits()
         distance.pixels = 0.0
-        images = data.codec.encode(data.test.images[:200])
-        labels = data.test.labels[:200]
+        batch = read_batch(data.test, range(200))
+        images, labels = data.codec.encode(batch.x), batch.context["label"]
         one = torch.arange(200).repeat_interleave(200)
         two = torch.arange(200).repeat(200)
         far = distance(images[one], images[two])
