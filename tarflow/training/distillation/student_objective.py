@@ -120,6 +120,14 @@ class StudentObjective(nn.Module, Part, ABC):
         for distance in self.distances:
             distance.fit(data)
 
+    def go_on(self, steps: int, parts: int) -> None:
+        """Be told, before training, how far it is.
+
+        Args:
+            steps: Number of steps of the optimizer that were taken before.
+            parts: Number of batches of which a step is made from now on.
+        """
+
     @abstractmethod
     def forward(self, student: Student, batch: Batch, source: RandomSource) -> Loss:
         """The loss of a batch as it was read; all draws come from the source."""
