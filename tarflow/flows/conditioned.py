@@ -33,9 +33,9 @@ class Conditioned:
         known = {each.part: each for each in self.conditioners}
         for name in given:
             if name == "label" and name not in known:
-                raise ContextError("this flow has no classes: leave the label out")
+                raise ContextError("this model has no classes: leave the label out")
             if name not in known:
-                raise ContextError(f"{name} is unknown: this flow knows {', '.join(known)}")
+                raise ContextError(f"{name} is unknown: this model knows {', '.join(known)}")
         read = Context(**{name: known[name].read(rows) for name, rows in given.parts.items()})
         if isinstance(context, int) and not -1 <= context < self.num_classes:
             self.check_context(read)  # which the host knows to be wrong

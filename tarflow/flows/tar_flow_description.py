@@ -221,7 +221,8 @@ def coordinates(sites: Sequence[int], num_columns: int) -> Coordinates:
 
 def check_class_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
     """Refuse what is not a name of its own for each class."""
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    listed = isinstance(names, Sequence) and not isinstance(names, str)
+    if not listed or not all(isinstance(name, str) for name in names):
         raise ConfigurationError(f"class_names {shown(names)}: give a list of names")
     if len(names) not in (0, num_classes) or len(set(names)) < len(names):
         raise ConfigurationError(

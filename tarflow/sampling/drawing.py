@@ -39,7 +39,7 @@ def read_classes(
     numbers: dict[str | int, int] = {name: number for number, name in enumerate(class_names)}
     known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
     known += f" ({', '.join(class_names)})" * bool(class_names)
-    knows = f"this flow knows {shorten(known, 200, placeholder=' ...')}"
+    knows = f"this model knows {shorten(known, 200, placeholder=' ...')}"
     try:
         listed = [listed] if isinstance(listed, str | int) else listed
         listed = [numbers.get(each, each) for each in listed]

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tarflow.arguments import check_integer
+from tarflow.arguments import check_integer, check_tensor
+from tarflow.errors import ConfigurationError
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise, NoNoise
@@ -53,12 +54,24 @@ def judge(
         context: What they were conditioned on.
         noise: What is added to the samples.
         source: Where the noise is drawn from.
+
+    Raises:
+        ConfigurationError: The shapes do not fit.
+        ContextError: The context is not one of the flow.
     """
+    flow.check_data(x)
+    check_tensor("z", z, None, x.device)
     given = Context.of(context, len(x), x.device)
     noisy, told = noise.drawn(x, source)
     known = flow.sampling_context(given.updated(**told.parts), noisy)
     found, log_det = flow(noisy, known)
-    miss = (placed(flow, found) - z).abs().flatten(1).amax(dim=1)
+    again = placed(flow, found)
+    if z.shape != again.shape:
+        raise ConfigurationError(
+            f"z has shape {tuple(z.shape)}, but the noise of these samples is of"
+            f" {tuple(again.shape)}: pass what a student made them from, or placed(flow, z)"
+        )
+    miss = (again - z).abs().flatten(1).amax(dim=1)
     return Judgement(flow.base.log_prob(found) + log_det, miss)
 
 
@@ -105,7 +118,16 @@ def best_of(
         weight: Weight of the guidance.
         steps: Number of steps.
         source: A generator, or `ExampleSeeds` for samples that do not depend on their batch.
+
+    Raises:
+        ConfigurationError: Student and flow are of other images, or a number is out of range.
+        ContextError: The context is not one of the student or of the flow.
     """
+    if flow.image_shape != student.image_shape:
+        raise ConfigurationError(
+            f"the student makes images of {student.image_shape}, but the flow is one of"
+            f" {flow.image_shape}: let the flow be the one it learned from"
+        )
     count = check_integer("count", count, least=1)
     streams, best = ExampleStreams.of(source), None
     for index in range(count):

@@ -23,7 +23,7 @@ from tarflow.students.student_description import StudentDescription
 
 Made = TypeVar("Made", bound="Student")
 
-Number = float | PerExample
+Number = float | int | Tensor
 """A number for all examples, or one for each."""
 
 
@@ -85,9 +85,12 @@ class Student(Conditioned, Pretrained, ABC):
     @classmethod
     def told_by(cls, flow: Flow) -> dict[str, Any]:
         """The arguments of a student that a flow tells."""
-        if flow.image_shape is None:
-            raise ConfigurationError("the flow is not one of images: a student needs their shape")
         cuts = [part for part in flow.transform if isinstance(part, Patchify | Repatch)]
+        if flow.image_shape is None or not cuts:
+            raise ConfigurationError(
+                "the flow does not know the shape of its images, or cuts none into patches: make"
+                " the student by its own arguments"
+            )
         last = cuts[-1].after if isinstance(cuts[-1], Repatch) else cuts[-1]
         told = {"num_classes": flow.num_classes, "class_names": flow.class_names}
         sizes = {"num_channels": flow.image_shape[0], "image_size": flow.image_shape[1:]}

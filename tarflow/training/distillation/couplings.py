@@ -13,6 +13,7 @@ from tarflow.registry import Part
 from tarflow.students.placement import placed
 from tarflow.training.distillation.student_objective import Clean, finite
 from tarflow.training.distillation.teaching import noisy, sampled_noise
+from tarflow.training.distillation.together import summed
 
 
 class Coupling(nn.Module, Part, ABC):
@@ -67,9 +68,10 @@ class FlowCoupling(Coupling):
     def measure(self, z: Examples) -> None:
         """Take a batch into the mean square, unless enough were taken."""
         kept = finite(z)
-        total = torch.where(kept, z.square().flatten(1).mean(dim=1), 0).sum()
-        mean = (total / kept.sum().clamp(min=1)).to(self.mean_square.dtype)
-        taken = kept.any() & (self.measured < self.batches)
+        squares = torch.where(kept, z.square().flatten(1).mean(dim=1), 0)
+        total, count = summed(torch.stack([squares.sum(), kept.sum().to(squares.dtype)]))
+        mean = (total / count.clamp(min=1)).to(self.mean_square.dtype)
+        taken = (count > 0) & (self.measured < self.batches)
         self.measured += taken
         share = taken / self.measured.clamp(min=1)  # of this batch in the mean
         self.mean_square.lerp_(mean, share.to(mean.dtype))

@@ -3,9 +3,12 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
+
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.registry import Part
 from tarflow.training.distillation.student_objective import Kept
+from tarflow.training.distillation.together import summed
 
 LEAST = 1e-6
 """What sizes are at least, where they divide."""
@@ -42,8 +45,9 @@ class ByMeanSize(GradientScale):
         return x.new_ones(len(x))
 
     def scaled(self, gradient: Examples, kept: Kept) -> Examples:
-        size = gradient.abs().flatten(1).mean(dim=1).sum() / kept.sum().clamp(min=1)
-        return gradient / size.clamp(min=LEAST)
+        sizes = gradient.abs().flatten(1).mean(dim=1)
+        total, count = summed(torch.stack([sizes.sum(), kept.sum().to(sizes.dtype)]))
+        return gradient / (total / count.clamp(min=1)).clamp(min=LEAST)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -70,9 +71,12 @@ class StudentObjective(nn.Module, Part, ABC):
 
     Attributes:
         name: What the loss per dimension is called in logs, after `train/` and `val/`.
+        learns_in_turns: Whether some of its parameters, or of the student's, have no gradient in
+            some steps.
     """
 
     name: str = "loss"
+    learns_in_turns: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -115,6 +119,14 @@ class StudentObjective(nn.Module, Part, ABC):
         """Let its distances learn what they need from the training part, before training."""
         for distance in self.distances:
             distance.fit(data)
+
+    def go_on(self, steps: int, parts: int) -> None:
+        """Be told, before training, how far it is.
+
+        Args:
+            steps: Number of steps of the optimizer that were taken before.
+            parts: Number of batches of which a step is made from now on.
+        """
 
     @abstractmethod
     def forward(self, student: Student, batch: Batch, source: RandomSource) -> Loss:
