@@ -2,7 +2,6 @@
 
 from tarflow.training.distillation.classifier_features import ClassifierFeatures
 from tarflow.training.distillation.couplings import Coupling, FlowCoupling, IndependentCoupling
-from tarflow.training.distillation.distances import Distance, SquaredError
 from tarflow.training.distillation.distribution_matching import DistributionMatching
 from tarflow.training.distillation.flow_matching import FlowMatching
 from tarflow.training.distillation.gradient_scale import (
@@ -16,6 +15,7 @@ from tarflow.training.distillation.guidance_weights import (
     Unguided,
     UniformWeights,
 )
+from tarflow.training.distillation.image_distances import Distance, SquaredError
 from tarflow.training.distillation.inverse_regression import InverseRegression
 from tarflow.training.distillation.network_features import NetworkFeatures
 from tarflow.training.distillation.prior_pairs import PriorPairs

@@ -15,8 +15,8 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource
 from tarflow.students.velocity_student import VelocityStudent
 from tarflow.training.distillation.couplings import Coupling, FlowCoupling
-from tarflow.training.distillation.distances import Distance, SquaredError
 from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided, guided
+from tarflow.training.distillation.image_distances import Distance, SquaredError
 from tarflow.training.distillation.student_objective import (
     Clean,
     Kept,

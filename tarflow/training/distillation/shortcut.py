@@ -13,9 +13,9 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource, uniform
 from tarflow.students.velocity_student import ShortcutStudent, VelocityStudent
 from tarflow.training.distillation.couplings import Coupling
-from tarflow.training.distillation.distances import Distance
 from tarflow.training.distillation.flow_matching import Course, FlowMatching, between
 from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided
+from tarflow.training.distillation.image_distances import Distance
 from tarflow.training.distillation.step_counter import StepCounter
 from tarflow.training.distillation.student_objective import Clean, beside
 from tarflow.training.distillation.time_draws import LogitNormalTimes, TimeDraws

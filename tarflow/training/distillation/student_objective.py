@@ -21,8 +21,9 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource
 from tarflow.registry import Part
 from tarflow.students.student import Student
-from tarflow.training.distillation.distances import Distance
 from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided
+from tarflow.training.distillation.image_distances import Distance
+from tarflow.training.distillation.together import summed
 from tarflow.training.distillation.unlearned import Unlearned, frozen
 from tarflow.training.objective import Loss
 
@@ -198,8 +199,9 @@ def where_kept(kept: Kept, value: Tensor) -> Tensor:
 
 
 def kept_loss(value: PerExample, kept: Kept, clean: Clean, **logged: PerExample) -> Loss:
-    """A loss whose mean over the batch is that over the examples that count."""
-    scale = len(kept) / kept.sum().clamp(min=1).to(value.dtype)
+    """A loss whose mean over the batch of all processes is that over the examples that count."""
+    total, count = summed(torch.stack([torch.ones_like(value).sum(), kept.to(value.dtype).sum()]))
+    scale = total / count.clamp(min=1)
     left_out = {"left_out": (~kept).to(value.dtype)}
     told = clean.x.detach(), clean.context
     return Loss(where_kept(kept, value) * scale, *told, logged={**logged, **left_out})

@@ -195,10 +195,10 @@ class TestClassifierFeatures:
     def test_other_classes_are_farther(self, fitted):
         distance, data = copy.deepcopy(fitted), digits()
         distance.pixels = 0.0
-        batch = read_batch(data.test, range(200))
+        batch = read_batch(data.test, range(60))
         images, labels = data.codec.encode(batch.x), batch.context["label"]
-        one = torch.arange(200).repeat_interleave(200)
-        two = torch.arange(200).repeat(200)
+        one = torch.arange(60).repeat_interleave(60)
+        two = torch.arange(60).repeat(60)
         far = distance(images[one], images[two])
         same = labels[one] == labels[two]
         assert far[~same].mean() > 1.3 * far[same & (one != two)].mean()
