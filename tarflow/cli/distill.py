@@ -63,7 +63,7 @@ def _flow(directory: Path) -> Flow:
     model = load(directory)
     if isinstance(model, Student):
         raise CheckpointError(
-            f"{directory} holds a {type(model).__name__}, and a student learns from a flow: give"
+            f"{directory} holds a student ({type(model).__name__}), which learns from a flow: give"
             " the flow as checkpoint=..., and student=... to go on from a student"
         )
     assert isinstance(model, Flow)
