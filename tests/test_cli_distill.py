@@ -135,9 +135,8 @@ def test_jobs_of_a_sweep_have_folders_of_their_own():
 def test_a_student_is_not_a_teacher_nor_a_flow_a_student():
     student = VelocityStudent(8, 2, 1, num_layers=1, model_dim=16, head_dim=8)
     student.save_pretrained("student")
-    assert "holds a VelocityStudent, and a student learns from a flow" in refused(
-        "checkpoint=student"
-    )
+    message = refused("checkpoint=student")
+    assert "student holds a student (VelocityStudent), which learns from a flow" in message
     message = refused("method=score", "student=flow")
     assert "student=flow holds a TarFlow, which is not a student" in message
     assert "neither a pretrained folder" in refused("checkpoint=nowhere")
