@@ -57,7 +57,7 @@ def test_batches_that_are_taken_in_parts_serve_one_network_in_each_step(tmp_path
     if stop:
         distill(tmp_path, "score", 0, stop)
     parts = distill(tmp_path, "score", stop, LAST, device_batch_size=4)
-    torch.testing.assert_close(parts["averaging"], whole["averaging"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(parts["averaging"], whole["averaging"], rtol=0, atol=1e-4)
     assert parts["validation"][-1] == pytest.approx(whole["validation"][-1], rel=1e-4)
 
 
