@@ -27,7 +27,12 @@ from tarflow.training.distillation.score_objective import ScoreObjective
 from tarflow.training.distillation.second_network import SecondNetwork
 from tarflow.training.distillation.shortcut import Shortcut
 from tarflow.training.distillation.student_objective import StudentObjective
-from tarflow.training.distillation.time_draws import LogitNormalTimes, TimeDraws, UniformTimes
+from tarflow.training.distillation.time_draws import (
+    LogitNormalTimes,
+    PinnedTimes,
+    TimeDraws,
+    UniformTimes,
+)
 from tarflow.training.fit_module import DivergenceError, FitModule
 from tarflow.training.module import FlowModule
 from tarflow.training.monitoring import Throughput, TransformStatistics
@@ -64,6 +69,7 @@ __all__ = [
     "MuonAdamW",
     "NetworkFeatures",
     "Objective",
+    "PinnedTimes",
     "Preemption",
     "PretrainedExport",
     "PriorPairs",

@@ -24,7 +24,12 @@ from tarflow.training.distillation.score_objective import ScoreObjective
 from tarflow.training.distillation.second_network import SecondNetwork
 from tarflow.training.distillation.shortcut import Shortcut
 from tarflow.training.distillation.student_objective import StudentObjective
-from tarflow.training.distillation.time_draws import LogitNormalTimes, TimeDraws, UniformTimes
+from tarflow.training.distillation.time_draws import (
+    LogitNormalTimes,
+    PinnedTimes,
+    TimeDraws,
+    UniformTimes,
+)
 
 __all__ = [
     "AsIs",
@@ -42,6 +47,7 @@ __all__ = [
     "InverseRegression",
     "LogitNormalTimes",
     "NetworkFeatures",
+    "PinnedTimes",
     "PriorPairs",
     "ScoreIdentity",
     "ScoreObjective",

@@ -18,7 +18,7 @@ from tarflow.training.distillation.guidance_weights import GuidanceWeights, Ungu
 from tarflow.training.distillation.image_distances import Distance
 from tarflow.training.distillation.step_counter import StepCounter
 from tarflow.training.distillation.student_objective import Clean, beside
-from tarflow.training.distillation.time_draws import LogitNormalTimes, TimeDraws
+from tarflow.training.distillation.time_draws import PinnedTimes, TimeDraws
 from tarflow.training.distillation.unlearned import average, constant
 from tarflow.training.objective import Loss
 
@@ -66,7 +66,7 @@ class Shortcut(FlowMatching):
         teacher: Flow | None = None,
         *,
         coupling: Coupling | None = None,
-        times: TimeDraws = LogitNormalTimes(),
+        times: TimeDraws = PinnedTimes(),
         distance: Distance | None = None,
         most_steps: int = 128,
         decay: float = 0.999,

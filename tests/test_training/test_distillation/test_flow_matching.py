@@ -10,6 +10,7 @@ from tarflow.training.distillation import (
     FlowMatching,
     IndependentCoupling,
     LogitNormalTimes,
+    PinnedTimes,
     Shortcut,
     UniformTimes,
     UniformWeights,
@@ -32,6 +33,8 @@ from .lessons import (
     tiny_velocity,
     upright,
 )
+
+LOGIT = LogitNormalTimes(-0.2, 1.0)
 
 
 class NoWeights(GuidanceWeights):
@@ -79,11 +82,11 @@ def test_it_is_a_loop_over_its_equation(coupled, guided):
     label, weight = labels(0.4), torch.zeros(8, dtype=torch.float64)
     options = {"weights": UniformWeights(2.0, 0.25)} if guided else {}
     if coupled:
-        objective = FlowMatching(student, teacher, class_dropout=0.4, **options)
+        objective = FlowMatching(student, teacher, times=LOGIT, class_dropout=0.4, **options)
         z, square = noise_of_flow(teacher, label)
         z = z / square.sqrt()
     else:
-        how = {"coupling": IndependentCoupling(), "class_dropout": 0.4}
+        how = {"coupling": IndependentCoupling(), "times": LOGIT, "class_dropout": 0.4}
         objective = FlowMatching(student, **how, **options)
         z = drawn("prior", 1, 4, 4)
     if guided:
@@ -191,6 +194,9 @@ def test_times_are_distributed_as_they_say():
     assert abs(float(logit.std()) - 0.7) < 0.02
     time = UniformTimes()(like, source)
     assert 0 <= time.min() < 0.01 < 0.99 < time.max() < 1
+    pinned = PinnedTimes(0.3, LogitNormalTimes(-0.5, 0.7))(like, source)
+    assert abs(float((pinned == 1).double().mean()) - 0.3) < 0.02
+    assert abs(float(pinned[pinned < 1].logit().mean()) + 0.5) < 0.02
 
 
 class TestShortcut:
@@ -202,7 +208,7 @@ class TestShortcut:
         return student, Shortcut(student, teacher, **options).double()
 
     def test_it_is_a_loop_over_its_equation(self):
-        student, objective = self.made(class_dropout=0.4, most_steps=4, decay=0.5)
+        student, objective = self.made(times=LOGIT, class_dropout=0.4, most_steps=4, decay=0.5)
         objective(student, batch(), SOURCE)
         randomized(student.float(), 0.02, seed=3).double()
         loss = objective(student, batch(), SOURCE)
