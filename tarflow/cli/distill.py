@@ -75,7 +75,8 @@ def _flow(directory: Path) -> Flow:
             f"{directory} holds a student ({type(model).__name__}), which learns from a flow: give"
             " the flow as checkpoint=..., and student=... to go on from a student"
         )
-    assert isinstance(model, Flow)
+    if not isinstance(model, Flow):
+        raise CheckpointError(f"{directory} holds a {type(model).__name__}, which is not a flow")
     return model
 
 
