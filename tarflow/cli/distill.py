@@ -51,11 +51,20 @@ def distill(config: DistillSettings) -> float | None:
 
 
 def make_student(model: Section, flow: Flow) -> Student:
-    """Make the student; what the flow determines need not be configured."""
+    """Make the student; what the flow determines need not be configured.
+
+    Its patches are twice as large as the flow's, where they divide the image.
+    """
     kind = find(model["_target_"])
     if not (isinstance(kind, type) and issubclass(kind, Student)):
         raise ConfigurationError(f"model._target_={model['_target_']} is not a kind of student")
-    return filled(model, kind.told_by(flow))
+    told = kind.told_by(flow)
+    side = 2 * told["patch_size"]
+    if all(size % side == 0 for size in told["image_size"]):
+        # A student attends to all patches at once. On the digits it learns several times as much
+        # in a second from patches of 4 pixels as from the flow's of 2.
+        told["patch_size"] = side
+    return filled(model, told)
 
 
 def _flow(directory: Path) -> Flow:
@@ -63,10 +72,11 @@ def _flow(directory: Path) -> Flow:
     model = load(directory)
     if isinstance(model, Student):
         raise CheckpointError(
-            f"{directory} holds a {type(model).__name__}, and a student learns from a flow: give"
+            f"{directory} holds a student ({type(model).__name__}), which learns from a flow: give"
             " the flow as checkpoint=..., and student=... to go on from a student"
         )
-    assert isinstance(model, Flow)
+    if not isinstance(model, Flow):
+        raise CheckpointError(f"{directory} holds a {type(model).__name__}, which is not a flow")
     return model
 
 

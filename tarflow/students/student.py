@@ -121,7 +121,7 @@ class Student(Conditioned, Pretrained, ABC):
         steps = check_integer("steps", steps, least=1)
         if steps not in self.allowed_steps:
             raise ConfigurationError(
-                f"steps {steps}: a {type(self).__name__} takes at most {self.allowed_steps[-1]}"
+                f"steps {steps}: {type(self).__name__} takes at most {self.allowed_steps[-1]}"
             )
         return steps
 

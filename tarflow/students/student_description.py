@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar, cast
 
 from tarflow.arguments import check_instance, check_integer, check_size, keep
+from tarflow.errors import ConfigurationError
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import LabelConditioner
 from tarflow.flows.tar_flow_description import check_class_names, check_dropout, coordinates
@@ -17,6 +18,9 @@ from tarflow.registry import Part
 from tarflow.students.solvers import Solver
 
 SIZES = ("patch_size", "num_channels", "num_layers", "model_dim", "head_dim", "expansion")
+
+MOST_STEPS = 1000
+"""Number of steps that a velocity may be followed in: more than any sample gains from."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class VelocityStudentDescription(StudentDescription):
     def __post_init__(self):
         super().__post_init__()
         keep(self, steps=check_integer("steps", self.steps, least=1))
+        if self.steps > MOST_STEPS:
+            raise ConfigurationError(f"steps {self.steps} must be at most {MOST_STEPS}")
         check_instance("solver", self.solver, Solver, "pass Euler() or Heun()")
 
 

@@ -1,6 +1,5 @@
 """Students that follow a velocity from noise to clean images, in any number of steps."""
 
-import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -16,7 +15,11 @@ from tarflow.nn.norms import Norm
 from tarflow.nn.positions import LearnedPositions, Positions
 from tarflow.students.solvers import Euler, Solver
 from tarflow.students.student import Number, Student
-from tarflow.students.student_description import VelocityStudentDescription, described
+from tarflow.students.student_description import (
+    MOST_STEPS,
+    VelocityStudentDescription,
+    described,
+)
 
 
 class VelocityStudent(Student):
@@ -50,7 +53,7 @@ class VelocityStudent(Student):
     """
 
     description: VelocityStudentDescription
-    allowed_steps = range(1, sys.maxsize)
+    allowed_steps = range(1, MOST_STEPS + 1)
     solvers: ClassVar[tuple[type[Solver], ...]] = (Solver,)
     """The kinds of solver that fit what is learned."""
 

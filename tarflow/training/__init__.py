@@ -5,7 +5,6 @@ from tarflow.training.callbacks import PretrainedExport, SampleGrid, StepProgres
 from tarflow.training.checkpoints import LastCheckpoint
 from tarflow.training.distillation.classifier_features import ClassifierFeatures
 from tarflow.training.distillation.couplings import Coupling, FlowCoupling, IndependentCoupling
-from tarflow.training.distillation.distances import Distance, FeatureDistance, SquaredError
 from tarflow.training.distillation.distribution_matching import DistributionMatching
 from tarflow.training.distillation.flow_matching import FlowMatching
 from tarflow.training.distillation.gradient_scale import (
@@ -19,6 +18,7 @@ from tarflow.training.distillation.guidance_weights import (
     Unguided,
     UniformWeights,
 )
+from tarflow.training.distillation.image_distances import Distance, FeatureDistance, SquaredError
 from tarflow.training.distillation.inverse_regression import InverseRegression
 from tarflow.training.distillation.network_features import NetworkFeatures
 from tarflow.training.distillation.prior_pairs import PriorPairs
@@ -27,7 +27,12 @@ from tarflow.training.distillation.score_objective import ScoreObjective
 from tarflow.training.distillation.second_network import SecondNetwork
 from tarflow.training.distillation.shortcut import Shortcut
 from tarflow.training.distillation.student_objective import StudentObjective
-from tarflow.training.distillation.time_draws import LogitNormalTimes, TimeDraws, UniformTimes
+from tarflow.training.distillation.time_draws import (
+    LogitNormalTimes,
+    PinnedTimes,
+    TimeDraws,
+    UniformTimes,
+)
 from tarflow.training.fit_module import DivergenceError, FitModule
 from tarflow.training.module import FlowModule
 from tarflow.training.monitoring import Throughput, TransformStatistics
@@ -64,6 +69,7 @@ __all__ = [
     "MuonAdamW",
     "NetworkFeatures",
     "Objective",
+    "PinnedTimes",
     "Preemption",
     "PretrainedExport",
     "PriorPairs",

@@ -77,6 +77,9 @@ class StudentModule(FitModule):
             dtype = multiplied_in(str(self.trainer.precision), teacher.base.anchor.dtype)
             use_attention(teacher, self.attention, strategy.root_device, dtype)
 
+    def on_train_start(self) -> None:
+        self.objective.go_on(self.trainer.global_step, self.trainer.accumulate_grad_batches)
+
     def explain(self, loss: Loss) -> None:
         self.student.check_context(loss.context)
         finite = loss.value.isfinite()

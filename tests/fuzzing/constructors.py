@@ -88,7 +88,7 @@ ARGUMENTS: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "class_names": ["cat", 3, ["cat"]],
     },
     partial(VelocityStudent, **TINY): {
-        "steps": NO_COUNT,
+        "steps": [1001, *NO_COUNT],
         "solver": ["euler", None, 3, Heun, Pixels()],
     },
     partial(ShortcutStudent, **TINY): {"solver": [Heun(), "euler", None]},

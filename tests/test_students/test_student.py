@@ -299,7 +299,10 @@ def test_wrong_noise(student):
         student.generate(torch.zeros(3, 4, 8))
 
 
-@pytest.mark.parametrize(("steps", "message"), [(0, "at least 1"), (True, "must be an integer")])
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [(0, "at least 1"), (1001, "takes at most 1"), (True, "must be an integer")],
+)
 def test_wrong_steps(student, z, steps, message):
     with pytest.raises(ConfigurationError, match=message):
         student.generate(z, steps=steps)
@@ -309,7 +312,7 @@ def test_an_inverse_takes_one_step(flow, z):
     student = tiny_student(InverseStudent, flow)
     assert (student.steps, student.passes(), student.passes(1)) == (1, 1, 1)
     assert torch.equal(student.generate(z, steps=1), student.generate(z))
-    with pytest.raises(ConfigurationError, match="steps 2: a InverseStudent takes at most 1"):
+    with pytest.raises(ConfigurationError, match="steps 2: InverseStudent takes at most 1"):
         student.generate(z, steps=2)
 
 

@@ -91,7 +91,7 @@ METHODS: dict[str, Callable[..., Made]] = {
 }
 
 
-def images() -> ImageDataModule:
+def images(device_batch_size: int | None = None) -> ImageDataModule:
     """Twenty images, whose brightness follows their class; eight make a batch."""
     generator = torch.Generator().manual_seed(1)
     label = torch.arange(20) % 3
@@ -99,9 +99,8 @@ def images() -> ImageDataModule:
     stored = (5 * label[:, None, None, None] + pixels).to(torch.uint8)
     part, validation = ArrayDataset(stored, label), ArrayDataset(stored[:5], label[:5])
     shape: Any = {"num_classes": 3, "image_shape": (1, 4, 4)}
-    return ImageDataModule(
-        ImageData("made up", part, validation, part, codec=Pixels(17), **shape), batch_size=8
-    )
+    data = ImageData("made up", part, validation, part, codec=Pixels(17), **shape)
+    return ImageDataModule(data, 8, None, device_batch_size)
 
 
 def teacher() -> Flow:
@@ -118,18 +117,25 @@ class Losses(lightning.Callback):
         self.validation: list[float] = []
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        self.training.append(float(trainer.callback_metrics["train/loss"]))
+        if "train/loss" in trainer.callback_metrics:  # else it is one part of the first step
+            self.training.append(float(trainer.callback_metrics["train/loss"]))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self.validation.append(float(trainer.callback_metrics["val/loss"]))
 
 
 def distill(
-    folder: Path, method: str, first: int, last: int, dropout: float = 0.0, **options: Any
+    folder: Path,
+    method: str,
+    first: int,
+    last: int,
+    dropout: float = 0.0,
+    device_batch_size: int | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train from the checkpoint at one step to another: losses, and all that is left."""
     lightning.seed_everything(5, verbose=False)
-    data = images()
+    data = images(device_batch_size)
     student, objective = METHODS[method](teacher(), dropout)
     objective.prepare(data.data)
     schedule = functools.partial(warmup_cosine, total_steps=50, warmup_steps=2)
@@ -141,7 +147,7 @@ def distill(
         **QUIET,
         use_distributed_sampler=False,
         log_every_n_steps=1,
-        val_check_interval=2,
+        val_check_interval=2 * (8 // (device_batch_size or 8)),
         num_sanity_val_steps=0,
         callbacks=[
             WeightAveraging([0.9]),

@@ -50,6 +50,17 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(straight, method, stop, tmp_pa
     assert_same(*({k: v for k, v in run.items() if k not in rest} for run in (resumed, expected)))
 
 
+@pytest.mark.parametrize("stop", [0, 3])
+def test_batches_that_are_taken_in_parts_serve_one_network_in_each_step(tmp_path, stop):
+    """Also where a run goes on in parts of another size."""
+    whole = distill(tmp_path, "score", 0, LAST)
+    if stop:
+        distill(tmp_path, "score", 0, stop)
+    parts = distill(tmp_path, "score", stop, LAST, device_batch_size=4)
+    torch.testing.assert_close(parts["averaging"], whole["averaging"], rtol=0, atol=1e-4)
+    assert parts["validation"][-1] == pytest.approx(whole["validation"][-1], rel=1e-4)
+
+
 def test_the_average_is_left_as_a_folder_and_drawn(straight, method):
     folder, run = straight(method)
     student = load(folder / method)

@@ -2,7 +2,6 @@
 
 from tarflow.training.distillation.classifier_features import ClassifierFeatures
 from tarflow.training.distillation.couplings import Coupling, FlowCoupling, IndependentCoupling
-from tarflow.training.distillation.distances import Distance, SquaredError
 from tarflow.training.distillation.distribution_matching import DistributionMatching
 from tarflow.training.distillation.flow_matching import FlowMatching
 from tarflow.training.distillation.gradient_scale import (
@@ -16,6 +15,7 @@ from tarflow.training.distillation.guidance_weights import (
     Unguided,
     UniformWeights,
 )
+from tarflow.training.distillation.image_distances import Distance, SquaredError
 from tarflow.training.distillation.inverse_regression import InverseRegression
 from tarflow.training.distillation.network_features import NetworkFeatures
 from tarflow.training.distillation.prior_pairs import PriorPairs
@@ -24,7 +24,12 @@ from tarflow.training.distillation.score_objective import ScoreObjective
 from tarflow.training.distillation.second_network import SecondNetwork
 from tarflow.training.distillation.shortcut import Shortcut
 from tarflow.training.distillation.student_objective import StudentObjective
-from tarflow.training.distillation.time_draws import LogitNormalTimes, TimeDraws, UniformTimes
+from tarflow.training.distillation.time_draws import (
+    LogitNormalTimes,
+    PinnedTimes,
+    TimeDraws,
+    UniformTimes,
+)
 
 __all__ = [
     "AsIs",
@@ -42,6 +47,7 @@ __all__ = [
     "InverseRegression",
     "LogitNormalTimes",
     "NetworkFeatures",
+    "PinnedTimes",
     "PriorPairs",
     "ScoreIdentity",
     "ScoreObjective",

@@ -15,7 +15,7 @@ from tarflow.data.loading.batches import UNREADABLE
 from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import ConfigurationError
 from tarflow.flows.shapes import Examples
-from tarflow.training.distillation.distances import FeatureDistance
+from tarflow.training.distillation.image_distances import FeatureDistance
 from tarflow.training.distillation.unlearned import constant
 
 log = logging.getLogger(__name__)

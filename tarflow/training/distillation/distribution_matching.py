@@ -1,13 +1,8 @@
 """Distribution matching: the difference of two scores moves samples (arXiv 2311.18828)."""
 
-from typing import Any
-
 import torch
 
-from tarflow.flows.flow import Flow
 from tarflow.flows.shapes import Examples, PerExample
-from tarflow.students.student import Student
-from tarflow.training.distillation.gradient_scale import ByMeanSize, GradientScale
 from tarflow.training.distillation.score_objective import Noised, ScoreObjective
 from tarflow.training.distillation.student_objective import Kept, beside, finite, where_kept
 
@@ -18,16 +13,6 @@ class DistributionMatching(ScoreObjective):
     It is that of the divergence of the noisy distributions, times their noise's variance, and
     takes no second derivative.
     """
-
-    def __init__(
-        self,
-        student: Student,
-        teacher: Flow,
-        *,
-        scale: GradientScale = ByMeanSize(),
-        **options: Any,
-    ):
-        super().__init__(student, teacher, scale=scale, **options)
 
     @torch.no_grad()
     def directions(self, noised: Noised) -> tuple[Examples, PerExample, Kept]:

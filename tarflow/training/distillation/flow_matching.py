@@ -15,8 +15,8 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource
 from tarflow.students.velocity_student import VelocityStudent
 from tarflow.training.distillation.couplings import Coupling, FlowCoupling
-from tarflow.training.distillation.distances import Distance, SquaredError
 from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided, guided
+from tarflow.training.distillation.image_distances import Distance, SquaredError
 from tarflow.training.distillation.student_objective import (
     Clean,
     Kept,
@@ -28,7 +28,7 @@ from tarflow.training.distillation.student_objective import (
     nulled,
     where_kept,
 )
-from tarflow.training.distillation.time_draws import LogitNormalTimes, TimeDraws
+from tarflow.training.distillation.time_draws import PinnedTimes, TimeDraws
 from tarflow.training.objective import Loss
 
 
@@ -72,14 +72,14 @@ class FlowMatching(StudentObjective):
         teacher: Flow | None = None,
         *,
         coupling: Coupling | None = None,
-        times: TimeDraws = LogitNormalTimes(),
+        times: TimeDraws = PinnedTimes(),
         distance: Distance | None = None,
         class_dropout: float = 0.1,
         weights: GuidanceWeights = Unguided(),
     ):
         super().__init__(student, teacher, class_dropout=class_dropout, weights=weights)
         check_instance("student", student, VelocityStudent, "flow matching teaches those alone")
-        check_instance("times", times, TimeDraws, "pass one, such as LogitNormalTimes()")
+        check_instance("times", times, TimeDraws, "pass one, such as PinnedTimes()")
         self.coupling = FlowCoupling() if coupling is None else coupling
         check_instance("coupling", self.coupling, Coupling, "pass one, such as FlowCoupling()")
         self.distance = SquaredError() if distance is None else distance

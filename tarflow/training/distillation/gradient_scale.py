@@ -39,7 +39,10 @@ class ByDistance(GradientScale):
 
 @dataclass(frozen=True)
 class ByMeanSize(GradientScale):
-    """All examples weigh the same, and the batch's gradient is divided by its mean size."""
+    """All examples weigh the same, and the batch's gradient is divided by its mean size.
+
+    What an example gets depends on its batch: in parts of a batch, on the part that it is in.
+    """
 
     def weights(self, x: Examples, mean: Examples) -> PerExample:
         return x.new_ones(len(x))

@@ -15,8 +15,8 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource, normal
 from tarflow.students.inverse_student import InverseStudent
 from tarflow.students.placement import placed_states
-from tarflow.training.distillation.distances import Distance, SquaredError
 from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided, guided
+from tarflow.training.distillation.image_distances import Distance, SquaredError
 from tarflow.training.distillation.prior_pairs import PriorPairs
 from tarflow.training.distillation.student_objective import (
     Clean,

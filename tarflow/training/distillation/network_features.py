@@ -12,7 +12,7 @@ from tarflow.arguments import shown
 from tarflow.data.images import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.flows.shapes import Examples
-from tarflow.training.distillation.distances import FeatureDistance
+from tarflow.training.distillation.image_distances import FeatureDistance
 from tarflow.training.distillation.unlearned import Unlearned
 
 

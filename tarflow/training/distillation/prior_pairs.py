@@ -29,7 +29,7 @@ class PriorPairs(nn.Module, Part):
         size: Number of pairs in the pool.
         share: Share of the examples of a batch that are taken from it.
         every: Number of batches after which a part of the pool is drawn anew.
-        renewed: Number of pairs in that part.
+        renewed: Number of pairs in that part, and decoded at a time.
         options: How the teacher decodes, without guidance.
         seed: Of noise and labels.
     """
@@ -40,9 +40,9 @@ class PriorPairs(nn.Module, Part):
 
     def __init__(
         self,
-        size: int = 512,
+        size: int = 2048,
         share: float = 0.25,
-        every: int = 100,
+        every: int = 10,
         renewed: int = 128,
         options: DecodeOptions = DecodeOptions(),
         seed: int = 0,
@@ -79,7 +79,8 @@ class PriorPairs(nn.Module, Part):
     def refresh(self, teacher: Flow) -> None:
         """Fill the pool at first, and now and then draw a part of it anew."""
         if not int(self.drawn):
-            self._draw(teacher, self.size)
+            for first in range(0, self.size, self.renewed):
+                self._draw(teacher, min(self.renewed, self.size - first))
         elif int(self.batches) % self.every == 0:
             self._draw(teacher, self.renewed)
         self.batches.advance()

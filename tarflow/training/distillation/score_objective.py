@@ -33,6 +33,7 @@ from tarflow.training.distillation.student_objective import (
     where_kept,
 )
 from tarflow.training.distillation.teaching import clean_mean, levels, noisy
+from tarflow.training.distillation.together import summed
 from tarflow.training.objective import NATS, Loss
 
 MakeObjective = Callable[[Student, Flow], StudentObjective]
@@ -123,6 +124,10 @@ class ScoreObjective(StudentObjective):
         self.batches = StepCounter()
         for name in ("denoising", "gap"):  # what was logged last
             self.register_buffer(name, torch.zeros((), device=student.base.anchor.device))
+
+    def go_on(self, steps: int, parts: int) -> None:
+        self.parts = parts
+        self.batches.put(steps * parts)
 
     def forward(self, student: Student, batch: Batch, source: RandomSource) -> Loss:
         turn = self.teach if self.is_students_turn() else self.learn
@@ -242,7 +247,8 @@ class ScoreObjective(StudentObjective):
         """A loss that logs what was seen, beside what the other network's batches showed last."""
         seen = where_kept(kept, seen.detach()) / student.num_dims
         if self.training:
-            getattr(self, name).copy_(seen.sum() / kept.sum().clamp(min=1))
+            total, count = summed(torch.stack([seen.sum(), kept.sum().to(seen.dtype)]))
+            getattr(self, name).copy_(total / count.clamp(min=1))
         last = {key: getattr(self, key).to(seen).expand(len(seen)) for key in ("denoising", "gap")}
         return kept_loss(value, kept, sample, **{**last, name: seen})
 

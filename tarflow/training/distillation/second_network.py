@@ -69,7 +69,7 @@ class SampleDenoiser(nn.Module):
 
 
 def unmoved(
-    network: SampleDenoiser, x: Examples, level: PerExample, context: Context, weight: PerExample
+    network: nn.Module, x: Examples, level: PerExample, context: Context, weight: PerExample
 ) -> Examples:
     """What a denoiser tells, without gradients of its weights."""
     weights = {name: value.detach() for name, value in network.named_parameters()}

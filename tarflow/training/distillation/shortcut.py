@@ -13,12 +13,12 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource, uniform
 from tarflow.students.velocity_student import ShortcutStudent, VelocityStudent
 from tarflow.training.distillation.couplings import Coupling
-from tarflow.training.distillation.distances import Distance
 from tarflow.training.distillation.flow_matching import Course, FlowMatching, between
 from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided
+from tarflow.training.distillation.image_distances import Distance
 from tarflow.training.distillation.step_counter import StepCounter
 from tarflow.training.distillation.student_objective import Clean, beside
-from tarflow.training.distillation.time_draws import LogitNormalTimes, TimeDraws
+from tarflow.training.distillation.time_draws import PinnedTimes, TimeDraws
 from tarflow.training.distillation.unlearned import average, constant
 from tarflow.training.objective import Loss
 
@@ -50,7 +50,7 @@ class Shortcut(FlowMatching):
 
     with $x_{t-d} = x_t - d v(x_t, t, d)$, and the right side by averaged weights. Whole steps are
     1, 1/2, ... 1 / `most_steps`, all as likely, and t is a multiple of them, so that one network
-    serves 1, 2, 4, ... `most_steps` steps.
+    serves 1, 2, 4, ... `most_steps` steps. Validation measures flow matching alone.
 
     Args:
         student: The student.
@@ -66,7 +66,7 @@ class Shortcut(FlowMatching):
         teacher: Flow | None = None,
         *,
         coupling: Coupling | None = None,
-        times: TimeDraws = LogitNormalTimes(),
+        times: TimeDraws = PinnedTimes(),
         distance: Distance | None = None,
         most_steps: int = 128,
         decay: float = 0.999,
@@ -101,6 +101,8 @@ class Shortcut(FlowMatching):
         self, student: VelocityStudent, clean: Clean, z: Examples, source: RandomSource
     ) -> Course:
         course = super().course(student, clean, z, source)
+        if not self.training:  # the mean over examples is the same however they are batched
+            return course
         steps = self.half_steps(clean.x, source)
         start = between(clean.x, z, steps.time)
         rows = FOURTH

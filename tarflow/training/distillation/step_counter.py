@@ -23,6 +23,11 @@ class StepCounter(nn.Module):
     def __int__(self) -> int:
         return self._known
 
+    def put(self, number: int) -> None:
+        """Go on from a number."""
+        self.count.fill_(number)
+        self._known = number
+
     def advance(self, number: int = 1) -> None:
         """Count some more."""
         self.count += number

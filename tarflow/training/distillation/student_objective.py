@@ -21,8 +21,9 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource
 from tarflow.registry import Part
 from tarflow.students.student import Student
-from tarflow.training.distillation.distances import Distance
 from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided
+from tarflow.training.distillation.image_distances import Distance
+from tarflow.training.distillation.together import summed
 from tarflow.training.distillation.unlearned import Unlearned, frozen
 from tarflow.training.objective import Loss
 
@@ -120,6 +121,14 @@ class StudentObjective(nn.Module, Part, ABC):
         for distance in self.distances:
             distance.fit(data)
 
+    def go_on(self, steps: int, parts: int) -> None:
+        """Be told, before training, how far it is.
+
+        Args:
+            steps: Number of steps of the optimizer that were taken before.
+            parts: Number of batches of which a step is made from now on.
+        """
+
     @abstractmethod
     def forward(self, student: Student, batch: Batch, source: RandomSource) -> Loss:
         """The loss of a batch as it was read; all draws come from the source."""
@@ -190,8 +199,9 @@ def where_kept(kept: Kept, value: Tensor) -> Tensor:
 
 
 def kept_loss(value: PerExample, kept: Kept, clean: Clean, **logged: PerExample) -> Loss:
-    """A loss whose mean over the batch is that over the examples that count."""
-    scale = len(kept) / kept.sum().clamp(min=1).to(value.dtype)
+    """A loss whose mean over the batch of all processes is that over the examples that count."""
+    total, count = summed(torch.stack([torch.ones_like(value).sum(), kept.to(value.dtype).sum()]))
+    scale = total / count.clamp(min=1)
     left_out = {"left_out": (~kept).to(value.dtype)}
     told = clean.x.detach(), clean.context
     return Loss(where_kept(kept, value) * scale, *told, logged={**logged, **left_out})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tarflow.arguments import check_real, keep
+from tarflow.arguments import check_instance, check_real, keep
 from tarflow.errors import ConfigurationError
 from tarflow.flows.shapes import PerExample
 from tarflow.randomness import RandomSource, normal, uniform
@@ -28,6 +28,32 @@ class UniformTimes(TimeDraws):
 
     def __call__(self, like: Tensor, source: RandomSource) -> PerExample:
         return uniform((len(like),), source, like.dtype, like.device, "time")
+
+
+@dataclass(frozen=True)
+class PinnedTimes(TimeDraws):
+    """A share of all times is exactly 1, at which every sample begins; others draw the rest.
+
+    Samples in a single step ask for the velocity at that time alone, and those in a few steps
+    depend on it most; a distribution without an atom there hardly ever trains it.
+
+    Attributes:
+        share: The share.
+        others: Draws the other times.
+    """
+
+    share: float = 0.25
+    others: TimeDraws = UniformTimes()
+
+    def __post_init__(self):
+        keep(self, share=float(check_real("share", self.share)))
+        if not 0 <= self.share <= 1:
+            raise ConfigurationError(f"share {self.share} of times must be in [0, 1]")
+        check_instance("others", self.others, TimeDraws, "pass one, such as UniformTimes()")
+
+    def __call__(self, like: Tensor, source: RandomSource) -> PerExample:
+        draw = uniform((len(like),), source, torch.float32, like.device, "time/pinned")
+        return self.others(like, source).masked_fill(draw < self.share, 1)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,12 @@ def states(flow: TarFlow, x: Tensor, label: Tensor) -> list[Tensor]:
     return found
 
 
+def upright(flow: TarFlow, z: Tensor) -> Tensor:
+    """Noise of a flow with its patches in raster order."""
+    count = sum(isinstance(transform, Reverse) for transform in flow.transform)
+    return z.flip(1) if count % 2 else z
+
+
 def overflow(flow: TarFlow, row: int) -> Any:
     """Let the first autoregressive transform of a flow be infinite for an example; a handle."""
 
@@ -104,4 +110,5 @@ def gradients(module: torch.nn.Module, value: Tensor) -> list[Tensor]:
     """Of a value, at the parameters that it depends on."""
     parameters = list(module.parameters())
     found = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters)]
+    pairs = zip(found, parameters, strict=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in pairs]

@@ -1,5 +1,7 @@
 """The regression of a flow's inverse, against loops written from its equation."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ from .lessons import (
     states,
     tiny_inverse,
     tiny_teacher,
-    tiny_velocity,
+    upright,
 )
 
 
@@ -131,13 +133,13 @@ def test_an_example_that_overflows_is_left_out():
 def test_a_level_of_many_is_chosen():
     teacher = tiny_teacher(noise=UniformLevels(0.1, 0.4))
     student = tiny_inverse(teacher)
-    x, noise = clean(batch().x), drawn("noise", 1, 4, 4)
+    x, noise, near = clean(batch().x), drawn("noise", 1, 4, 4), {"rtol": 1e-5, "atol": 1e-5}
     for given, level in ((None, 0.4), (0.2, 0.2)):
         objective = InverseRegression(student, teacher, noise_level=given, class_dropout=0.0)
         lesson = objective.lesson(student, batch(), SOURCE)
         context = {"label": batch().context["label"], "noise_level": torch.full((8,), level)}
         z, _ = teacher.eval()(x + torch.tensor(level, dtype=torch.float64) * noise, context)
-        torch.testing.assert_close(student.patches(lesson.z), z.flip(1), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(student.patches(lesson.z), upright(teacher, z), **near)
 
 
 class TestPairs:
@@ -181,7 +183,7 @@ class TestPairs:
         for _ in range(4):
             objective.lesson(student, batch(), SOURCE)
             pools.append(objective.pairs.noisy.clone())
-        changed = [(a != b).flatten(1).any(1) for a, b in zip(pools, pools[1:], strict=False)]
+        changed = [(a != b).flatten(1).any(1) for a, b in pairwise(pools)]
         assert [int(each.sum()) for each in changed] == [0, 5, 0]
         assert changed[1][:5].all()
 
@@ -211,12 +213,10 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigurationError, match="num_blocks=3"):
         InverseRegression(deep, teacher)
     InverseRegression(deep, teacher, alignment=0.0)
-    with pytest.raises(ConfigurationError, match="not a InverseStudent"):
-        InverseRegression(tiny_velocity(teacher), teacher)
     with pytest.raises(ConfigurationError, match="alignment -1"):
-        InverseRegression(student, teacher, alignment=-1)
+        InverseRegression(student, teacher, alignment=-1.0)
     with pytest.raises(ConfigurationError, match="class_dropout 0"):
-        InverseRegression(student, teacher, class_dropout=0, weights=UniformWeights())
+        InverseRegression(student, teacher, class_dropout=0.0, weights=UniformWeights())
     with pytest.raises(ConfigurationError, match="student's num_classes is 3"):
         InverseRegression(student, tiny_teacher(num_classes=2))
     with pytest.raises(ConfigurationError, match="guidance"):
