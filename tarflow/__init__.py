@@ -55,6 +55,12 @@ from tarflow.sampling.denoiser import (
     StochasticDenoising,
 )
 from tarflow.sampling.denoising import denoise
+from tarflow.students.inverse_student import InverseStudent
+from tarflow.students.judgement import Chosen, Judgement, best_of, judge
+from tarflow.students.placement import placed, placed_states, unplaced
+from tarflow.students.solvers import Euler, Heun, Solver
+from tarflow.students.student import Student
+from tarflow.students.velocity_student import ShortcutStudent, VelocityStudent
 
 __version__ = "0.1.0"
 
@@ -66,6 +72,7 @@ __all__ = [
     "AutoDenoiser",
     "AutoregressiveTransform",
     "CheckpointError",
+    "Chosen",
     "Codec",
     "Composition",
     "Conditioner",
@@ -78,6 +85,7 @@ __all__ = [
     "Decoder",
     "Denoiser",
     "DiagonalNormal",
+    "Euler",
     "ExampleSeeds",
     "ExpScale",
     "FeedForward",
@@ -89,9 +97,12 @@ __all__ = [
     "GaussianNoise",
     "GeluMLP",
     "Guidance",
+    "Heun",
     "Inpainting",
     "Inverse",
+    "InverseStudent",
     "Jacobi",
+    "Judgement",
     "LabelConditioner",
     "Layer",
     "LayerNormalization",
@@ -126,12 +137,15 @@ __all__ = [
     "SamplingReport",
     "Scale",
     "Sequential",
+    "ShortcutStudent",
     "SigmoidGate",
     "SoftClipScale",
     "SoftplusScale",
+    "Solver",
     "StandardNormal",
     "StartToken",
     "StochasticDenoising",
+    "Student",
     "SwiGLU",
     "TarFlow",
     "TarflowError",
@@ -140,9 +154,15 @@ __all__ = [
     "UniformLevels",
     "UniformVarianceLevels",
     "UnitScale",
+    "VelocityStudent",
+    "best_of",
     "denoise",
     "inpaint",
     "interpolate",
+    "judge",
     "load",
+    "placed",
+    "placed_states",
     "register",
+    "unplaced",
 ]

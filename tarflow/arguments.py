@@ -90,17 +90,17 @@ def check_tensor(
         )
     if not value.is_floating_point():
         raise ConfigurationError(
-            f"{name} holds {value.dtype}, but a flow's numbers are floating-point: pixels become"
+            f"{name} holds {value.dtype}, but a model's numbers are floating-point: pixels become"
             " such by flow.noisy(pixels)"
         )
     if value.ndim == 0 or (shape is not None and tuple(value.shape[1:]) != shape):
         wanted = "..." if shape is None else ", ".join(map(str, shape))
         raise ConfigurationError(
-            f"{name} has shape {tuple(value.shape)}, but this flow takes (batch, {wanted})"
+            f"{name} has shape {tuple(value.shape)}, but this model takes (batch, {wanted})"
         )
     if value.device != device:
         raise ConfigurationError(
-            f"{name} is on {value.device}, but the flow is on {device}: move one of them, with"
+            f"{name} is on {value.device}, but the model is on {device}: move one of them, with"
             " .to(...)"
         )
 

@@ -4,10 +4,22 @@ from importlib import import_module
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tarflow.cli.command import settings_of
 from tarflow.cli.settings import CONF
+
+SHRINK = {"train": "shrink", "distill": "shrink_student"}
+"""Where it is said what `trainer=smoke` shrinks, of commands that fit something."""
+
+
+def shrunk(command: str = "train") -> DictConfig:
+    """What `trainer=smoke` sets."""
+    files = ("shrink/two_steps.yaml", f"{SHRINK[command]}/smoke.yaml")
+    merged = OmegaConf.merge(*(OmegaConf.load(CONF / file) for file in files))
+    assert isinstance(merged, DictConfig)
+    del merged["defaults"]
+    return merged
 
 
 def composed(command: str, *overrides: str, with_hydra: bool = False) -> DictConfig:

@@ -13,7 +13,6 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from tarflow.cli import COMMANDS, PLAIN, run_command
-from tarflow.cli.settings import CONF
 from tests import composing
 
 ROOT = Path(__file__).parents[1]
@@ -90,8 +89,8 @@ def shrink(name: str, arguments: list[str], config: DictConfig | None) -> list[s
     if config is None:
         return arguments
     data = config.hydra.runtime.choices.get("data")
-    if name == "train":
-        return small_training(arguments, config, data)
+    if name in composing.SHRINK:
+        return small_training(name, arguments, config, data)
     if name == "ablate" or (name == "prepare" and data not in AT_HAND):
         return None  # minutes of training; data sets of gigabytes
     small = dict(SMALL[name])
@@ -102,11 +101,9 @@ def shrink(name: str, arguments: list[str], config: DictConfig | None) -> list[s
     return replaced(arguments, small)
 
 
-def small_training(arguments: list[str], config: DictConfig, data: str) -> list[str]:
+def small_training(name: str, arguments: list[str], config: DictConfig, data: str) -> list[str]:
     """Two steps with `trainer=smoke`, which must have the last word on what it sets."""
-    smoke = OmegaConf.load(CONF / "shrink" / "smoke.yaml")
-    assert isinstance(smoke, DictConfig)
-    taken = {"trainer", *leaves(smoke)}
+    taken = {"trainer", *leaves(composing.shrunk(name))}
     if "trainer=smoke" in arguments:
         return arguments
     kept = [word for word in arguments if key_of(word) not in taken]

@@ -24,12 +24,14 @@ from tarflow import (
     Scale,
     SigmoidGate,
     StandardNormal,
+    Student,
     SwiGLU,
     TarFlow,
 )
 from tarflow.nn.transformer import CausalTransformer
 
 Module = TypeVar("Module", bound=nn.Module)
+Taught = TypeVar("Taught", bound=Student)
 
 MODERN = PreNorm(RootMeanSquare(), SwiGLU(), RootMeanSquare(), SigmoidGate())
 
@@ -90,6 +92,12 @@ def tiny_flow(
     """A TarFlow of three transforms, over 2 x 4 x 4 images unless told otherwise."""
     sizes = {"num_transforms": 3, "num_layers": 2, "model_dim": 16, "head_dim": 8}
     return randomized(TarFlow(image_size, patch_size, num_channels, **(sizes | options)))
+
+
+def tiny_student(kind: type[Taught], flow: TarFlow, **options: Any) -> Taught:
+    """A student of a flow, with random weights."""
+    sizes = {"num_layers": 2, "model_dim": 16, "head_dim": 8}
+    return randomized(kind.of(flow, **(sizes | options)))
 
 
 def tough_flow(

@@ -8,7 +8,7 @@ import torch
 
 from tarflow import Jacobi, Sequential
 from tarflow.flows.report import SamplingReport
-from tarflow.sampling.certificates import Certificates
+from tarflow.sampling.certificates import DecodingCertificates
 
 
 def report(decoder, residual, redone=(False, False, False)) -> SamplingReport:
@@ -18,10 +18,11 @@ def report(decoder, residual, redone=(False, False, False)) -> SamplingReport:
     return SamplingReport((decoder,), residual, count, (1,), count, redone, (False,))
 
 
-def certificates() -> Certificates:
+def certificates() -> DecodingCertificates:
     """Of two transforms: the second sample misses the tolerance, the third was redone."""
     first = report(Jacobi(4, 1e-3), [1e-4, 2e-3, 0.0], (False, False, True))
-    return Certificates.of(SamplingReport.stack([first, report(Sequential(), [3e-7, 0.5, 1e-7])]))
+    second = report(Sequential(), [3e-7, 0.5, 1e-7])
+    return DecodingCertificates.of(SamplingReport.stack([first, second]))
 
 
 def test_they_are_those_of_the_report():
@@ -36,7 +37,7 @@ def test_they_are_those_of_the_report():
 def test_batches_are_joined_in_order():
     found = certificates()
     rows = {name: array[:1] for name, array in vars(found).items()} | {"samples": np.zeros(1)}
-    joined = Certificates.join([vars(found), rows])
+    joined = DecodingCertificates.join([vars(found), rows])
     assert joined.certified.tolist() == [True, False, True, True]
     assert np.array_equal(joined.residual, found.residual[[0, 1, 2, 0]])
 
@@ -51,6 +52,6 @@ def test_the_table_has_a_row_for_each_sample_and_a_column_for_each_transform():
 
 def test_what_is_not_a_number_is_not_hidden():
     unknown = report(Sequential(), [float("nan"), 0.0, 0.0])
-    found = Certificates.of(unknown)
+    found = DecodingCertificates.of(unknown)
     assert found.certified.tolist() == [False, True, True]
     assert "2 of 3 samples certified, largest residual nan" in str(found)

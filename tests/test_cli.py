@@ -188,7 +188,7 @@ def test_folders_of_images_and_arrays_can_be_trained_on(tmp_path):
     assert Path("dogs/grid.png").read_bytes() == Path("ones/grid.png").read_bytes()
     asked = ("sample", "checkpoint=folder", "output=cows")
     assert "label=cow is unknown: give all, none" in error_of(*asked, "label=cow")
-    assert "this flow knows 0 ... 1 (cat, dog)" in error_of(*asked, "label=[dog,cow]")
+    assert "this model knows 0 ... 1 (cat, dog)" in error_of(*asked, "label=[dog,cow]")
 
 
 def test_images_of_any_number_of_channels(tmp_path):
@@ -226,7 +226,7 @@ def test_errors_say_what_to_do(trained, tmp_path):
         *train, "data.batch_size=2000", "run_dir=d"
     )
     assert "is neither a pretrained folder" in error_of("sample", "checkpoint=empty")
-    assert "this flow knows 0 ... 9" in error_of(*sample, "label=10")
+    assert "this model knows 0 ... 9" in error_of(*sample, "label=10")
     assert "weight -1" in error_of(*sample, "guidance=-1.0")
     assert "other settings, on which its result depends" in error_of(
         *train, "experiment=digits_samples", f"run_dir={trained}", *TINY, "model.model_dim=32"

@@ -105,7 +105,7 @@ def test_labels_of_any_integer_dtype_mean_the_same(dtype):
 
 @pytest.mark.parametrize("label", [[0, 3], [-2, 0]])
 def test_labels_out_of_range_are_refused_where_values_are_looked_at(label):
-    with pytest.raises(ContextError, match=r"this flow knows 0 \.\.\. 2"):
+    with pytest.raises(ContextError, match=r"this model knows 0 \.\.\. 2"):
         LABELS.check(torch.tensor(label))
 
 
@@ -117,7 +117,7 @@ def test_temperatures_that_divide_by_nothing_are_refused(value):
 
 def test_a_part_that_no_conditioner_reads_is_refused_by_name():
     flow = TarFlow(4, 2, 1, 1, 1, 8, 8)
-    with pytest.raises(ContextError, match="vector is unknown: this flow knows temperature"):
+    with pytest.raises(ContextError, match="vector is unknown: this model knows temperature"):
         flow.log_prob(torch.zeros(2, 1, 4, 4), {"vector": torch.zeros(2, 5)})
     with pytest.raises(ContextError, match="no classes"):
         flow.log_prob(torch.zeros(2, 1, 4, 4), 1)

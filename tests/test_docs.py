@@ -17,11 +17,13 @@ from PIL import Image
 
 from tarflow import (
     GaussianNoise,
+    InverseStudent,
     NoNoise,
     Pixels,
     TarFlow,
     UniformDequantization,
     UniformLevels,
+    VelocityStudent,
 )
 from tarflow.flows.published import _published_name
 from tests import doc_commands
@@ -115,6 +117,11 @@ def save_published(flow: TarFlow, path: Path) -> None:
     torch.save({key: value for key, value in state.items() if key.startswith("blocks")}, path)
 
 
+def flow_of(folder: Path) -> TarFlow:
+    """The flow of digits that pages draw from."""
+    return TarFlow.from_pretrained(folder / "outputs/digits_samples/seed_0/pretrained")
+
+
 @pytest.fixture(scope="module")
 def things(tmp_path_factory) -> Path:
     """What pages speak of, at the paths that they use: small flows, and pictures."""
@@ -133,6 +140,9 @@ def things(tmp_path_factory) -> Path:
         # so near to the identity that guidance does not lead the larger one to infinity
         flow = randomized(flow, 0.05 / flow.base.shape[1] ** 0.5, index)
         flow.save_pretrained(folder / "outputs" / run / "pretrained")
+    for name, kind in (("inverse", InverseStudent), ("flow_matching", VelocityStudent)):
+        student = kind.of(flow_of(folder), num_layers=1, model_dim=64)
+        student.save_pretrained(folder / "outputs" / name / "seed_0" / "pretrained")
     save_published(flow, folder / "weights.pth")
     source = np.random.default_rng(0)
     for name in ("cats", "dogs"):

@@ -348,7 +348,7 @@ def test_the_default_standard_deviation_is_that_of_the_flow(noisy, x, sampler):
 
 def test_data_that_is_not_the_flows_is_refused(noisy, x):
     with pytest.raises(
-        ValueError, match=r"\(4, 2, 4, 5\), but this flow takes \(batch, 2, 4, 4\)"
+        ValueError, match=r"\(4, 2, 4, 5\), but this model takes \(batch, 2, 4, 4\)"
     ):
         inpaint(noisy, torch.randn(4, 2, 4, 5), torch.tensor(True))
     x[0, 0, 0, 0] = float("inf")

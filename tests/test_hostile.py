@@ -59,7 +59,7 @@ def read_state(path: Path) -> None:
     """Read a state of training, as `tarflow train` does before it goes on."""
     run = Run(path.parent.parent)
     run.step()
-    run.check(tiny_flow())
+    run.check(torch.nn.ModuleDict({"flow": tiny_flow()}))
 
 
 @pytest.mark.parametrize("kind", ["plain", "within"])

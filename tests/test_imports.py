@@ -30,10 +30,20 @@ BELOW: dict[str, set[str]] = {
     "data": {"flows", "machine"},
     "sampling": {"flows", "nn", "machine"},
     "editing": {"flows", "nn", "machine"},
-    "training": {"sampling", "editing", "data", "flows", "nn", "machine"},
-    "evaluation": {"sampling", "editing", "data", "flows", "nn", "machine"},
+    "students": {"sampling", "flows", "nn", "machine"},
+    "training": {"students", "sampling", "editing", "data", "flows", "nn", "machine"},
+    "evaluation": {"students", "sampling", "editing", "data", "flows", "nn", "machine"},
     "doctor": {"nn", "machine"},
-    "ablation": {"training", "evaluation", "sampling", "data", "flows", "nn", "machine"},
+    "ablation": {
+        "training",
+        "evaluation",
+        "students",
+        "sampling",
+        "data",
+        "flows",
+        "nn",
+        "machine",
+    },
 }
 """What a folder may import besides the foundation and itself; the commands may import all."""
 

@@ -106,5 +106,5 @@ def test_dropping_labels_of_bytes(flow):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
 def test_a_class_that_is_unknown_is_named(flow, dtype):
-    with pytest.raises(ContextError, match="labels go from 0 to 7, but this flow knows 0"):
+    with pytest.raises(ContextError, match="labels go from 0 to 7, but this model knows 0"):
         flow.sample(2, torch.tensor([0, 7], dtype=dtype))

@@ -21,9 +21,9 @@ from tarflow import (
     denoise,
 )
 from tarflow.editing import CrankNicolson, Hamiltonian, inpaint, interpolate
-from tarflow.sampling.certificates import Certificates
+from tarflow.sampling.certificates import DecodingCertificates
 from tarflow.sampling.drawing import sample_batches
-from tarflow.sampling.sampler import Sampler
+from tarflow.sampling.flow_sampler import FlowSampler
 
 from .models import tiny_flow
 
@@ -167,28 +167,28 @@ def test_what_is_not_a_number_is_black(codec):
 
 
 def test_a_sampler_tells_of_each_sample_and_never_stops(flow):
-    sampler = Sampler(flow, classes=torch.arange(3))
+    sampler = FlowSampler(flow, classes=torch.arange(3))
     whole, alone = sampler(range(4)), sampler(range(1, 2))
     why = ["", "transform 1 from the noise", "", ""]
     assert whole["why"].tolist() == why
     assert alone["why"].tolist() == why[1:2]
     assert not whole["samples"][1].any()
     assert not whole["denoised"][1].any()
-    joined = Certificates.join([whole, alone])
+    joined = DecodingCertificates.join([whole, alone])
     assert str(joined).endswith("2 not finite (black; certificates.csv tells why)")
     rows = list(csv.DictReader(io.StringIO(joined.to_csv())))
     assert [(row["finite"], row["why"]) for row in rows[:2]] == [("1", ""), ("0", why[1])]
     old = {name: column for name, column in whole.items() if name != "why"}
-    assert Certificates.join([old, whole]).why.tolist() == [""] * 4 + why
+    assert DecodingCertificates.join([old, whole]).why.tolist() == [""] * 4 + why
 
 
 def test_a_sample_that_cannot_be_denoised_is_told_apart():
     report = tiny_flow().sample_with_report(2, decoder=Sequential())[1]
-    found = Certificates.of(report, torch.tensor([True, False]))
+    found = DecodingCertificates.of(report, torch.tensor([True, False]))
     assert found.why.tolist() == ["", "denoising"]
     assert found.finite.tolist() == [True, False]
-    lost = Certificates(
-        np.full((2, 1), np.nan), np.zeros(2, bool), np.zeros(2, bool), np.array(["a", "b"])
+    lost = DecodingCertificates(
+        np.array(["a", "b"]), np.full((2, 1), np.nan), np.zeros(2, bool), np.zeros(2, bool)
     )
     assert (
         str(lost) == "0 of 2 samples certified, 2 not finite (black; certificates.csv tells why)"

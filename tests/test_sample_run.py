@@ -11,10 +11,10 @@ import torch
 
 from tarflow import ConfigurationError, DataError, GaussianNoise, Pixels
 from tarflow.machine.processes import Process
+from tarflow.sampling.flow_sampler import FlowSampler
 from tarflow.sampling.gallery import Gallery
 from tarflow.sampling.sample_folder import SampleFolder
 from tarflow.sampling.sample_run import SampleRun
-from tarflow.sampling.sampler import Sampler
 
 from .models import tiny_flow
 
@@ -22,7 +22,7 @@ FLOW = tiny_flow(num_channels=1, num_classes=3, codec=Pixels(17), noise=Gaussian
 
 
 @dataclass(frozen=True)
-class Recorder(Sampler):
+class Recorder(FlowSampler):
     """Remembers what it drew; is interrupted before a sample that it must not draw."""
 
     drawn: list[range] = field(default_factory=list)

@@ -20,14 +20,14 @@ from tarflow import (
 )
 from tarflow.nn.networks import Networks
 from tarflow.sampling.drawing import sample_batches
-from tarflow.sampling.sampler import Sampler
+from tarflow.sampling.flow_sampler import FlowSampler
 
 from .memory import limit_memory
 from .models import tiny_flow
 
 CODEC = Pixels(17)
 
-CERTIFICATES = ("residual", "certified", "redone", "why")
+CERTIFICATES = ("why", "residual", "certified", "redone")
 
 
 def assert_same(found, expected):
@@ -47,7 +47,9 @@ def noisy():
 
 
 def test_samples_are_those_of_the_flow_as_pixels(noisy):
-    sampler = Sampler(noisy, 5, torch.tensor([2, 0]), options=DecodeOptions(LinearGuidance(1.0)))
+    sampler = FlowSampler(
+        noisy, 5, torch.tensor([2, 0]), options=DecodeOptions(LinearGuidance(1.0))
+    )
     label = torch.tensor([0, 2, 0])
     source = ExampleSeeds(5, range(3, 6))
     x = noisy.sample(3, label, guidance=LinearGuidance(1.0), source=source)
@@ -60,20 +62,20 @@ def test_samples_are_those_of_the_flow_as_pixels(noisy):
 
 
 def test_what_is_not_asked_for_is_not_made(noisy):
-    assert list(Sampler(noisy, denoise=False)(range(2))) == ["samples", *CERTIFICATES]
-    sampler = Sampler(tiny_flow(codec=UniformDequantization(17), noise=NoNoise()))
+    assert list(FlowSampler(noisy, denoise=False)(range(2))) == ["samples", *CERTIFICATES]
+    sampler = FlowSampler(tiny_flow(codec=UniformDequantization(17), noise=NoNoise()))
     assert list(sampler(range(2))) == ["samples", *CERTIFICATES]
     assert sampler.settings["denoise"] is False
 
 
 def test_indices_far_out_are_the_same_in_any_batch(noisy):
-    sampler = Sampler(noisy, classes=torch.arange(3))
+    sampler = FlowSampler(noisy, classes=torch.arange(3))
     many, one = sampler(range(1000, 1005)), sampler(range(1003, 1004))
     assert_same(one, {name: array[3:4] for name, array in many.items()})
 
 
 def test_memory_runs_out_once_for_sampling_and_denoising(noisy):
-    sampler = Sampler(noisy, classes=torch.arange(3))
+    sampler = FlowSampler(noisy, classes=torch.arange(3))
     expected = sampler(range(4))
     limit_memory(noisy, 2)
     with pytest.warns(RuntimeWarning, match="going on with 2") as caught:
@@ -84,33 +86,33 @@ def test_memory_runs_out_once_for_sampling_and_denoising(noisy):
 
 
 def test_bytes_of_a_sample(noisy):
-    arrays = Sampler(noisy)(range(1))
+    arrays = FlowSampler(noisy)(range(1))
     size = sum(arrays[name].nbytes for name in ("samples", "denoised"))
-    assert Sampler(noisy).bytes_per_sample == size == 2 * 2 * 4 * 4
-    assert Sampler(noisy, denoise=False).bytes_per_sample == 2 * 4 * 4
+    assert FlowSampler(noisy).bytes_per_sample == size == 2 * 2 * 4 * 4
+    assert FlowSampler(noisy, denoise=False).bytes_per_sample == 2 * 4 * 4
     many_levels = tiny_flow(codec=Pixels(1000))
-    assert Sampler(many_levels).bytes_per_sample == 4 * 2 * 4 * 4
+    assert FlowSampler(many_levels).bytes_per_sample == 4 * 2 * 4 * 4
 
 
 def test_settings_tell_all_that_a_sample_depends_on(noisy):
-    plain = Sampler(noisy).settings
+    plain = FlowSampler(noisy).settings
     assert json.loads(json.dumps(plain)) == plain
     others = [
-        Sampler(noisy, 1),
-        Sampler(noisy, classes=torch.tensor([1])),
-        Sampler(noisy, denoise=False),
-        Sampler(noisy, options=DecodeOptions(LinearGuidance(1.0))),
-        Sampler(noisy, options=DecodeOptions(LinearGuidance(1.0, temperature=2.0))),
-        Sampler(noisy, options=DecodeOptions(dtype=torch.bfloat16)),
-        Sampler(noisy, options=DecodeOptions(decoder=Jacobi())),
+        FlowSampler(noisy, 1),
+        FlowSampler(noisy, classes=torch.tensor([1])),
+        FlowSampler(noisy, denoise=False),
+        FlowSampler(noisy, options=DecodeOptions(LinearGuidance(1.0))),
+        FlowSampler(noisy, options=DecodeOptions(LinearGuidance(1.0, temperature=2.0))),
+        FlowSampler(noisy, options=DecodeOptions(dtype=torch.bfloat16)),
+        FlowSampler(noisy, options=DecodeOptions(decoder=Jacobi())),
     ]
     texts = {json.dumps(sampler.settings) for sampler in others} | {json.dumps(plain)}
     assert len(texts) == len(others) + 1
-    assert Sampler(noisy, options=DecodeOptions(compile=True)).settings == plain
+    assert FlowSampler(noisy, options=DecodeOptions(compile=True)).settings == plain
 
 
 def test_the_precision_is_that_of_denoising_too(noisy):
-    sampler = Sampler(noisy, options=DecodeOptions(dtype=torch.bfloat16))
+    sampler = FlowSampler(noisy, options=DecodeOptions(dtype=torch.bfloat16))
     drawn = noisy.sample_with_report(2)
     noisy.sample_with_report = lambda *arguments, **options: drawn
     with pytest.raises(ConfigurationError, match=r"cannot denoise in torch.bfloat16"):
@@ -125,7 +127,7 @@ def test_weights_are_made_ready_once(noisy, monkeypatch):
         return prepare(self, network)
 
     monkeypatch.setattr(Networks, "_prepare", counted)
-    sampler = Sampler(noisy.float(), options=DecodeOptions(dtype=torch.bfloat16))
+    sampler = FlowSampler(noisy.float(), options=DecodeOptions(dtype=torch.bfloat16))
     sampler(range(2))
     assert made.count(torch.bfloat16) == 3  # one for each transform
     made.clear()
@@ -142,4 +144,4 @@ def test_weights_are_made_ready_once(noisy, monkeypatch):
 
 def test_a_flow_that_does_not_know_its_codec():
     with pytest.raises(ConfigurationError, match="does not name the codec"):
-        Sampler(tiny_flow())(range(2))
+        FlowSampler(tiny_flow())(range(2))

@@ -55,14 +55,14 @@ def test_labels_of_no_samples():
 
 @pytest.mark.parametrize("choice", [3, -2, [0, 3], [-1], [0, -1], []])
 def test_unknown_class(choice):
-    with pytest.raises(ContextError, match=r"label=.*: this flow knows 0 \.\.\. 2") as caught:
+    with pytest.raises(ContextError, match=r"label=.*: this model knows 0 \.\.\. 2") as caught:
         labels_of(choice, 7, 3)
     assert f"label={choice}:" in str(caught.value)
 
 
 @pytest.mark.parametrize("choice", [0, [0]])
 def test_class_of_a_flow_without_classes(choice):
-    with pytest.raises(ContextError, match="this flow knows no classes"):
+    with pytest.raises(ContextError, match="this model knows no classes"):
         labels_of(choice, 7, 0)
 
 
@@ -163,12 +163,12 @@ def test_classes_by_name():
     assert read_classes(2, 3, names).tolist() == [2]
     assert read_classes("all", 3, names).tolist() == [0, 1, 2]
     for wrong in ("cows", ["cats", "cows"], "Cats"):
-        knows = r"is unknown: .*; this flow knows 0 \.\.\. 2 \(cats, dogs, 2\)"
+        knows = r"is unknown: .*; this model knows 0 \.\.\. 2 \(cats, dogs, 2\)"
         with pytest.raises(ContextError, match=knows):
             read_classes(wrong, 3, names)
-    with pytest.raises(ContextError, match=r"label=3: this flow knows 0 \.\.\. 2 \(cats"):
+    with pytest.raises(ContextError, match=r"label=3: this model knows 0 \.\.\. 2 \(cats"):
         read_classes(3, 3, names)
-    with pytest.raises(ContextError, match=r"this flow knows 0 \.\.\. 999 \(name0, .* \.\.\.$"):
+    with pytest.raises(ContextError, match=r"this model knows 0 \.\.\. 999 \(name0, .* \.\.\.$"):
         read_classes("cows", 1000, [f"name{index}" for index in range(1000)])
 
 

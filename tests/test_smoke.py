@@ -4,12 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from tarflow import TarFlow
 from tarflow.cli import main
 from tarflow.cli.settings import CONF
-from tests.composing import composed
+from tests.composing import composed, shrunk
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").iterdir())
 AT_HAND = ("digits",)
@@ -72,11 +71,11 @@ def test_what_an_experiment_sets_does_not_make_it_large(tmp_path):
     large = composed("train", where, "experiment=greedy")
     small = composed("train", where, "experiment=greedy", "trainer=smoke")
     assert large.trainer.devices == 8
-    shrunk = OmegaConf.load(CONF / "shrink" / "smoke.yaml")
+    sets = shrunk()
     assert small.module.attention == {"_target_": "tarflow.nn.kernels.AutoAttention"}
-    del shrunk.module.attention
+    del sets.module.attention
     for section in ("data", "model", "module", "schedule", "trainer"):
-        for key, value in shrunk[section].items():
+        for key, value in sets[section].items():
             assert small[section][key] == value, key
     assert small.callbacks.sample_grid.num_samples == 2
     assert small.run_dir.startswith("outputs/smoke/greedy/")

@@ -308,7 +308,7 @@ def narrow_weights(_):
     check_precision("bf16-true", sharded=False)
 
 
-@provokes("labels go from … to …, but this flow knows 0 ... …")
+@provokes("labels go from … to …, but this model knows 0 ... …")
 def too_many_classes(_):
     fit(tiny_module(flow_to_train(num_classes=2)), batches())
 
@@ -408,7 +408,7 @@ def small_disk(folder):
     SampleFolder(folder).check_space(10**18)
 
 
-@provokes("label=…: this flow knows …")
+@provokes("label=…: this model knows …")
 def unknown_class(_):
     read_classes(10, 10)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tarflow.ablation.baselines import Baseline
 from tarflow.ablation.fitting import Fit, log_probs
+from tarflow.ablation.principal_components import PrincipalComponents
 from tarflow.ablation.variants import Model, Variant
 from tarflow.arguments import check_integer
 from tarflow.data import ImageData
@@ -68,9 +69,7 @@ class Judge:
         parts: Any = (data.train, data.validation, data.test)
         self.train, self.validation, self.test = (read_batch(p, range(len(p))) for p in parts)
         self.agreement = ImageFeatures(data, {}, torch.device("cpu"))
-        flat = self.train.x.flatten(1).double()
-        self.mean = flat.mean(dim=0)
-        self.axes = torch.linalg.eigh(flat.T.cov()).eigenvectors[:, -MOST_COMPONENTS:]
+        self.components = PrincipalComponents.of(self.train.x, MOST_COMPONENTS)
         self.reference = self._features(self.train.x)
 
     def __call__(self, fitted: Fit, variant: Variant, seed: int) -> dict[str, Any]:
@@ -158,6 +157,4 @@ class Judge:
 
     def _features(self, pixels: Tensor) -> np.ndarray:
         """Coordinates along the principal axes, in units of the range of pixels."""
-        centred = pixels.flatten(1).double() - self.mean
-        codec: Any = self.data.codec
-        return (centred @ self.axes).numpy() / codec.largest
+        return self.components(pixels, self.data.codec).numpy()

@@ -1,17 +1,13 @@
 """A page of Markdown whose tables and pictures show what the runs have left."""
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from tarflow.ablation.claims import Quantity, Results, Section, data_of
+from tarflow.ablation.marked_page import empty, markdown, with_blocks, write_page
 from tarflow.ablation.plots import draw
 from tarflow.ablation.sections import SECTIONS
-from tarflow.errors import ConfigurationError
-from tarflow.machine.files import write_atomically
 
-END = "<!-- end -->"
-"""Tables stand between a mark, such as `<!-- table: scale -->`, and the next of these."""
+PICTURES = "![Distances](images/ablations.png)\n\n![Guidance](images/ablations_guidance.png)\n"
 
 
 def fill(page: Path, results: Results) -> list[Path]:
@@ -25,29 +21,19 @@ def fill(page: Path, results: Results) -> list[Path]:
     Raises:
         ConfigurationError: The page marks a table that is not known, or does not end it.
     """
-    text = page.read_text() if page.exists() else _blank()
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(page, filled(text, results))
+    blank = "\n".join(["# Ablations\n", PICTURES, *(empty(s.name) for s in SECTIONS)])
+    write_page(page, _blocks(results), blank)
     return [page, *draw(page.parent / "images", results)]
 
 
 def filled(text: str, results: Results) -> str:
     """A page's text with its tables brought up to date."""
-    sections = {section.name: section for section in SECTIONS}
+    return with_blocks(text, _blocks(results))
 
-    def replace(match: re.Match) -> str:
-        if match["name"] not in sections:
-            raise ConfigurationError(
-                f"the page marks a table {match['name']!r}: known are {', '.join(sections)}"
-            )
-        return f"{match['mark']}\n\n{table(sections[match['name']], results)}\n\n{END}"
 
-    pattern = r"(?P<mark><!-- table: (?P<name>\S+) -->)\n.*?" + re.escape(END)
-    done = re.sub(pattern, replace, text, flags=re.DOTALL)
-    marked, ended = text.count("<!-- table: "), text.count(END)
-    if marked != ended:
-        raise ConfigurationError(f"the page has {marked} tables, but {ended} times {END}")
-    return done
+def _blocks(results: Results) -> dict[str, str]:
+    """The tables by name."""
+    return {section.name: table(section, results) for section in SECTIONS}
 
 
 def tables(results: Results) -> str:
@@ -61,7 +47,7 @@ def table(section: Section, results: Results) -> str:
     parts = [_numbers(section, results, data) for data in names]
     if section.claims:
         rows = [[c.words, *(c.verdict(results, data) for data in names)] for c in section.claims]
-        parts.append(_markdown(["claim", *names], *rows))
+        parts.append(markdown(["claim", *names], *rows))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -73,7 +59,7 @@ def _numbers(section: Section, results: Results, data: str) -> str:
         rows.append([words, *(_cell(Quantity(variant, path), results, data) for path in paths)])
     if not any(cell for _, *cells in rows for cell in cells):
         return ""
-    return _markdown([data, *(heading for heading, _ in section.columns)], *rows)
+    return markdown([data, *(heading for heading, _ in section.columns)], *rows)
 
 
 def _cell(quantity: Quantity, results: Results, data: str) -> str:
@@ -87,15 +73,3 @@ def _cell(quantity: Quantity, results: Results, data: str) -> str:
     values = list(quantity.of(results, data).values())
     known = len(values) - values.count(None)
     return words if known == len(values) else f"{words} ({known} of {len(values)} seeds)"
-
-
-def _markdown(head: Sequence[str], *rows: Sequence[str]) -> str:
-    """A table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
-
-
-def _blank() -> str:
-    """A page with all tables."""
-    parts = [f"## {s.name}\n\n<!-- table: {s.name} -->\n{END}\n" for s in SECTIONS]
-    pictures = "![Distances](images/ablations.png)\n\n![Guidance](images/ablations_guidance.png)\n"
-    return "\n".join(["# Ablations\n", pictures, *parts])

@@ -1,69 +1,39 @@
-"""All runs of a study: every variant on every data set with every seed, in processes."""
+"""Runs of a study, in processes: each leaves a file, and is not done again."""
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from tarflow.ablation.claims import Results
-from tarflow.ablation.fitting import fit
-from tarflow.ablation.judging import Judge
-from tarflow.ablation.variants import VARIANTS
 from tarflow.arguments import check_integer
-from tarflow.data import digits, photographs
 from tarflow.errors import ConfigurationError, TarflowError
-from tarflow.evaluation.provenance import software
 from tarflow.machine.files import json_text, write_atomically
 
-DATA = {"digits": partial(digits, validation_fraction=0.1), "photographs": photographs}
 
-
-@dataclass(frozen=True)
-class StudyRun:
-    """A variant on a data set with a seed."""
-
-    data: str
-    variant: str
-    seed: int  # of the weights, of all draws in training, and of the samples
-    seconds: float  # processor time of training
-    num_samples: int  # for each distance
+class StudyRun(ABC):
+    """A run of a study: whatever leaves a result that depends on its settings alone."""
 
     @property
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that the result depends on."""
-        return {**vars(self), **VARIANTS[self.variant].settings}
+        """All that the result depends on, as JSON gives it back."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """In files."""
-        return f"{self.data}-{self.variant}-{self.seed}"
 
+    @abstractmethod
     def do(self) -> dict[str, Any]:
-        """Fit and judge, with one thread: then what runs beside it changes least."""
-        torch.set_num_threads(1)
-        judge, variant = _judge(self.data, self.num_samples), VARIANTS[self.variant]
-        torch.manual_seed(self.seed)
-        model = variant.make(judge.data)
-        fitted = fit(model, variant, judge.train, judge.validation, self.seconds)
-        return {
-            "settings": self.settings,
-            "data": judge.data.name,
-            "software": software(),
-            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "steps": fitted.steps,
-            "skipped_steps": fitted.skipped,
-            "validation_nats_per_dim": fitted.curve,
-            **judge(fitted, variant, self.seed),
-            "real": judge.real,
-        }
+        """Do it, in a process of its own; the result holds the settings."""
 
 
 @dataclass(frozen=True)
@@ -76,37 +46,6 @@ class Study:
     directory: Path
     runs: Sequence[StudyRun]
     earlier: Results = ()
-
-    @classmethod
-    def of(
-        cls,
-        directory: Path,
-        data: Sequence[str],
-        variants: Sequence[str],
-        seeds: Sequence[int],
-        seconds: float,
-        num_samples: int,
-        earlier: Results = (),
-    ) -> "Study":
-        """Every variant on every data set with every seed.
-
-        Raises:
-            ConfigurationError: One of them is unknown, or a number is not positive.
-        """
-        _check_known("datasets", data, DATA)
-        _check_known("variants", variants, VARIANTS)
-        if not seconds > 0 or num_samples < 2 or not seeds:
-            raise ConfigurationError(
-                f"seconds={seconds} must be positive, num_samples={num_samples} at least 2, and"
-                f" seeds={list(seeds)} must name one"
-            )
-        runs = [
-            StudyRun(which, variant, seed, float(seconds), num_samples)
-            for seed in seeds  # so that a study that is cut short has all variants
-            for variant in variants
-            for which in data
-        ]
-        return cls(directory, runs, earlier)
 
     def path(self, run: StudyRun) -> Path:
         """The file of a run."""
@@ -147,10 +86,7 @@ class Study:
 
     def write(self) -> Path:
         """Put all results into one file, a line for each run."""
-        path = self.directory / "results.json"
-        lines = ",\n".join(json.dumps(each, allow_nan=False) for each in self.results())
-        write_atomically(path, f"[\n{lines}\n]\n")
-        return path
+        return write_results(self.directory / "results.json", self.results())
 
     def _result(self, run: StudyRun) -> dict[str, Any] | None:
         """What a run has left."""
@@ -165,6 +101,13 @@ class Study:
                 " or move it away"
             )
         return result
+
+
+def write_results(path: Path, results: Results) -> Path:
+    """Put results into one file, a line for each."""
+    lines = ",\n".join(json.dumps(each, allow_nan=False) for each in results)
+    write_atomically(path, f"[\n{lines}\n]\n")
+    return path
 
 
 def read_results(path: Path) -> Results:
@@ -185,7 +128,7 @@ def read_results(path: Path) -> Results:
     return results
 
 
-def _check_known(name: str, given: Sequence[str], allowed: Collection[str]) -> None:
+def check_known(name: str, given: Sequence[str], allowed: Collection[str]) -> None:
     """Refuse what is not known."""
     if not given or not set(given) <= set(allowed):
         raise ConfigurationError(f"{name}={list(given)}: choose among {', '.join(allowed)}")
@@ -208,9 +151,3 @@ def _in_processes(runs: Sequence[StudyRun], workers: int) -> Iterator[tuple[Stud
         os.environ.pop("OMP_NUM_THREADS")
         if kept is not None:
             os.environ["OMP_NUM_THREADS"] = kept
-
-
-@cache
-def _judge(data: str, num_samples: int) -> Judge:
-    """The judge of a data set, made once in each process."""
-    return Judge(DATA[data](), num_samples)

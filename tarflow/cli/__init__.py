@@ -12,16 +12,18 @@ usage: tarflow COMMAND [key=value ...]
   sample    checkpoint=DIR num_samples=100         draw samples (label=3 guidance=1.5 seed=0 ...)
   sweep-guidance checkpoint=DIR weights=[0,1,2]    compare weights of guidance by samples
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
+  distill   checkpoint=DIR method=inverse          a student of a flow: samples in a few passes
   convert   weights.pth DIR [image_size=32]        read a published checkpoint
   prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
   ablate    [seconds=40]                            what each part of the method is worth
+  compare-samplers [seconds=120]                   exact samples and students', by quality and time
   doctor    [quick=true]                           tell whether this machine can train, how fast
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
 
 COMMANDS = (
     *("train", "evaluate", "sample", "sweep-guidance", "calibrate"),
-    *("convert", "prepare", "ablate", "doctor"),
+    *("distill", "convert", "prepare", "ablate", "compare-samplers", "doctor"),
 )
 
 PLAIN = ("convert", "doctor")

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tarflow.ablation.page import fill, tables
-from tarflow.ablation.study import Study, read_results
+from tarflow.ablation.study import read_results
+from tarflow.ablation.variant_runs import ablation
 from tarflow.ablation.variants import VARIANTS
 from tarflow.cli.settings import Settings
 
@@ -30,7 +31,7 @@ def ablate(config: AblateSettings) -> None:
     variants = list(VARIANTS) if config.variants is None else config.variants
     what = (config.datasets, variants, config.seeds, config.seconds, config.num_samples)
     earlier = () if config.earlier is None else read_results(Path(config.earlier))
-    study = Study.of(Path(config.output), *what, earlier)
+    study = ablation(Path(config.output), *what, earlier)
     study.do(os.cpu_count() or 1 if config.workers is None else config.workers)
     page = Path(config.page or study.directory / "ablations.md")
     for path in (study.write(), *fill(page, study.results())):

@@ -1,10 +1,13 @@
 """What the values of a command's configuration mean."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section
@@ -13,8 +16,10 @@ from tarflow.flows.checkpoint import CONFIG, WEIGHTS
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
+from tarflow.flows.pretrained import load
 from tarflow.sampling.plan import Conditions, Planned
 from tarflow.sampling.sample_folder import fingerprints
+from tarflow.students.student import Student
 
 
 def find_pretrained(checkpoint: str) -> Path:
@@ -31,6 +36,33 @@ def find_pretrained(checkpoint: str) -> Path:
         f"{path} is neither a pretrained folder ({CONFIG} and {WEIGHTS}) nor a run folder with one"
         " in `pretrained`: train first, or convert a published checkpoint"
     )
+
+
+def load_model(
+    directory: Path, device: torch.device, of_flows: Sequence[str], of_students: Sequence[str]
+) -> Any:
+    """Read a flow or a student, and refuse settings that were given and mean nothing for it.
+
+    Args:
+        directory: The pretrained folder.
+        device: Where the model is to be.
+        of_flows: Settings that mean something for flows alone.
+        of_students: Those for students alone.
+
+    Raises:
+        ConfigurationError: There is such a setting.
+    """
+    model = load(directory)
+    is_student = isinstance(model, Student)
+    kinds, others = ("a student", "flows") if is_student else ("a flow", "students")
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    keys = [re.split(r"[=.@]", each.lstrip("+~"))[0] for each in given]
+    if wrong := [key for key in keys if key in (of_flows if is_student else of_students)]:
+        raise ConfigurationError(
+            f"{wrong[0]} is a setting of {others}, and {directory} holds {kinds}, a"
+            f" {type(model).__name__}: leave it out"
+        )
+    return model.to(device)
 
 
 def beside(pretrained: Path, name: str) -> Path:

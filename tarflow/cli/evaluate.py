@@ -1,18 +1,21 @@
-"""`tarflow evaluate`: measures a flow on data."""
+"""`tarflow evaluate`: measures a flow, or a student, on data."""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tarflow.cli.choices import beside, device_of, find_pretrained
+from tarflow.cli.choices import beside, device_of, find_pretrained, load_model
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
 from tarflow.errors import ConfigurationError
 from tarflow.evaluation import Kept, Metrics, Report
 from tarflow.evaluation.provenance import sha256_of
 from tarflow.flows.checkpoint import WEIGHTS
-from tarflow.flows.flow import Flow
 from tarflow.machine.processes import Process
+
+OF_STUDENTS = ("steps",)
+OF_FLOWS = ("baseline", "guidance_rule", "temperature", "denoiser", "denoising_steps")
+"""Keys that mean nothing for the other kind of model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +32,14 @@ class EvaluateSettings(Settings):
     temperature: float = 1.0  # attention temperature of the null prediction
     denoiser: Section
     denoising_steps: int = 30  # levels that denoisers of many noise levels go through
+    steps: int | list[int] | None = None  # passes of a student, for metrics of samples; [1,2,4]
     device: str = "auto"  # or cpu, cuda, cuda:1, mps
     rank: int | None = None  # which of several processes that share the work; torchrun, srun tell
     world_size: int | None = None  # the number of these processes
 
 
 def evaluate(config: EvaluateSettings) -> None:
-    """Evaluate a pretrained flow and leave a report; compare it with another if there is one.
+    """Evaluate a pretrained model and leave a report; compare it with another if there is one.
 
     The work is shared with other processes, and goes on with what a killed one has left.
     """
@@ -52,13 +56,15 @@ def evaluate(config: EvaluateSettings) -> None:
     output = Path(config.output or beside(directory, "evaluation") / metrics.name)
 
     def measure(pretrained: Path, values: Path) -> Report | None:
-        flow = Flow.from_pretrained(pretrained).to(device_of(config.device, process.local_rank))
-        settings = {"weights": sha256_of(pretrained / WEIGHTS), **metrics.settings(flow, data)}
+        device = device_of(config.device, process.local_rank)
+        model = load_model(pretrained, device, OF_FLOWS, OF_STUDENTS)
+        metrics.check(model)
+        settings = {"weights": sha256_of(pretrained / WEIGHTS), **metrics.settings(model, data)}
 
         def work_of(part: str) -> Kept:
             return Kept(values / part, {"part": part, **settings}, process, num_workers)
 
-        return metrics.evaluate(flow, data, work_of)
+        return metrics.evaluate(model, data, work_of)
 
     values = {"values": directory, "values_of_baseline": baseline}
     reports = [measure(p, output / name) for name, p in values.items() if p is not None]

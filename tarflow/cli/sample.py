@@ -6,21 +6,25 @@ from pathlib import Path
 import torch
 
 from tarflow.arguments import check_integer
-from tarflow.cli.choices import beside, decode_options, device_of, find_pretrained, guidance_of
+from tarflow.cli.choices import beside, device_of, find_pretrained, load_model
 from tarflow.cli.command import instantiate
+from tarflow.cli.samplers import sampler_of
 from tarflow.cli.settings import Section, Settings
-from tarflow.errors import CheckpointError
-from tarflow.flows.flow import Flow
 from tarflow.machine.processes import Process
 from tarflow.sampling.array_layout import layout_of
-from tarflow.sampling.drawing import read_classes, read_others
 from tarflow.sampling.gallery import Gallery, real_images
-from tarflow.sampling.sample_folder import SampleFolder, fingerprints
+from tarflow.sampling.sample_folder import SampleFolder
 from tarflow.sampling.sample_run import SampleRun
-from tarflow.sampling.sampler import Sampler
 
 SHOWN = ("num_samples", "grid_samples", "columns", "save_png", "save_npz", "data")
 """Keys of `tarflow sample` that change the files made of its samples, and not the samples."""
+
+OF_STUDENTS = ("steps", "flow", "best_of")
+OF_FLOWS = (
+    *("guidance_rule", "temperature", "denoise", "denoiser", "denoising_steps"),
+    *("compile", "decoder", "tolerance", "window"),
+)
+"""Keys that mean nothing for the other kind of model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class SampleSettings(Settings):
     num_samples: int = 100
     label: str | int | list[str | int] = "all"  # go round the classes; none; cats; 3; or [3,dogs]
     context: Section  # other conditions by name: one value, or values to go round
-    guidance: float = 0.0  # weight; 0 is off
+    guidance: float = 0.0  # weight; 0 is off; of a student, a condition of its network
     guidance_rule: Section
     temperature: float = 1.0  # attention temperature of the null; guides flows without classes
     denoise: bool = True  # where the flow was trained with noise that can be removed
@@ -41,6 +45,9 @@ class SampleSettings(Settings):
     batch_size: int = 100  # samples drawn, and written, at a time; fewer where memory runs out
     dtype: str | None = None  # float32, bfloat16 or float16: of the transformer; its weights'
     compile: bool = False  # run single steps compiled: pays after many samples, if at all
+    steps: int | None = None  # passes of a student; by default its own number
+    flow: str | None = None  # a flow that judges a student's samples, by log p and residual
+    best_of: int = 1  # draws for each sample of a student, of which that flow keeps the likeliest
     decoder: Section
     tolerance: float = 1e-3  # largest residual of a certified sample; a plan is of one
     window: int = 64  # of decoder=jacobi
@@ -57,25 +64,16 @@ class SampleSettings(Settings):
 
 
 def sample(config: SampleSettings) -> None:
-    """Draw samples from a pretrained flow and leave pictures."""
+    """Draw samples from a pretrained flow or student and leave pictures."""
     if config.columns is not None:
         check_integer("columns", config.columns, least=1)
     layout_of(config.save_npz)  # before anything is drawn
     directory = find_pretrained(config.checkpoint)
     process = Process.find(config.rank, config.world_size)
-    flow = Flow.from_pretrained(directory).to(device_of(config.device, process.local_rank))
-    if flow.noise is None or flow.codec is None:
-        raise CheckpointError(
-            f"{directory} does not name the noise of its training: convert it with noise_std=..."
-        )
+    device = device_of(config.device, process.local_rank)
+    model = load_model(directory, device, OF_FLOWS, OF_STUDENTS)
     output = Path(config.output or beside(directory, "samples"))
-    origin = fingerprints(directory)
-    classes = read_classes(config.label, flow.num_classes, flow.class_names)
-    guidance = guidance_of(config.guidance_rule, config.guidance, flow)
-    options = decode_options(config, flow, directory, config.batch_size, guidance)
-    others = read_others(config.composed["context"], flow)
-    denoiser = instantiate(config.denoiser)
-    sampler = Sampler(flow, config.seed, classes, config.denoise, options, others, denoiser)
+    sampler, origin = sampler_of(config, model, directory)
     settings, num_samples = {**origin, **sampler.settings}, config.num_samples
     folder, batch_size = SampleFolder(output), config.batch_size
     run = SampleRun(folder, settings, num_samples, batch_size, process, sampler=sampler)
@@ -112,11 +110,11 @@ def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:
         files.append(gallery.write_images(run.pixels("writing images")))
-    shape = run.sampler.flow.image_shape
+    shape = run.sampler.model.image_shape
     drawn = shape is not None and shape[0] in (1, 3)  # else pictures do not hold all
     if layout := layout_of(config.save_npz or (config.save_png and not drawn)):
         label = run.sampler.context(range(run.count)).label
         pixels = run.pixels("writing samples.npz")
         files.append(gallery.write_arrays(pixels, run.count, label, layout))
-    print(certificates, *files, sep="\n")
+    print(certificates, *run.sampler.notes, *files, sep="\n")
     return files

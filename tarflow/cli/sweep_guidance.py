@@ -1,7 +1,7 @@
 """`tarflow sweep-guidance`: samples and their quality at several weights of guidance."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.machine.files import replacing, write_atomically
 from tarflow.machine.processes import Process
+from tarflow.sampling.drawing import read_classes
+from tarflow.sampling.flow_sampler import FlowSampler
 from tarflow.sampling.sample_folder import fingerprints
-from tarflow.sampling.sampler import Sampler
 
 RULES = CONF / "guidance_rule"
 
@@ -116,11 +117,12 @@ def _words(name: str) -> str:
     return str(name).replace("_", " ")
 
 
-def _sampler(flow: Flow, features: ImageFeatures, metrics: SampleMetrics) -> Sampler:
+def _sampler(flow: Flow, features: ImageFeatures, metrics: SampleMetrics) -> FlowSampler:
     """What draws samples of all classes, and of the other conditions of training images."""
-    judge = SampleJudge(flow.eval(), features)
-    others = judge.context(range(metrics.num_samples)).updated(label=None)
-    return Sampler(flow, classes=judge.classes, others=others, denoiser=metrics.denoiser)
+    classes = read_classes("all", flow.num_classes)
+    sampler = FlowSampler(flow.eval(), classes=classes, denoiser=metrics.denoiser)
+    others = SampleJudge(sampler, features).context(range(metrics.num_samples))
+    return replace(sampler, others=others.updated(label=None))
 
 
 def _leave(
@@ -128,7 +130,7 @@ def _leave(
 ) -> None:
     """Judge the samples, write all files and tell of them."""
     values, workers = sweep.directory / "values", config.data.get("num_workers", 0)
-    settings = {**sweep.origin, **sweep.metrics.settings(sweep.sampler.flow, sweep.data)}
+    settings = {**sweep.origin, **sweep.metrics.settings(sweep.sampler.model, sweep.data)}
     report = sweep.judge(
         features,
         lambda part: Kept(values / part, {"part": part, **settings}, num_workers=workers),

@@ -29,11 +29,11 @@ from tarflow.flows.guidance import Guidance
 from tarflow.machine.files import json_text, write_atomically
 from tarflow.machine.processes import Process
 from tarflow.sampling.certificates import Certificates
+from tarflow.sampling.flow_sampler import FlowSampler
 from tarflow.sampling.gallery import Gallery
 from tarflow.sampling.pictures import below, grid
 from tarflow.sampling.sample_folder import SampleFolder
 from tarflow.sampling.sample_run import SampleRun
-from tarflow.sampling.sampler import Sampler
 
 SCORES = "scores.json"
 
@@ -102,7 +102,7 @@ class GuidanceSweep:
 
     directory: Path
     turns: Sequence[Turn]
-    sampler: Sampler
+    sampler: FlowSampler
     options_of: Callable[[Guidance | None], DecodeOptions]
     metrics: SampleMetrics
     data: ImageData
@@ -118,7 +118,7 @@ class GuidanceSweep:
         context = self.sampler.context(range(1))
         for turn in self.turns:
             if turn.guidance is not None:
-                self.sampler.flow.check_guidance(turn.guidance, context)
+                self.sampler.model.check_guidance(turn.guidance, context)
 
     @cached_property
     def runs(self) -> dict[Turn, list[SampleRun]]:
@@ -131,7 +131,7 @@ class GuidanceSweep:
             runs[turn] = [self._run(turn, sampler) for sampler in samplers]
         return runs
 
-    def _run(self, turn: Turn, sampler: Sampler) -> SampleRun:
+    def _run(self, turn: Turn, sampler: FlowSampler) -> SampleRun:
         """The samples of a turn and a seed."""
         name = f"{turn.title.replace(' ', '_')}_seed_{sampler.seed}"
         folder = SampleFolder(self.directory / "samples" / name)
@@ -166,7 +166,7 @@ class GuidanceSweep:
             DataError: Samples or kept statistics are damaged, or of something else.
         """
         judge = SweepJudge(features, partial(self.metrics.real_images, features, work_of))
-        settings = self.metrics.settings(self.sampler.flow, self.data)
+        settings = self.metrics.settings(self.sampler.model, self.data)
         del settings["guidance"]
         request = {**settings, "grid_samples": self.grid_samples, "columns": self.columns}
         del request["seeds"]

@@ -35,11 +35,24 @@ class Metrics(Part, ABC):
 
     name: ClassVar[str]
 
-    def __call__(self, flow: Flow, data: ImageData) -> Report:
-        """Evaluate a flow in this process alone; raises as `evaluate` does."""
+    def __call__(self, flow: Any, data: ImageData) -> Report:
+        """Evaluate a flow in this process alone; raises as `check` and `evaluate` do."""
+        self.check(flow)
         report = self.evaluate(flow, data, lambda name: InMemory())
         assert report is not None
         return report
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that these metrics cannot measure: by default, one without a density.
+
+        Raises:
+            ConfigurationError: It is such a model.
+        """
+        if not isinstance(model, Flow):
+            raise ConfigurationError(
+                f"{self.name} needs a density, and a {type(model).__name__} has none: give the"
+                " flow that it learned from, or metrics=samples"
+            )
 
     @abstractmethod
     def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
@@ -108,14 +121,14 @@ def settings_of(
     }
 
 
-def check_fit(flow: Flow, data: ImageData) -> None:
-    """Refuse data that a flow was not made for.
+def check_fit(flow: Any, data: ImageData) -> None:
+    """Refuse data that a flow, or a student, was not made for.
 
     Raises:
         DataError: Image shape, codec or number of classes differ, or the flow does not know what
             was done to its data.
     """
-    if flow.codec is None or flow.noise is None:
+    if flow.codec is None or (isinstance(flow, Flow) and flow.noise is None):
         raise DataError(
             "this checkpoint does not name the noise of its training: convert it again"
             " with noise_std=..."

@@ -1,8 +1,8 @@
-"""Quality of a flow's samples."""
+"""Quality of samples."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,11 +22,15 @@ from tarflow.evaluation.reference import Reference, chosen, references_of
 from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.sample_judge import SampleJudge
 from tarflow.evaluation.sample_table import report_of
+from tarflow.evaluation.ways import FlowWays, StudentWays, Ways
 from tarflow.evaluation.work import Rows
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance, LinearGuidance
 from tarflow.sampling.denoiser import AutoDenoiser, Denoiser
-from tarflow.sampling.denoising import can_denoise
+from tarflow.students.student import Student
+
+Model = Flow | Student
+"""What samples are drawn from."""
 
 HELD_OUT = "real held-out images"
 """What the scores of these are called in a report: a yardstick for those of samples."""
@@ -73,6 +77,8 @@ class SampleMetrics(Metrics):
     tells for small labelled data what share of samples is of the class that was asked for. Every
     step of the method is also left out once: guidance, denoising, both.
 
+    A student is drawn from in one pass or several, with the weight of guidance and without.
+
     Attributes:
         num_samples: Number of samples for each seed.
         seeds: Seeds; results are means and deviations over them.
@@ -82,6 +88,7 @@ class SampleMetrics(Metrics):
         extractors: What makes features, by name.
         num_reference: Number of training images that samples are compared with, chosen at
             random where there are more; None for all.
+        steps: Numbers of steps of a student; None for its own.
         statistics: A file that keeps the features of these from one evaluation to the next.
     """
 
@@ -95,6 +102,7 @@ class SampleMetrics(Metrics):
     num_reference: int | None = 50_000
     statistics: Path | str | None = None
     denoiser: Denoiser = AutoDenoiser()
+    steps: int | Sequence[int] | None = None
     name: ClassVar[str] = "samples"
 
     def __post_init__(self):
@@ -104,13 +112,19 @@ class SampleMetrics(Metrics):
         if isinstance(self.seeds, str) or not isinstance(self.seeds, Sequence):
             raise ConfigurationError(f"seeds {shown(self.seeds)} are not a list of integers")
         keep(self, seeds=tuple(check_integer("one of seeds,", seed) for seed in self.seeds))
+        _read_steps(self.steps)  # which checks them
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigurationError(
                 f"seeds {list(self.seeds)} must be one or more, all different"
             )
 
-    def evaluate(self, flow: Flow, data: ImageData, work_of: WorkOf) -> Report | None:
-        """Evaluate a flow, with other processes perhaps.
+    def check(self, model: Any) -> None:
+        """Refuse, by a `ConfigurationError`, what is neither a flow nor a student."""
+        if not isinstance(model, Student):
+            super().check(model)
+
+    def evaluate(self, flow: Model, data: ImageData, work_of: WorkOf) -> Report | None:
+        """Evaluate a flow or a student, with other processes perhaps.
 
         Raises:
             DataError: The flow was made for other data, the data lacks training or test images,
@@ -118,7 +132,7 @@ class SampleMetrics(Metrics):
         """
         features = self.features_of(flow, data)
         known = self.real_images(features, work_of)
-        runs = self._draw(SampleJudge(flow.eval(), features, self.denoiser), work_of)
+        runs = self._draw(flow, features, work_of)
         if known is None:
             return None
         scores = {name: [known.scores(rows) for rows in runs[name]] for name in runs}
@@ -126,7 +140,7 @@ class SampleMetrics(Metrics):
         settings = {**self.settings(flow, data), "unreadable": known.unreadable}
         return report_of(settings, list(features.extractors), self.skipped(data), scores)
 
-    def features_of(self, flow: Flow, data: ImageData) -> ImageFeatures:
+    def features_of(self, flow: Model, data: ImageData) -> ImageFeatures:
         """What images are compared by, once the data is known to fit.
 
         Raises:
@@ -160,16 +174,13 @@ class SampleMetrics(Metrics):
         }
         return RealImages(references, rows, unreadable)
 
-    def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
+    def settings(self, flow: Model, data: ImageData) -> dict[str, Any]:
         """All that the values depend on, besides the weights."""
         return {
             "data": data.name,
             "num_samples": self.num_samples,
             "seeds": list(self.seeds),
-            "guidance": repr(self.guidance),
-            "denoiser": repr(self.denoiser.fitted(flow.noise)) if can_denoise(flow) else None,
-            "codec": repr(flow.codec),
-            "noise": repr(flow.noise),
+            **self._ways(flow).settings,
             "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
             "num_reference": self.num_reference,
             "extractors": {k: each.identity for k, each in self._available(data)[0].items()},
@@ -191,18 +202,38 @@ class SampleMetrics(Metrics):
                 skipped[name] = str(error)
         return usable, skipped
 
-    def _draw(self, judge: SampleJudge, work_of: WorkOf) -> dict[str, list[Rows]]:
+    def _ways(self, flow: Model) -> Ways:
+        """The ways in which a model is drawn from."""
+        if isinstance(flow, Student):
+            return StudentWays(flow.eval(), self.guidance, _read_steps(self.steps))
+        return FlowWays(flow.eval(), self.guidance, self.denoiser)
+
+    def _draw(
+        self, flow: Model, features: ImageFeatures, work_of: WorkOf
+    ) -> dict[str, list[Rows]]:
         """Features of samples for each seed, by what was left out."""
         found: dict[str, list[Rows]] = {}
-        guided = {f"guidance {self.guidance.weight:g}": self.guidance}
-        variants = {**(guided if judge.context(range(1)).parts else {}), "no guidance": None}
-        for seed, (variant, guidance) in product(self.seeds, variants.items()):
-            work = work_of(f"seed_{seed}_{variant.replace(' ', '_')}")
-            compute, title = partial(judge, seed, guidance), f"seed {seed}, {variant}"
-            rows = work.do(title, self.num_samples, self.batch_size, compute)
+        ways = self._ways(flow)
+        first, *_ = ways.samplers(conditioned=False).values()
+        conditioned = bool(SampleJudge(first, features).context(range(1)).parts)
+        samplers = ways.samplers(conditioned)
+        for seed, (way, sampler) in product(self.seeds, samplers.items()):
+            judge = SampleJudge(replace(sampler, seed=seed), features)
+            work, title = work_of(f"seed_{seed}_{way.replace(' ', '_')}"), f"seed {seed}, {way}"
+            rows = work.do(title, self.num_samples, self.batch_size, judge)
             if rows is not None:
-                for panel in judge.panels:
+                for name, panel in ways.panels.items():
                     start = f"{panel}/"
                     own = {k.removeprefix(start): rows[k] for k in rows if k.startswith(start)}
-                    found.setdefault(f"{variant}, {panel}", []).append(own)
+                    found.setdefault(f"{way}{name}", []).append(own)
         return found
+
+
+def _read_steps(steps: Any) -> tuple[int, ...]:
+    """Numbers of steps as a caller gives them: one, several, or None for none."""
+    listed = steps if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps]
+    listed = [] if steps is None else listed
+    numbers = tuple(check_integer("one of steps,", each, least=1) for each in listed)
+    if len(set(numbers)) < len(numbers):
+        raise ConfigurationError(f"steps {shown(steps)} must be all different")
+    return numbers

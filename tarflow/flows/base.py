@@ -28,6 +28,14 @@ class StandardNormal(nn.Module):
         """Log-density of each example, in nats, summed over all dimensions."""
         return -0.5 * (z.square() + LOG_2_PI).sum(dim=(1, 2))
 
+    def standardized(self, z: Sequences) -> Sequences:
+        """Noise of variance 1, of noise of this distribution."""
+        return z
+
+    def scaled(self, unit: Sequences) -> Sequences:
+        """Noise of this distribution, of noise of variance 1."""
+        return unit
+
     def moment(self, z: Sequences) -> Float[Tensor, "length patch_dim"] | None:
         """What `update` takes of a training batch; None for a base that learns nothing."""
         return None
@@ -39,7 +47,8 @@ class StandardNormal(nn.Module):
         """Draw samples, on this module's device."""
         dtype = torch.promote_types(self.anchor.dtype, torch.float32)
         check_integer("num_samples", num_samples, least=0)
-        return normal((num_samples, *self.shape), source, dtype, self.anchor.device, "base")
+        shape = num_samples, *self.shape
+        return self.scaled(normal(shape, source, dtype, self.anchor.device, "base"))
 
 
 class DiagonalNormal(StandardNormal):
@@ -58,14 +67,16 @@ class DiagonalNormal(StandardNormal):
         self.register_buffer("variance", torch.ones(length, patch_dim))
 
     def log_prob(self, z: Sequences) -> PerExample:
-        standardized = z / self.variance.sqrt()
-        return super().log_prob(standardized) - 0.5 * self.variance.log().sum()
+        return super().log_prob(self.standardized(z)) - 0.5 * self.variance.log().sum()
+
+    def standardized(self, z: Sequences) -> Sequences:
+        return z / self.variance.sqrt()
+
+    def scaled(self, unit: Sequences) -> Sequences:
+        return unit * self.variance.sqrt()
 
     def moment(self, z: Sequences) -> Tensor:
         return z.detach().square().mean(dim=0)
-
-    def sample(self, num_samples: int, source: RandomSource = None) -> Sequences:
-        return super().sample(num_samples, source) * self.variance.sqrt()
 
     @torch.no_grad()
     def update(self, moment: Float[Tensor, "length patch_dim"]) -> None:

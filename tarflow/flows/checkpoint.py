@@ -155,7 +155,8 @@ def check_weights(expected: StateDict, weights: StateDict, origin: Path | str) -
 def check_extent(arguments: Mapping[str, Any], num_weights: int, origin: Path | str) -> None:
     """Refuse a damaged number of layers, which would take forever to make."""
     shared = isinstance(arguments.get("networks"), tuple)  # then transforms are as many as listed
-    for name in ("num_layers",) if shared else ("num_transforms", "num_layers"):
+    names = ("num_layers", "num_blocks")  # of a flow and of a student
+    for name in names if shared else ("num_transforms", *names):
         value = arguments.get(name)
         largest = max(value, default=1) if isinstance(value, tuple) else value
         if isinstance(largest, int) and largest > num_weights:

@@ -93,7 +93,7 @@ class LabelConditioner(Conditioner):
                 raise ContextError("weights of classes must not be negative, and sum to 1")
         elif rows.numel() and not -1 <= rows.min() <= rows.max() < self.num_classes:
             raise ContextError(
-                f"labels go from {rows.min()} to {rows.max()}, but this flow knows 0 ..."
+                f"labels go from {rows.min()} to {rows.max()}, but this model knows 0 ..."
                 f" {self.num_classes - 1}, and -1 for no class"
             )
 

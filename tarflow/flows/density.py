@@ -9,10 +9,10 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from tarflow.arguments import check_instance, check_tensor
-from tarflow.errors import ConfigurationError, ContextError, NonFiniteError
+from tarflow.errors import ConfigurationError, NonFiniteError
 from tarflow.flows.base import StandardNormal
 from tarflow.flows.codec import Codec
-from tarflow.flows.conditioning import LabelConditioner
+from tarflow.flows.conditioned import Conditioned
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.noise import GaussianNoise, Noise
 from tarflow.flows.shapes import Examples, PerExample, Sequences
@@ -24,7 +24,7 @@ from tarflow.registry import Part
 UNKNOWN_DATA = "this flow does not know the codec and noise of its data"
 
 
-class Density(nn.Module):
+class Density(Conditioned, nn.Module):
     r"""The density $p(x) = p_Z(f(x)) |\det f'(x)|$ of data that a transform f maps to noise.
 
     Args:
@@ -62,12 +62,6 @@ class Density(nn.Module):
         self.noise = noise
         self.description = description
         self.kind = type(self)  # which FSDP changes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes that a label may name; 0 for a flow without labels."""
-        counts = [c.num_classes for c in self.conditioners if isinstance(c, LabelConditioner)]
-        return max(counts, default=0)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -192,36 +186,6 @@ class Density(nn.Module):
             raise NonFiniteError("the data is not finite: it holds NaN or infinity", None)
         raise NonFiniteError(f"the output of transform {index} is not finite", index)
 
-    def read_context(self, context: ContextLike, examples: Tensor) -> Context:
-        """Read the caller's context as networks take it, without a look at values on a device.
-
-        Raises:
-            ContextError: A part is unknown, or of another kind or shape.
-        """
-        # Not len(): torch.export makes that a constant.
-        given = Context.of(context, examples.shape[0], examples.device)
-        known = {each.part: each for each in self.conditioners}
-        for name in given:
-            if name == "label" and name not in known:
-                raise ContextError("this flow has no classes: leave the label out")
-            if name not in known:
-                raise ContextError(f"{name} is unknown: this flow knows {', '.join(known)}")
-        read = Context(**{name: known[name].read(rows) for name, rows in given.parts.items()})
-        if isinstance(context, int) and not -1 <= context < self.num_classes:
-            self.check_context(read)  # which the host knows to be wrong
-        return read
-
-    def check_context(self, context: Context) -> None:
-        """Look at the values of a context: where it enters, once, since that waits for devices.
-
-        Raises:
-            ContextError: A value is out of range.
-        """
-        for conditioner in self.conditioners:
-            rows = context.get(conditioner.part)
-            if rows is not None:
-                conditioner.check(rows)
-
     def _check_conditioners(self, noise: Noise | None) -> None:
         """Refuse noise that tells what no transform reads."""
         for each in noise.conditioners if noise else ():
@@ -261,9 +225,3 @@ class Density(nn.Module):
         if not x.isfinite().all():
             return None
         return finite.index(False) if False in finite else len(finite) - 1
-
-    def _read(self, context: ContextLike, examples: Tensor) -> Context:
-        """Read the caller's context and check its values."""
-        read = self.read_context(context, examples)
-        self.check_context(read)
-        return read

@@ -75,6 +75,11 @@ class Pretrained(nn.Module, Part):
         weights = checkpoint.read_weights(directory)
         kind = KNOWN.get(name)
         if not (isinstance(kind, type) and issubclass(kind, cls)):
+            if isinstance(kind, type) and issubclass(kind, Pretrained):
+                raise CheckpointError(
+                    f"{directory} holds a {name}, which is not a {cls.__name__}: give the folder"
+                    f" of a {cls.__name__}"
+                )
             raise CheckpointError(
                 f"{directory} holds a {name!r}, which is not a known {cls.__name__}: import the"
                 " package that defines it first, or give the commands its name in TARFLOW_TARGETS"

@@ -86,10 +86,10 @@ class TarFlowDescription(Part):
             keep(self, **{name: check_integer(name, getattr(self, name), least)})
         for name in ("patch_size", *SIZES):
             self._keep_each(name, partial(check_integer, least=1))
-        self._keep_each("dropout", _check_dropout)
+        self._keep_each("dropout", check_dropout)
         self._keep_each("conditioned", _check_truth)
         keep(self, conditioners=tuple(self.conditioners))
-        keep(self, class_names=_check_names(self.class_names, self.num_classes))
+        keep(self, class_names=check_class_names(self.class_names, self.num_classes))
         for name, kind in PARTS.items():
             check_instance(name, getattr(self, name), kind, f"pass a {kind.__name__}")
         for name, (kind, hint) in OPTIONAL.items():
@@ -155,7 +155,7 @@ class TarFlowDescription(Part):
         numbers = {name: self.at(index, name) for name in (*SIZES, "dropout")}
         outputs = self.scale.num_outputs * patch_dim
         parts = {name: getattr(self, name) for name in ("layer", "positions", "output_norm")}
-        places = _coordinates(sites, patchify.grid[1])
+        places = coordinates(sites, patchify.grid[1])
         places = F.pad(places, (0, 0, self.first.num_added, 0), value=-1)
         network = CausalTransformer(
             patch_dim, outputs, len(places), **numbers, **parts, coordinates=places
@@ -210,7 +210,7 @@ class TarFlowDescription(Part):
         return keep(self, **{name: tuple(check(f"one of {name},", each) for each in value)})
 
 
-def _coordinates(sites: Sequence[int], num_columns: int) -> Coordinates:
+def coordinates(sites: Sequence[int], num_columns: int) -> Coordinates:
     """Row and column of each of some sites in raster order; plain numbers, on no other device."""
     if isinstance(sites, range):  # of which a damaged file may ask for one without end
         numbers = torch.arange(sites.start, sites.stop, sites.step, device="cpu")
@@ -219,9 +219,10 @@ def _coordinates(sites: Sequence[int], num_columns: int) -> Coordinates:
     return torch.stack([numbers // num_columns, numbers % num_columns], dim=1)
 
 
-def _check_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
+def check_class_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
     """Refuse what is not a name of its own for each class."""
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    listed = isinstance(names, Sequence) and not isinstance(names, str)
+    if not listed or not all(isinstance(name, str) for name in names):
         raise ConfigurationError(f"class_names {shown(names)}: give a list of names")
     if len(names) not in (0, num_classes) or len(set(names)) < len(names):
         raise ConfigurationError(
@@ -238,7 +239,7 @@ def _check_truth(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def _check_dropout(name: str, value: Any) -> float:
+def check_dropout(name: str, value: Any) -> float:
     """Refuse what is not a probability below one."""
     number = float(check_real(name, value))
     if not 0 <= number < 1:

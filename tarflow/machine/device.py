@@ -1,11 +1,15 @@
 """What a device does at best: bytes copied and operations multiplied in a second."""
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 
 MEGABYTE = 2**20
+Key = TypeVar("Key")
+
 LARGEST = 8192
 """Side of the largest matrices."""
 
@@ -26,6 +30,30 @@ def fastest(function: Callable[[], object], device: torch.device | str, repeats:
         function()
         times.append(now(device) - begin)
     return min(times)
+
+
+def medians(
+    functions: Mapping[Key, Callable[[], object]],
+    device: torch.device | str,
+    repetitions: int,
+    tell: Callable[[Key], None] = lambda key: None,
+) -> dict[Key, float]:
+    """Median seconds of each of several functions, run in turns, so that none is favoured.
+
+    Args:
+        functions: What is timed; what warms up is the caller's to do before.
+        device: Where they compute.
+        repetitions: How many turns.
+        tell: Called with the key of what is timed next.
+    """
+    times: dict[Key, list[float]] = {key: [] for key in functions}
+    for _ in range(repetitions):
+        for key, function in functions.items():
+            tell(key)
+            begin = now(device)
+            function()
+            times[key].append(now(device) - begin)
+    return {key: statistics.median(seconds) for key, seconds in times.items()}
 
 
 def copy_bandwidth(device: torch.device | str, megabytes: int) -> float:

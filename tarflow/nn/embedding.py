@@ -9,6 +9,9 @@ from torch import Tensor, nn
 LONGEST = 10_000
 """By how much the frequencies of a sinusoidal embedding differ."""
 
+FASTEST = 100.0
+"""Frequency of the fastest sinusoid of a number: times in [0, 1] differ in it, 0.01 by 1."""
+
 
 class LabelEmbedding(nn.Module):
     """One learned vector per class; the label -1 stands for no class: the mean of all vectors.
@@ -34,11 +37,8 @@ class LabelEmbedding(nn.Module):
         return vectors.masked_fill((index != label).unsqueeze(1), torch.nan)
 
 
-class NoiseLevelEmbedding(nn.Module):
-    r"""An MLP of the sinusoids of $\log t$ (iTARFlow, arXiv 2604.20041).
-
-    Levels t that are not positive and finite are NaN, which shows in every result.
-    """
+class NumberEmbedding(nn.Module):
+    """An MLP of the sinusoids of a number for each example, which may be 0."""
 
     def __init__(self, model_dim: int):
         super().__init__()
@@ -49,14 +49,26 @@ class NoiseLevelEmbedding(nn.Module):
             nn.Linear(4 * model_dim, model_dim),
         )
 
-    def forward(self, noise_level: Float[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
-        """Embed the levels; the sinusoids, which half precision would blur, are never in it."""
+    def forward(self, number: Float[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
+        """Embed the numbers; the sinusoids, which half precision would blur, are never in it."""
         weight = cast(Tensor, self.mlp[0].weight)
-        wide = torch.promote_types(noise_level.dtype, torch.float32)
+        wide = torch.promote_types(number.dtype, torch.float32)
         wide = torch.promote_types(wide, weight.dtype)
-        share = (
-            torch.arange(self.num_waves, dtype=wide, device=noise_level.device) / self.num_waves
-        )
-        angle = noise_level.to(wide).log()[:, None] * LONGEST**-share
+        share = torch.arange(self.num_waves, dtype=wide, device=number.device) / self.num_waves
+        angle = self.angle(number.to(wide))[:, None] * LONGEST**-share
         waves = torch.cat([angle.sin(), angle.cos()], dim=1)
         return self.mlp(waves.to(weight.dtype))
+
+    def angle(self, number: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """The angle of the fastest wave."""
+        return FASTEST * number
+
+
+class NoiseLevelEmbedding(NumberEmbedding):
+    r"""An MLP of the sinusoids of $\log t$ (iTARFlow, arXiv 2604.20041).
+
+    Levels t that are not positive and finite are NaN, which shows in every result.
+    """
+
+    def angle(self, number: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        return number.log()

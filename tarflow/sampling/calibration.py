@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from tarflow.flows.guidance import Guidance
 from tarflow.flows.jacobi import Jacobi
 from tarflow.flows.report import Inverse
 from tarflow.flows.transforms import Composition, Transform
-from tarflow.machine.device import now
+from tarflow.machine.device import medians, now
 from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.plan import Conditions, Measurement, Plan
 
@@ -164,13 +165,12 @@ class Race:
 
     def whole(self, flow: Flow, z: Tensor, decoders: Sequence[Decoder]) -> list[float]:
         """Median time of decoding a batch from end to end, for each decoder, in turns."""
-        times: list[list[float]] = [[] for _ in decoders]
-        for _ in range(self.repetitions):
-            for seconds, decoder in zip(times, decoders, strict=True):
-                begin = now(z.device)
-                flow.attempt(z, self.context, options=self.options, decoder=decoder)
-                seconds.append(now(z.device) - begin)
-        return [statistics.median(seconds) for seconds in times]
+        told = {"options": self.options}
+        functions = {
+            index: partial(flow.attempt, z, self.context, **told, decoder=decoder)
+            for index, decoder in enumerate(decoders)
+        }
+        return list(medians(functions, z.device, self.repetitions).values())
 
 
 def _clipped(candidates: Sequence[Jacobi], last: int) -> list[Jacobi]:

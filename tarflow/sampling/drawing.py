@@ -39,7 +39,7 @@ def read_classes(
     numbers: dict[str | int, int] = {name: number for number, name in enumerate(class_names)}
     known = f"0 ... {num_classes - 1}" if num_classes else "no classes"
     known += f" ({', '.join(class_names)})" * bool(class_names)
-    knows = f"this flow knows {shorten(known, 200, placeholder=' ...')}"
+    knows = f"this model knows {shorten(known, 200, placeholder=' ...')}"
     try:
         listed = [listed] if isinstance(listed, str | int) else listed
         listed = [numbers.get(each, each) for each in listed]
@@ -58,18 +58,18 @@ def in_turn(rows: Shaped[Tensor, "rows ..."], indices: range) -> Shaped[Tensor, 
     return rows[torch.arange(indices.start, indices.stop) % len(rows)]
 
 
-def read_others(given: Mapping[str, Any], flow: Flow) -> Context:
+def read_others(given: Mapping[str, Any], model: Any) -> Context:
     """Read conditions by name, each one row for all samples or rows to go round.
 
     Raises:
-        ContextError: The flow does not know one, or a row is not one of it.
+        ContextError: The model does not know one, or a row is not one of it.
     """
-    examples = torch.empty(1, device=flow.base.anchor.device)
+    examples = torch.empty(1, device=model.base.anchor.device)
     read = {name: _read_rows(name, value) for name, value in given.items()}
     for name, rows in read.items():
         try:
             for row in rows.split(1):
-                flow.check_context(flow.read_context({name: row}, examples))
+                model.check_context(model.read_context({name: row}, examples))
         except ContextError as error:
             raise ContextError(f"context.{name}: {error}") from error
     return Context(**read)

@@ -48,4 +48,4 @@ class SampleRun(SharedRun):
     @property
     def certificates(self) -> Certificates:
         """Those of all samples."""
-        return Certificates.join(self.folder.shards.read(range(self.count)))
+        return self.sampler.certificates.join(self.folder.shards.read(range(self.count)))

@@ -8,7 +8,6 @@ from lightning import Trainer
 from torch import Tensor, nn
 
 from tarflow.errors import CheckpointError, ConfigurationError
-from tarflow.flows.flow import Flow
 from tarflow.registry import register
 from tarflow.training.sharding import fill, local, whole_state
 from tarflow.training.steps import StepCallback, callbacks_of
@@ -112,14 +111,16 @@ class WeightAveraging(StepCallback):
             local(parameter).copy_(kept)
 
 
-def averages(trainer: Trainer, flow: Flow) -> Iterator[tuple[float | None, dict[str, Tensor]]]:
+def averages(
+    trainer: Trainer, model: nn.Module
+) -> Iterator[tuple[float | None, dict[str, Tensor]]]:
     """State dicts of all averages, the one that counts first; of the weights, where none are kept.
 
     They hold whole tensors, on the CPU of the first process. All have to ask for them, and others
     get empty ones.
     """
     leads = trainer.is_global_zero
-    state = whole_state(flow.state_dict(), leads)
+    state = whole_state(model.state_dict(), leads)
     for callback in callbacks_of(trainer):
         if isinstance(callback, WeightAveraging):
             for decay in callback.decays:

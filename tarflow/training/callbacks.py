@@ -16,8 +16,8 @@ from tqdm import tqdm
 from tarflow.arguments import check_integer
 from tarflow.errors import NonFiniteError
 from tarflow.flows.checkpoint import save
-from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
+from tarflow.flows.pretrained import Pretrained
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import register
 from tarflow.sampling.chunks import ChunkSize, InsufficientMemoryError
@@ -52,16 +52,16 @@ class PretrainedExport(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._write(trainer, pl_module.model)
 
-    def _write(self, trainer: Trainer, flow: Flow) -> None:
+    def _write(self, trainer: Trainer, model: Pretrained) -> None:
         """Write the model, unless that of this step is written."""
         if self.step == trainer.global_step:
             return
-        for index, (decay, weights) in enumerate(averages(trainer, flow)):
+        for index, (decay, weights) in enumerate(averages(trainer, model)):
             name = self.directory.name + (f"_{decay}" if index else "")
             if trainer.is_global_zero:
                 kind = "raw weights" if decay is None else f"average of decay {decay}"
                 words = f"{kind} at step {trainer.global_step}"
-                save(self.directory.with_name(name), flow.described, weights, words)
+                save(self.directory.with_name(name), model.described, weights, words)
         self.step = trainer.global_step
 
 
@@ -101,14 +101,14 @@ class SampleGrid(StepCallback):
         _, weights = next(averages(trainer, module.model))
         if not trainer.is_global_zero:
             return
-        # Sampling calls parts of a flow, which the training's may have divided: not of this one.
+        # Sampling calls parts of a model, which the training's may have divided: not of this one.
         with torch.device("meta"):  # no time for numbers that are replaced
-            flow = module.model.remade().to_empty(device=module.device).eval()
-        flow.load_state_dict(weights)
+            model = module.model.remade().to_empty(device=module.device).eval()
+        model.load_state_dict(weights)
         try:
-            picture = grid(self._draw(flow))
+            picture = grid(self._draw(model))
         except (NonFiniteError, InsufficientMemoryError) as error:
-            # A young flow may have no finite samples, and still learn to.
+            # A young model may have no finite samples, and still learn to.
             warnings.warn(f"no sample grid at step {step}: {error}", stacklevel=2)
             return
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -116,29 +116,35 @@ class SampleGrid(StepCallback):
         for logger in trainer.loggers:
             _show(logger, picture, step)
 
-    def _draw(self, flow: Flow) -> Tensor:
-        """Draw all samples, as many at a time as memory holds, and turn them into bytes."""
+    def _draw(self, model: Any) -> Tensor:
+        """Draw all samples, as many at a time as memory holds, and turn them into bytes.
+
+        What is not finite is crossed out.
+        """
 
         def compute(rows: slice) -> Tensor:
-            return self._draw_some(flow, range(rows.start, rows.stop))
+            indices, classes = range(rows.start, rows.stop), model.num_classes
+            x = self.samples(model, torch.tensor(indices) % classes if classes else None, indices)
+            images = model.codec.to_bytes(model.codec.decode(x.nan_to_num())).cpu()
+            cross = torch.eye(*images.shape[-2:], dtype=images.dtype)
+            images[~finite_rows(x)] = 255 * (cross | cross.flip(-1))
+            return images
 
         return self._chunks.map(compute, self.num_samples)
 
-    def _draw_some(self, flow: Flow, indices: range) -> Tensor:
-        """Sample, denoise where the training was noisy, and cross out what is not finite."""
-        classes = flow.num_classes
-        label = torch.tensor(indices) % classes if classes else None
-        guidance = self.guidance if classes else None
-        source = ExampleSeeds(0, indices)
-        x = flow.sample(len(indices), label, guidance=guidance, source=source)
-        finite = x.flatten(1).isfinite().all(dim=1).cpu()
+    def samples(self, flow: Any, label: Tensor | None, indices: range) -> Tensor:
+        """Samples of some indices and labels, denoised where the training was noisy."""
+        guidance = None if label is None else self.guidance
+        x = flow.sample(len(indices), label, guidance=guidance, source=ExampleSeeds(0, indices))
+        finite = finite_rows(x)
         if can_denoise(flow) and finite.any():
             x[finite] = denoise(flow, x[finite], None if label is None else label[finite])
-        assert flow.codec is not None
-        images = flow.codec.to_bytes(flow.codec.decode(x.nan_to_num())).cpu()
-        cross = torch.eye(*images.shape[-2:], dtype=images.dtype)
-        images[~finite] = 255 * (cross | cross.flip(-1))
-        return images
+        return x
+
+
+def finite_rows(x: Tensor) -> Tensor:
+    """Which examples are finite, on the CPU."""
+    return x.flatten(1).isfinite().all(dim=1).cpu()
 
 
 def _show(logger: Logger, picture: Image, step: int) -> None:

@@ -94,6 +94,11 @@ class FitModule(lightning.LightningModule, ABC):
         """What the optimizer moves: the model, and whatever an objective learns beside it."""
         return self.model
 
+    @property
+    def operations(self) -> int | None:
+        """Operations of a training step for each example of its batch; None if nobody counts."""
+        return None
+
     def explain(self, loss: Loss) -> None:
         """Compute a loss that is not finite again, and raise an error that tells where from.
 

@@ -14,6 +14,7 @@ from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.registry import register
 from tarflow.training.fit_module import FitModule
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
+from tarflow.training.operations import training_operations
 
 
 @register
@@ -53,6 +54,10 @@ class FlowModule(FitModule):
     @property
     def model(self) -> Flow:
         return self.flow
+
+    @property
+    def operations(self) -> int:
+        return training_operations(self.flow)
 
     def explain(self, loss: Loss) -> None:
         self.flow.check_finite(torch.tensor(torch.nan), loss.x, loss.context)

@@ -17,7 +17,7 @@ from tarflow.machine.device import now
 from tarflow.registry import register
 from tarflow.training.acceleration import autoregressive_transforms, multiplied_in
 from tarflow.training.callbacks import SampleGrid
-from tarflow.training.operations import peak_rate, training_operations
+from tarflow.training.operations import peak_rate
 from tarflow.training.steps import callbacks_of
 
 
@@ -30,17 +30,19 @@ class Throughput(Callback):
     them; of a batch after which one is made, the wait for the next batch is left out too.
 
     The model FLOP utilization is the operations per second of `training_operations`, divided by
-    the `peak_rate` of the devices in the precision in which the transformers multiply.
+    the `peak_rate` of the devices in the precision in which the transformers multiply. It is left
+    out where a module does not know its operations.
     """
 
     def __init__(self):
-        self._cost = 0.0  # of an image, in seconds of one device at its peak
+        self._cost: float | None = None  # of an image, in seconds of one device at its peak
         self._images, self._seconds = 0, 0.0
         self._since: float | None = None  # None while the clock is stopped
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        dtype = multiplied_in(trainer.precision, pl_module.model.base.anchor.dtype)
-        self._cost = training_operations(pl_module.model) / peak_rate(pl_module.device, dtype)
+        if (operations := pl_module.operations) is not None:
+            dtype = multiplied_in(trainer.precision, pl_module.model.base.anchor.dtype)
+            self._cost = operations / peak_rate(pl_module.device, dtype)
         self._images, self._seconds, self._since = 0, 0.0, None
         peak_memory(pl_module.device)
 
@@ -61,9 +63,10 @@ class Throughput(Callback):
             rates = {
                 "perf/images_per_second": rate,
                 "perf/tokens_per_second": rate * pl_module.model.base.shape[0],
-                "perf/mfu": rate * self._cost / trainer.world_size,
                 "perf/memory_gib": peak_memory(pl_module.device) / 2**30,
             }
+            if self._cost is not None:
+                rates["perf/mfu"] = rate * self._cost / trainer.world_size
             pl_module.log_dict(rates)
             self._images, self._seconds, self._since = 0, 0.0, now("cpu")
         grids = (each for each in callbacks_of(trainer) if isinstance(each, SampleGrid))

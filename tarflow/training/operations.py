@@ -9,28 +9,39 @@ forward - position i attends to i positions: causal attention counts as half of 
 twice that backward, for the gradients of inputs and of weights. What layers read of the condition
 is computed once for an example, not at every position. All else counts as nothing, and so does
 what is computed a second time to save memory.
+
+A bidirectional transformer reads all T positions, each of which attends to all of them:
+
+    operations = 2 P T + 4 L C T^2
+
+Every transformer of a model counts for one pass, those that transforms share for one each.
 """
 
 import functools
 
 import torch
+from torch import nn
 
-from tarflow.flows.flow import Flow
 from tarflow.machine.device import matrix_rate
+from tarflow.nn.transformer import CausalTransformer, Transformer
 from tarflow.training.acceleration import networks
 
 
-def training_operations(flow: Flow) -> int:
+def training_operations(model: nn.Module) -> int:
     """Operations of one training step for each example of its batch, as defined above."""
-    total = 0
-    for network in networks(flow):
+    return 3 * sum(_forward_operations(network) for network in networks(model))
+
+
+def _forward_operations(network: Transformer) -> int:
+    """Operations of one pass of a transformer."""
+    total, positions, attended = 0, network.length, network.length**2
+    if isinstance(network, CausalTransformer):  # the last position predicts nothing
         positions = network.length - 1
-        for name, weight in network.named_parameters():
-            if weight.ndim == 2 and name != "position_embedding":
-                total += 2 * weight.numel() * (1 if "modulation." in name else positions)
         attended = positions * (positions + 1) // 2
-        total += 4 * len(network.blocks) * network.model_dim * attended
-    return 3 * total
+    for name, weight in network.named_parameters():
+        if weight.ndim == 2 and name != "position_embedding":
+            total += 2 * weight.numel() * (1 if "modulation." in name else positions)
+    return total + 4 * len(network.blocks) * network.model_dim * attended
 
 
 @functools.cache

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tarflow.arguments import flattened
 from tarflow.data.fingerprint import differences, fingerprint
 from tarflow.data.images import ImageData
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import CONFIG, check_weights
-from tarflow.flows.flow import Flow
 from tarflow.machine.files import json_text, write_atomically
 
 MUST_MATCH = (
     *("seed", "model", "codec", "noise", "objective", "optimizer", "schedule", "module"),
+    "origin",
     *("data._target_", "data.batch_size", "data.drop_last", "data.data.horizontal_flip"),
 )
 """What changes the mathematics, so that a run that is resumed must have it as it was."""
@@ -141,16 +142,17 @@ class Run:
         found = json.loads(self.loss.read_text())
         return found["loss"] if found["step"] == step else None
 
-    def check(self, flow: Flow) -> None:
-        """Refuse a checkpoint of another model.
+    def check(self, module: nn.Module) -> None:
+        """Refuse a checkpoint of another model, or of another objective that learns.
+
+        Args:
+            module: What was trained, whose state the checkpoint holds.
 
         Raises:
             CheckpointError: A weight is missing, unknown or of the wrong shape; names it.
         """
         if self.checkpoint.exists():
-            state = self._read()["state_dict"]
-            weights = {name.removeprefix("flow."): value for name, value in state.items()}
-            check_weights(flow.state_dict(), weights, self.checkpoint)
+            check_weights(module.state_dict(), self._read()["state_dict"], self.checkpoint)
 
     def _read(self) -> dict[str, Any]:
         """What the checkpoint holds, mapped to memory."""

@@ -12,6 +12,7 @@ from tarflow import GaussianNoise, Pixels
 from tarflow.cli import run_command
 from tarflow.cli.calibrate import calibrate
 from tarflow.cli.command import settings_of
+from tarflow.cli.distill import distill
 from tarflow.cli.evaluate import evaluate
 from tarflow.cli.prepare import prepare
 from tarflow.cli.sample import sample
@@ -27,6 +28,7 @@ COMMANDS: dict[str, tuple[Callable[[Any], None], tuple[str, ...]]] = {
     "calibrate": (calibrate, ("batch_size=1", "repetitions=1")),
     "prepare": (prepare, ("data=random", "data.data.num_train=4", "data.data.num_test=4")),
     "train": (train, ("trainer=smoke", "run_dir=run")),
+    "distill": (distill, ("trainer=smoke", "run_dir=run", "model.num_layers=1")),
 }
 WHOLE = (-1, 1.5, "text", [1, 2], {"a": 1}, True, None, float("nan"))
 POSITIVE = (0, *WHOLE)
@@ -149,6 +151,32 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "callbacks.preemption.signals": ("text", 3, ["SIGNONE"], [3], None),
         "callbacks.preemption.seconds": (-1, None, *REAL),
     },
+    "distill": {
+        "checkpoint": (*TEXT, None, "nowhere", "/"),
+        "student": (*TEXT, "nowhere", "pretrained"),
+        "data": (*SECTION, None),
+        "model": (*SECTION, None),
+        "objective": (*SECTION, None),
+        "module": (*SECTION, None),
+        "trainer": (*SECTION, None),
+        "model._target_": ("text", "os.system", "tarflow.TarFlow", 3, None),
+        "model.num_layers": POSITIVE,
+        "model.model_dim": (12, *POSITIVE),
+        "model.head_dim": (3, *POSITIVE),
+        "model.patch_size": (3, *POSITIVE),
+        "model.num_blocks": (2, *POSITIVE),
+        "model.num_classes": (2, *WHOLE),
+        "model.dropout": (-0.1, 1.5, None, *REAL),
+        "objective.class_dropout": (-0.1, 1.5, None, *REAL),
+        "objective.alignment": (-1.0, None, *REAL),
+        "objective.jitter": (-1.0, None, *REAL),
+        "objective.weights": SECTION,
+        "objective.distance": SECTION,
+        "objective.pairs": SECTION,
+        "callbacks.sample_grid.steps": (2, *WHOLE[:-2]),
+        "callbacks.sample_grid.weight": (None, float("inf"), *REAL),
+        "callbacks.sample_grid.num_samples": POSITIVE,
+    },
 }
 
 
@@ -163,10 +191,10 @@ def give(folder: Path, name: str, key: str, value: Any) -> None:
     config = right(name).copy()
     with chdir(folder):
         OmegaConf.set_struct(config, False)
-        if name in ("sample", "evaluate", "calibrate"):
-            flow = tiny_flow(
-                8, 2, 1, num_classes=3, num_layers=1, codec=Pixels(17), noise=GaussianNoise(0.1)
-            )
+        if name in ("sample", "evaluate", "calibrate", "distill"):
+            known = {"codec": Pixels(17), "noise": GaussianNoise(0.1)}
+            classes = 10 if name == "distill" else 3  # its data has to fit the flow
+            flow = tiny_flow(8, 2, 1, num_classes=classes, num_layers=1, **known)
             flow.save_pretrained("pretrained")
             config.checkpoint = "pretrained"
         if name == "prepare":
@@ -205,6 +233,7 @@ def typed() -> Iterator[BadInput]:
             "a=[1",
         ),
         "train": ("experiment=nothing", "optimizer=none", "model.colour=1", "seed=", "--colour"),
+        "distill": ("method=magic", "optimizer=none", "model.colour=1", "student", "--colour"),
         "convert": ("size=3", "image_size=x", "noise_std=x", "x"),
         "doctor": ("quick=perhaps", "colour=red", "quick"),
         "prepare": ("format=nothing", "data=none", "output"),

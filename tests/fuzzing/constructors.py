@@ -12,6 +12,8 @@ from tarflow import (
     Flow,
     GaussianGuidance,
     GaussianNoise,
+    Heun,
+    InverseStudent,
     Jacobi,
     LinearGuidance,
     LinearScaleGuidance,
@@ -21,10 +23,14 @@ from tarflow import (
     Pixels,
     Reverse,
     Sequential,
+    ShortcutStudent,
     SoftClipScale,
     StandardNormal,
     TarFlow,
     UniformDequantization,
+    VelocityStudent,
+    best_of,
+    judge,
 )
 from tarflow.data import ArrayDataset, ImageData, Shards, digits, random_images
 from tarflow.editing.markov_chains import CrankNicolson, Hamiltonian
@@ -32,7 +38,7 @@ from tarflow.machine.processes import Process
 from tarflow.sampling.calibration import calibrate
 from tarflow.sampling.chunks import ChunkSize
 from tests.fuzzing.judging import BadInput
-from tests.models import tiny_flow
+from tests.models import tiny_flow, tiny_student
 
 NAN, INF = float("nan"), float("inf")
 NO_INTEGER = [1.5, "2", None, NAN, [3], True]
@@ -44,6 +50,8 @@ NO_DEPTHS = [[], [-1], [0.5], ["a"], 0, "0", [True], [None], 1.5]
 NO_FRACTION = [-0.1, 1.0, 1.5, NAN, INF, "0.1", None, [0.5]]
 
 BYTES = ArrayDataset(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3).long())
+STUDENT = tiny_student(VelocityStudent, tiny_flow(num_classes=3), num_layers=1)
+IMAGES = torch.zeros(2, 2, 4, 4)
 TINY = {"image_size": 4, "patch_size": 2, "num_layers": 1, "model_dim": 16, "head_dim": 8}
 ARGUMENTS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     partial(TarFlow, **TINY): {
@@ -62,6 +70,40 @@ ARGUMENTS: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "scale": ["exp", None, 3, SoftClipScale, GaussianNoise()],
         "noise": ["gaussian", 0.1, GaussianNoise, SoftClipScale()],
     },
+    partial(InverseStudent, **TINY): {
+        "image_size": [0, 5, 4.0, "4", None, (4,), (4, "4")],
+        "patch_size": [3, 8, (2, 2), *NO_COUNT],
+        "num_channels": NO_COUNT,
+        "num_blocks": NO_COUNT,
+        "num_layers": NO_COUNT,
+        "model_dim": [12, *NO_COUNT],
+        "head_dim": [3, 32, *NO_COUNT],
+        "expansion": NO_COUNT,
+        "dropout": [-0.1, 1.1, NAN, INF, *NO_REAL],
+        "num_classes": [-1, *NO_INTEGER],
+        "layer": ["adaptive", None, 3, SoftClipScale()],
+        "positions": ["learned", None, 3],
+        "output_norm": ["layer", 3, SoftClipScale()],
+        "codec": ["pixels", 17, Pixels],
+        "class_names": ["cat", 3, ["cat"]],
+    },
+    partial(VelocityStudent, **TINY): {
+        "steps": [1001, *NO_COUNT],
+        "solver": ["euler", None, 3, Heun, Pixels()],
+    },
+    partial(ShortcutStudent, **TINY): {"solver": [Heun(), "euler", None]},
+    partial(STUDENT.generate, IMAGES): {
+        "weight": [NAN, INF, *NO_REAL, torch.zeros(3), torch.zeros(2) > 0, True],
+        "steps": [value for value in NO_COUNT if value is not None],
+    },
+    partial(STUDENT.velocity, IMAGES): {"time": [NAN, INF, *NO_REAL, torch.zeros(3)]},
+    partial(STUDENT.velocity, IMAGES, 0.5): {"step": [NAN, INF, *NO_REAL, torch.zeros(2, 1)]},
+    STUDENT.sample: {"num_samples": [-1, *NO_INTEGER]},
+    partial(best_of, STUDENT, tiny_flow(num_classes=3), num_samples=2): {"count": NO_COUNT},
+    partial(judge, tiny_flow(), x=IMAGES): {
+        "z": [None, 3, "z", torch.zeros(2, 4, 8), torch.zeros(1, 2, 4, 4)],
+    },
+    partial(judge, tiny_flow(), IMAGES): {"x": [None, 3, "x", IMAGES.long(), IMAGES[:, :1]]},
     partial(Patchify, image_size=(4, 4), patch_size=2): {
         "image_size": [(0, 4), (4,), "44", None, (4, 4.0), (-4, 4)],
         "patch_size": NO_COUNT,

@@ -58,7 +58,7 @@ def training_states() -> Iterator[BadInput]:
         if change:
             change(run.checkpoint.parent)
         run.step()
-        run.check(FLOW)
+        run.check(torch.nn.ModuleDict({"flow": FLOW}))
 
     name = "last.ckpt"
     for what, content in contents.items():

@@ -1,4 +1,4 @@
-"""Embeddings of labels and noise levels."""
+"""Embeddings of labels, numbers and noise levels."""
 
 import copy
 import math
@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from tarflow.nn.embedding import LabelEmbedding, NoiseLevelEmbedding
+from tarflow.nn.embedding import LabelEmbedding, NoiseLevelEmbedding, NumberEmbedding
 
 from ..models import randomized
 
@@ -32,6 +32,16 @@ def test_noise_levels_are_embedded_as_the_equation_says():
     waves = [[*map(math.sin, row), *map(math.cos, row)] for row in angles]
     expected = embedding.mlp(torch.tensor(waves, dtype=torch.float64))
     found = embedding(torch.tensor(levels, dtype=torch.float64))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+
+
+def test_numbers_are_embedded_as_the_equation_says():
+    embedding = randomized(NumberEmbedding(6)).double()
+    numbers = [0.0, 0.5, 3.0]
+    angles = [[100 * t * 10_000 ** (-k / 3) for k in range(3)] for t in numbers]
+    waves = [[*map(math.sin, row), *map(math.cos, row)] for row in angles]
+    expected = embedding.mlp(torch.tensor(waves, dtype=torch.float64))
+    found = embedding(torch.tensor(numbers, dtype=torch.float64))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
 
 

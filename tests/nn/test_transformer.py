@@ -1,4 +1,4 @@
-"""The causal transformer, against its equations."""
+"""Transformers, against their equations."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from tarflow.nn.attention import KVCache, Window
 from tarflow.nn.layers import PreNorm
-from tarflow.nn.transformer import CausalTransformer
+from tarflow.nn.transformer import BidirectionalTransformer, CausalTransformer
 
-from ..models import randomized, tiny_network
+from ..models import NETWORKS, randomized, tiny_network
 
 
 @pytest.fixture
@@ -54,6 +54,40 @@ def test_an_output_depends_on_inputs_up_to_its_position(network, x):
     jacobian = torch.autograd.functional.jacobian(lambda row: network(row[None])[0], x[0])
     depends = jacobian.abs().amax(dim=(1, 3)) > 0
     assert torch.equal(depends, torch.ones(5, 5).tril().bool())
+
+
+def test_an_output_of_a_bidirectional_transformer_depends_on_all_inputs(x):
+    network = randomized(BidirectionalTransformer(2, 3, 5, 16, 2, head_dim=8)).double()
+    jacobian = torch.autograd.functional.jacobian(lambda row: network(row[None])[0], x[0])
+    assert (jacobian.abs().amax(dim=(1, 3)) > 0).all()
+
+
+def test_full_attention_is_a_softmax_over_all_positions():
+    network = randomized(BidirectionalTransformer(2, 3, 5, 16, 1, head_dim=8)).double()
+    attention, h = network.blocks[0].attention, torch.randn(2, 5, 16, dtype=torch.float64)
+    q, k, v = attention.qkv(h).view(2, 5, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    attended = torch.softmax(q @ k.mT / 8**0.5, dim=-1) @ v
+    expected = attention.proj(attended.transpose(1, 2).reshape(2, 5, 16))
+    torch.testing.assert_close(attention(h), expected)
+
+
+@pytest.mark.parametrize("parts", [{}, *NETWORKS.values()], ids=["plain", *NETWORKS])
+@pytest.mark.parametrize("kind", [CausalTransformer, BidirectionalTransformer])
+def test_states_are_what_layers_read_and_add_up_to(kind, parts):
+    network = randomized(kind(2, 3, 5, 16, 3, head_dim=8, **parts))
+    x, condition = torch.randn(2, 5, 2), network.conditioned(torch.randn(2, 16))
+    seen = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    first, *after = states = list(network.states(x, condition))
+    assert len(states) == 4
+    assert all(torch.equal(a, b) for a, b in zip(after, seen, strict=True))
+    assert torch.equal(network.read_out(states[-1]), network(x, condition))
+    torch.testing.assert_close(
+        torch.autograd.grad(network(x, condition).sum(), network.proj_in.weight)[0],
+        torch.autograd.grad(network.read_out(after[-1]).sum(), network.proj_in.weight)[0],
+    )
+    assert first.shape == (2, 5, 16)
 
 
 @pytest.mark.parametrize("window", [1, 2, 3])

@@ -16,7 +16,8 @@ from tarflow import (
 from tarflow.ablation import judging
 from tarflow.ablation.fitting import Fit, fit, rate, validation_loss
 from tarflow.ablation.judging import Judge
-from tarflow.ablation.study import DATA, Study, read_results
+from tarflow.ablation.study import Study, read_results
+from tarflow.ablation.variant_runs import DATA, ablation
 from tarflow.ablation.variants import CHANGES, VARIANTS
 from tarflow.data import digits
 from tarflow.flows.transforms import Reverse
@@ -179,7 +180,7 @@ def test_judging_a_flow_of_many_levels_goes_down_ladders(judge, monkeypatch):
 
 
 def study(directory, variants=("gaussian",), seeds=(0, 1), seconds=0.2):
-    return Study.of(directory, ["digits"], variants, seeds, seconds, 8)
+    return ablation(directory, ["digits"], variants, seeds, seconds, 8)
 
 
 def test_a_study_goes_on_where_it_was_cut_short(tmp_path):
@@ -206,7 +207,7 @@ def test_what_another_study_has_done_is_not_done_again(tmp_path):
     earlier = read_results(first.write())
     assert earlier == first.results()
     again, other = (
-        Study.of(tmp_path / "second", ["digits"], ["gaussian"], [0], seconds, 8, earlier)
+        ablation(tmp_path / "second", ["digits"], ["gaussian"], [0], seconds, 8, earlier)
         for seconds in (0.2, 0.3)
     )
     again.do(1)

@@ -14,7 +14,7 @@ from tarflow import GaussianGuidance, GaussianNoise, LinearGuidance, Pixels
 from tarflow.cli import run_command
 from tarflow.evaluation.guidance_sweep import Turn, turns_of
 from tarflow.evaluation.samples import HELD_OUT
-from tarflow.sampling import sampler
+from tarflow.sampling import flow_sampler
 
 from ..models import tiny_flow
 
@@ -69,7 +69,7 @@ class Draws(list):
 
 @pytest.fixture
 def drawn(monkeypatch) -> Draws:
-    draws, original = Draws(), sampler.draw
+    draws, original = Draws(), flow_sampler.draw
 
     def counted(flow, indices, context, seed, *others):
         if len(draws) + len(indices) > draws.allowed:
@@ -77,7 +77,7 @@ def drawn(monkeypatch) -> Draws:
         draws.extend((seed, index) for index in indices)
         return original(flow, indices, context, seed, *others)
 
-    monkeypatch.setattr(sampler, "draw", counted)
+    monkeypatch.setattr(flow_sampler, "draw", counted)
     return draws
 
 

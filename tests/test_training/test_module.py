@@ -241,7 +241,7 @@ def test_validation_values_that_are_not_finite_are_counted_and_left_out(data):
 def test_a_label_of_validation_out_of_range_is_named(data):
     other = ArrayDataset(data.data.train.images, torch.full((24,), 3))
     data.data = replace(data.data, validation=other)
-    with pytest.raises(ContextError, match=r"labels go from 3 to 3, but this flow knows 0 ... 2"):
+    with pytest.raises(ContextError, match=r"labels go from 3 to 3, but this model knows 0 ... 2"):
         fit(tiny_module(tiny_flow()), data, 3)
 
 
@@ -358,7 +358,8 @@ def test_too_many_such_steps_stop_with_step_transform_and_advice(data):
 
 def test_a_label_out_of_range_stops_at_once_and_is_named(data):
     flow = tiny_flow(num_classes=2)
-    with pytest.raises(ContextError, match=r"labels go from .* to 2, but this flow knows 0 ... 1"):
+    known = r"labels go from .* to 2, but this model knows 0 ... 1"
+    with pytest.raises(ContextError, match=known):
         fit(tiny_module(flow), data)
     assert not flow.transform[1].network.proj_out.weight.any()  # as at the start
 

@@ -8,11 +8,13 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.roofline import Transformer
-from tarflow import NoNoise, Pixels, UniformDequantization
+from tarflow import AdaptiveNorm, InverseStudent, NoNoise, Pixels, UniformDequantization
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
+from tarflow.nn.transformer import BidirectionalTransformer
 from tarflow.training import (
     FlowModule,
     LastCheckpoint,
@@ -26,7 +28,7 @@ from tarflow.training.acceleration import autoregressive_transforms
 from tarflow.training.monitoring import peak_memory
 from tarflow.training.operations import peak_rate, training_operations
 from tests import fresh
-from tests.models import NETWORKS, tiny_flow
+from tests.models import NETWORKS, tiny_flow, tiny_student
 from tests.quiet import QUIET
 from tests.wandb_file import history
 
@@ -118,6 +120,27 @@ def test_operations_are_those_that_torch_counts(name):
     attention = 3 * 4 * layers * width * (1 + 2 + 3)
     assert training_operations(flow) - attention == counted // 5
     assert positions == flow.base.shape[0] - 1
+
+
+@pytest.mark.parametrize("name", [None, "all parts"])
+def test_operations_of_a_bidirectional_transformer_are_those_that_torch_counts(name):
+    """Each of five positions attends to all five; forward alone, attention by products."""
+    parts = NETWORKS[name] if name else {}
+    width, layers, length = 16, 2, 5
+    network = BidirectionalTransformer(3, 4, length, width, layers, 8, **parts)
+    x, condition = torch.randn(7, length, 3), network.conditioned(torch.randn(7, width))
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        network.conditioned(torch.randn(7, width))
+        network(x, condition)
+    assert training_operations(network) == 3 * counter.get_total_flops() // 7
+
+
+def test_operations_of_a_student():
+    flow = tiny_flow()
+    student = tiny_student(InverseStudent, flow, num_blocks=3, num_layers=1)
+    twin = BidirectionalTransformer(8, 8, 4, 16, 3, 8, layer=AdaptiveNorm())
+    assert training_operations(student) == training_operations(twin)
 
 
 def test_the_peak_is_measured_once_and_leaves_random_numbers_alone(monkeypatch):

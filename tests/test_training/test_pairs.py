@@ -19,23 +19,27 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
+def environment_of(count: int) -> list[dict[str, str]]:
+    """What torchrun tells each of some processes on this machine."""
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "pair",
+    }
+    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count))
+    return [{**os.environ, **common, **each} for each in ranks]
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> list[dict]:
     """The scenarios in two processes, strategy after strategy: what each of them found."""
     folder = tmp_path_factory.mktemp("pair")
-    common = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "pair",
-    }
     files = [folder / f"{rank}.pt" for rank in range(2)]
-    processes = []
-    for rank, file in enumerate(files):
-        environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        processes.append(fresh.start(shared, file, environment=environment))
+    told = zip(files, environment_of(2), strict=True)
+    processes = [fresh.start(shared, file, environment=each) for file, each in told]
     finished = [process.finish() for process in processes]
     assert [each.returncode for each in finished] == [0, 0], finished
     return [torch.load(file, weights_only=True) for file in files]
@@ -132,7 +136,7 @@ def test_a_run_that_an_error_ended_goes_on_from_its_last_step(two, alone, reques
 
 def test_a_label_out_of_range_in_one_process_is_named_by_all(two, alone):
     message = (
-        "ContextError: labels go from . to 5, but this flow knows 0 ... 2, and -1 for no class"
+        "ContextError: labels go from . to 5, but this model knows 0 ... 2, and -1 for no class"
     )
     for found in (*two, alone):
         assert re.fullmatch(message, found["context"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from tarflow import CheckpointError
 from tarflow.cli.targets import completed
@@ -19,11 +20,16 @@ from tests.models import tiny_flow
 CONFIG = {"model": {"model_dim": 64}, "trainer": {"max_steps": 10}, "resume": "auto"}
 
 
+def module(**options) -> nn.Module:
+    """What a run of a tiny flow trains."""
+    return nn.ModuleDict({"flow": tiny_flow(**options)})
+
+
 def interrupted(run: Run, step: int = 5) -> None:
     run.start(CONFIG, "auto")
     run.checkpoint.parent.mkdir()
-    weights = {f"flow.{name}": value for name, value in tiny_flow().state_dict().items()}
-    content = {"global_step": step, "state_dict": weights, "optimizer_states": [], "loops": {}}
+    state = module().state_dict()
+    content = {"global_step": step, "state_dict": state, "optimizer_states": [], "loops": {}}
     torch.save(content, run.checkpoint)
 
 
@@ -88,7 +94,7 @@ def test_what_was_written_by_something_else_is_refused_and_kept(tmp_path):
         run.step()
     torch.save(torch.ones(3), run.checkpoint)
     with pytest.raises(CheckpointError, match=r"holds no global_step"):
-        run.check(tiny_flow())
+        run.check(module())
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
@@ -107,11 +113,11 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 def test_the_checkpoint_of_another_model_is_refused(tmp_path):
     run = Run(tmp_path)
     interrupted(run)
-    run.check(tiny_flow())
+    run.check(module())
     with pytest.raises(CheckpointError, match=r"the model has no .*blocks.1"):
-        run.check(tiny_flow(num_layers=1))
+        run.check(module(num_layers=1))
     with pytest.raises(CheckpointError, match=r"has shape \(4, 16\), but the model needs"):
-        run.check(tiny_flow(model_dim=32))
+        run.check(module(model_dim=32))
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_of(tmp_path):

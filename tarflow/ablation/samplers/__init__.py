@@ -1,0 +1,1 @@
+"""The study of samplers: exact ones, and students of a flow."""

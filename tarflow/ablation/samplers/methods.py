@@ -1,0 +1,181 @@
+"""What is compared: ways to fit a student, and the flow that they learn from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from tarflow.ablation.variants import Variant
+from tarflow.data import ImageData
+from tarflow.flows.flow import Flow
+from tarflow.flows.noise import GaussianNoise
+from tarflow.flows.tar_flow import TarFlow
+from tarflow.students.inverse_student import InverseStudent
+from tarflow.students.student import Student
+from tarflow.students.velocity_student import ShortcutStudent, VelocityStudent
+from tarflow.training import (
+    ClassifierFeatures,
+    DistributionMatching,
+    FlowMatching,
+    IndependentCoupling,
+    InverseRegression,
+    Shortcut,
+    StudentObjective,
+    UniformWeights,
+)
+
+PATCH_SIZE = 2
+"""Digits of 8 x 8 become sequences of 16, patches of 16 x 16 sequences of 64."""
+FLOW: dict[str, Any] = {
+    **{"num_transforms": 4, "num_layers": 2, "model_dim": 128, "head_dim": 32},
+    **{"dropout": 0.1, "noise": GaussianNoise(0.1)},
+}
+"""Sizes of the flow, whatever the data."""
+FITTED = Variant("flow")
+"""How the flow is fitted: optimizer, learning rate, batches."""
+SIZES = {"model_dim": 128, "head_dim": 32}
+"""Sizes of every student."""
+STEPS = (1, 2, 4, 8)
+WEIGHTS = UniformWeights(2.0)
+"""Guidance weights that students learn."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a student's training.
+
+    Attributes:
+        objective: The class of the objective.
+        options: Its arguments; classes and partial functions are called for the value.
+        share: Share of the training time.
+        lr: Learning rate of AdamW, at its peak.
+    """
+
+    objective: type[StudentObjective]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    share: float = 1.0
+    lr: float = 1e-3
+
+    def make(self, student: Student, flow: Flow) -> StudentObjective:
+        """The objective of a student and its flow."""
+        options: dict[str, Any] = {
+            name: value() if isinstance(value, type | partial) else value
+            for name, value in self.options.items()
+        }
+        return self.objective(student, flow, weights=WEIGHTS, **options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of it, as JSON gives it back."""
+        options = {name: _words(value) for name, value in self.options.items()}
+        own = {"objective": self.objective.__name__, "options": options, "weights": repr(WEIGHTS)}
+        return {**own, "share": self.share, "lr": self.lr}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to fit a student.
+
+    Attributes:
+        name: What it is called in files.
+        words: What it is called in tables.
+        kind: The class of the student.
+        sizes: Its sizes.
+        stages: What it is trained by, one after the other.
+        steps: Numbers of steps in which its samples are drawn.
+        needs_flow: Whether it needs a flow at all.
+        with_flow: Whether it gets the time that the flow was trained for as well.
+        batch_size: Number of images in a batch.
+    """
+
+    name: str
+    words: str
+    kind: type[Student]
+    sizes: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    steps: tuple[int, ...] = STEPS
+    needs_flow: bool = True
+    with_flow: bool = False
+    batch_size: int = 128
+
+    def make(self, flow: Flow) -> Student:
+        """A new student of a flow."""
+        return self.kind.of(flow, **SIZES, **self.sizes)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that its student depends on, as JSON gives it back."""
+        return {
+            "kind": self.kind.__name__,
+            "sizes": {**SIZES, **self.sizes},
+            "stages": [stage.settings for stage in self.stages],
+            "steps": list(self.steps),
+            "with_flow": self.with_flow,
+            "batch_size": self.batch_size,
+        }
+
+
+def make_flow(data: ImageData) -> TarFlow:
+    """A new flow of a data set."""
+    channels, height, width = data.image_shape
+    told = {"num_classes": data.num_classes, "class_names": data.class_names, "codec": data.codec}
+    return TarFlow((height, width), PATCH_SIZE, channels, **told, **FLOW)
+
+
+def _words(value: Any) -> str:
+    """An argument in words that stay the same from run to run."""
+    if isinstance(value, partial):
+        given = ", ".join(f"{name}={each!r}" for name, each in value.keywords.items())
+        return f"{value.func.__name__}({given})"
+    return value.__name__ if isinstance(value, type) else repr(value)
+
+
+_INVERSE = Stage(InverseRegression, {"distance": ClassifierFeatures})
+_PLAIN = Stage(FlowMatching, {"coupling": IndependentCoupling})
+_ONE = {"kind": InverseStudent, "sizes": {"num_layers": 2}, "steps": (1,)}
+_MANY = {"kind": VelocityStudent, "sizes": {"num_layers": 8}}
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("inverse", "learned inverse", stages=(_INVERSE,), **_ONE),
+        Method(
+            "inverse_score",
+            "learned inverse, then the flow's score",
+            stages=(
+                Stage(InverseRegression, {"distance": ClassifierFeatures}, share=0.4),
+                Stage(DistributionMatching, share=0.6, lr=3e-4),
+            ),
+            **_ONE,
+        ),
+        Method(
+            "flow_matching",
+            "flow matching, the flow's pairs",
+            stages=(Stage(FlowMatching),),
+            **_MANY,
+        ),
+        Method(
+            "shortcut",
+            "shortcuts, the flow's pairs",
+            kind=ShortcutStudent,
+            sizes={"num_layers": 8},
+            stages=(Stage(Shortcut),),
+        ),
+        Method(
+            "plain",
+            "flow matching without a flow",
+            stages=(_PLAIN,),
+            needs_flow=False,
+            **_MANY,
+        ),
+        Method(
+            "plain_longer",
+            "the same, with the flow's time as well",
+            stages=(_PLAIN,),
+            needs_flow=False,
+            with_flow=True,
+            **_MANY,
+        ),
+    )
+}
+"""By name."""
