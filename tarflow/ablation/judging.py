@@ -20,6 +20,7 @@ from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.flows.codec import UniformDequantization
 from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.guidance import GaussianGuidance, Guidance, LinearGuidance, LinearSchedule
+from tarflow.flows.noise import GaussianNoise
 from tarflow.flows.noise_levels import NoiseLevels
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.randomness import ExampleSeeds, stream_seed
@@ -78,6 +79,8 @@ class Judge:
         if isinstance(fitted.average.noise, NoiseLevels):
             noise = fitted.average.noise.at(LEVEL)
             found[f"at_{LEVEL:g}"] = self._likelihood(fitted.average, noise=noise)
+        elif fitted.average.noise == GaussianNoise(LEVEL):
+            found[f"at_{LEVEL:g}"] = dict(found)
         found["samples"] = self._qualities(self._samples(fitted.average, seed))
         if variant.guided and isinstance(fitted.average, TarFlow):
             found["raw"] = self._likelihood(fitted.raw)
