@@ -91,7 +91,7 @@ def shrink(name: str, arguments: list[str], config: DictConfig | None) -> list[s
     data = config.hydra.runtime.choices.get("data")
     if name in composing.SHRINK:
         return small_training(name, arguments, config, data)
-    if name == "ablate" or (name == "prepare" and data not in AT_HAND):
+    if name in ("ablate", "compare-samplers") or (name == "prepare" and data not in AT_HAND):
         return None  # minutes of training; data sets of gigabytes
     small = dict(SMALL[name])
     if name == "sample":

@@ -40,8 +40,10 @@ class Ways(ABC):
         Args:
             conditioned: Whether samples are conditioned on anything.
         """
-        guided = {f"guidance {self.guidance.weight:g}": self.guidance} if conditioned else {}
-        return self.guided({**guided, "no guidance": None})
+        rules: dict[str, Guidance | None] = {"no guidance": None}
+        if conditioned and self.guidance.weight:
+            rules = {f"guidance {self.guidance.weight:g}": self.guidance, **rules}
+        return self.guided(rules)
 
     @abstractmethod
     def guided(self, rules: Mapping[str, Guidance | None]) -> dict[str, Sampler]:

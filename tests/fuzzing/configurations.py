@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tarflow import GaussianNoise, Pixels
+from tarflow import GaussianNoise, Pixels, VelocityStudent
 from tarflow.cli import run_command
 from tarflow.cli.calibrate import calibrate
 from tarflow.cli.command import settings_of
@@ -26,6 +26,9 @@ COMMANDS: dict[str, tuple[Callable[[Any], None], tuple[str, ...]]] = {
     "sample": (sample, ("num_samples=2",)),
     "evaluate": (evaluate, ()),
     "calibrate": (calibrate, ("batch_size=1", "repetitions=1")),
+    "sample a student": (sample, ("num_samples=2",)),
+    "evaluate a student": (evaluate, ("metrics=samples", "metrics.num_samples=4")),
+    "calibrate a student": (calibrate, ("batch_size=1", "repetitions=1")),
     "prepare": (prepare, ("data=random", "data.data.num_train=4", "data.data.num_test=4")),
     "train": (train, ("trainer=smoke", "run_dir=run")),
     "distill": (distill, ("trainer=smoke", "run_dir=run", "model.num_layers=1")),
@@ -39,6 +42,8 @@ TRUTH = ("maybe", 3, [True], {"a": 1}, 0.5)
 TEXT = (3, 1.5, [1], {"a": 1}, True)
 TEXT_OR_NOTHING = tuple(TEXT)
 SECTION = ("text", 3, [1], True)
+STEPS = (0, -1, 1.5, "text", {"a": 1}, True, float("nan"))
+WEIGHT = (-1.0, float("inf"), None, True, *REAL)
 
 KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
     "sample": {
@@ -94,6 +99,14 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "repetitions": POSITIVE,
         "device": (*TEXT, None, "gpu"),
     },
+    "sample a student": {
+        "steps": (*STEPS, [1, 2]),
+        "guidance": WEIGHT,
+        "flow": (*TEXT, "nowhere"),
+        "best_of": (2, *POSITIVE),
+    },
+    "evaluate a student": {"steps": (*STEPS, [0], ["a"], [1, 1]), "guidance": WEIGHT},
+    "calibrate a student": {"steps": (*STEPS, [0], ["a"]), "guidance": WEIGHT},
     "prepare": {
         "data": SECTION,
         "format": (*SECTION, None),
@@ -183,7 +196,8 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
 @cache
 def right(name: str) -> DictConfig:
     """A command's configuration, before anything is wrong with it."""
-    return composed(name, *COMMANDS[name][1])
+    task, overrides = COMMANDS[name]
+    return composed(task.__name__, *overrides)
 
 
 def give(folder: Path, name: str, key: str, value: Any) -> None:
@@ -197,6 +211,11 @@ def give(folder: Path, name: str, key: str, value: Any) -> None:
             flow = tiny_flow(8, 2, 1, num_classes=classes, num_layers=1, **known)
             flow.save_pretrained("pretrained")
             config.checkpoint = "pretrained"
+        if name.endswith("a student"):
+            sizes = {"num_layers": 1, "model_dim": 16, "head_dim": 8}
+            student = VelocityStudent(8, 2, 1, num_classes=10, codec=Pixels(17), **sizes)
+            student.save_pretrained("student")
+            config.checkpoint = "student"
         if name == "prepare":
             config.output = "prepared"
             config.num_workers = 0

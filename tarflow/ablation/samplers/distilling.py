@@ -14,15 +14,13 @@ from lightning.pytorch import Callback
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from tarflow.ablation.fitting import rate
+from tarflow.ablation.fitting import DECAY, OPTIMIZERS, rate
 from tarflow.ablation.samplers.methods import Method, Stage
 from tarflow.data import ImageData
 from tarflow.data.loading.datamodule import ImageDataModule
 from tarflow.flows.flow import Flow
 from tarflow.students.student import Student
-from tarflow.training import StudentModule, WeightAveraging, adamw
-
-DECAY = 0.99
+from tarflow.training import StudentModule, WeightAveraging
 
 
 class TimeBudget(Callback):
@@ -83,7 +81,8 @@ def _fit(
     budget, averaging = TimeBudget(stage.share * seconds), WeightAveraging((DECAY,))
     objective = stage.make(student, flow)
     objective.prepare(data)
-    module = StudentModule(student, objective, partial(adamw, lr=stage.lr), budget.schedule)
+    optimizer = partial(OPTIMIZERS[stage.optimizer], lr=stage.lr)
+    module = StudentModule(student, objective, optimizer, budget.schedule)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers")

@@ -1,7 +1,7 @@
 """What is compared: ways to fit a student, and the flow that they learn from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -10,11 +10,11 @@ from tarflow.data import ImageData
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import GaussianNoise
 from tarflow.flows.tar_flow import TarFlow
+from tarflow.nn.layers import PreNorm
 from tarflow.students.inverse_student import InverseStudent
 from tarflow.students.student import Student
 from tarflow.students.velocity_student import ShortcutStudent, VelocityStudent
 from tarflow.training import (
-    ClassifierFeatures,
     DistributionMatching,
     FlowMatching,
     IndependentCoupling,
@@ -27,17 +27,15 @@ from tarflow.training import (
 PATCH_SIZE = 2
 """Digits of 8 x 8 become sequences of 16, patches of 16 x 16 sequences of 64."""
 FLOW: dict[str, Any] = {
-    **{"num_transforms": 4, "num_layers": 2, "model_dim": 128, "head_dim": 32},
+    **{"num_transforms": 4, "num_layers": 2, "model_dim": 64, "head_dim": 32},
     **{"dropout": 0.1, "noise": GaussianNoise(0.1)},
 }
 """Sizes of the flow, whatever the data."""
 FITTED = Variant("flow")
 """How the flow is fitted: optimizer, learning rate, batches."""
-SIZES = {"model_dim": 128, "head_dim": 32}
-"""Sizes of every student."""
+SIZES = {"patch_size": 2 * PATCH_SIZE, "model_dim": 192, "head_dim": 32, "layer": PreNorm()}
+"""Sizes of every student, which attends to all patches at once and need not have the flow's."""
 STEPS = (1, 2, 4, 8)
-WEIGHTS = UniformWeights(2.0)
-"""Guidance weights that students learn."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +46,15 @@ class Stage:
         objective: The class of the objective.
         options: Its arguments; classes and partial functions are called for the value.
         share: Share of the training time.
-        lr: Learning rate of AdamW, at its peak.
+        optimizer: Name of the optimizer.
+        lr: Its learning rate, at the peak.
     """
 
     objective: type[StudentObjective]
     options: Mapping[str, Any] = field(default_factory=dict)
     share: float = 1.0
-    lr: float = 1e-3
+    optimizer: str = "muon"
+    lr: float = 1e-2
 
     def make(self, student: Student, flow: Flow) -> StudentObjective:
         """The objective of a student and its flow."""
@@ -62,14 +62,14 @@ class Stage:
             name: value() if isinstance(value, type | partial) else value
             for name, value in self.options.items()
         }
-        return self.objective(student, flow, weights=WEIGHTS, **options)
+        return self.objective(student, flow, **options)
 
     @property
     def settings(self) -> dict[str, Any]:
         """All of it, as JSON gives it back."""
         options = {name: _words(value) for name, value in self.options.items()}
-        own = {"objective": self.objective.__name__, "options": options, "weights": repr(WEIGHTS)}
-        return {**own, "share": self.share, "lr": self.lr}
+        own = {"objective": self.objective.__name__, "options": options, "share": self.share}
+        return {**own, "optimizer": self.optimizer, "lr": self.lr}
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Method:
         sizes: Its sizes.
         stages: What it is trained by, one after the other.
         steps: Numbers of steps in which its samples are drawn.
+        guided: Whether samples are drawn with guidance too, which a stage has to teach.
         needs_flow: Whether it needs a flow at all.
         with_flow: Whether it gets the time that the flow was trained for as well.
         batch_size: Number of images in a batch.
@@ -94,22 +95,24 @@ class Method:
     sizes: Mapping[str, Any]
     stages: tuple[Stage, ...]
     steps: tuple[int, ...] = STEPS
+    guided: bool = False
     needs_flow: bool = True
     with_flow: bool = False
     batch_size: int = 128
 
     def make(self, flow: Flow) -> Student:
         """A new student of a flow."""
-        return self.kind.of(flow, **SIZES, **self.sizes)
+        return self.kind.of(flow, **{**SIZES, **self.sizes})
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that its student depends on, as JSON gives it back."""
         return {
             "kind": self.kind.__name__,
-            "sizes": {**SIZES, **self.sizes},
+            "sizes": {name: _words(size) for name, size in {**SIZES, **self.sizes}.items()},
             "stages": [stage.settings for stage in self.stages],
             "steps": list(self.steps),
+            "guided": self.guided,
             "with_flow": self.with_flow,
             "batch_size": self.batch_size,
         }
@@ -130,21 +133,28 @@ def _words(value: Any) -> str:
     return value.__name__ if isinstance(value, type) else repr(value)
 
 
-_INVERSE = Stage(InverseRegression, {"distance": ClassifierFeatures})
+_INVERSE = Stage(InverseRegression)
 _PLAIN = Stage(FlowMatching, {"coupling": IndependentCoupling})
-_ONE = {"kind": InverseStudent, "sizes": {"num_layers": 2}, "steps": (1,)}
-_MANY = {"kind": VelocityStudent, "sizes": {"num_layers": 8}}
+_ONE = {"kind": InverseStudent, "sizes": {"num_layers": 1}, "steps": (1,)}
+_MANY = {"kind": VelocityStudent, "sizes": {"num_layers": 6}}
 
 METHODS = {
     method.name: method
     for method in (
         Method("inverse", "learned inverse", stages=(_INVERSE,), **_ONE),
         Method(
+            "inverse_guided",
+            "learned inverse of many guidance weights",
+            stages=(replace(_INVERSE, options={"weights": UniformWeights}),),
+            guided=True,
+            **_ONE,
+        ),
+        Method(
             "inverse_score",
             "learned inverse, then the flow's score",
             stages=(
-                Stage(InverseRegression, {"distance": ClassifierFeatures}, share=0.4),
-                Stage(DistributionMatching, share=0.6, lr=3e-4),
+                replace(_INVERSE, share=0.6),
+                Stage(DistributionMatching, {"warm_up": 30}, 0.4, "adamw", 3e-4),
             ),
             **_ONE,
         ),
@@ -158,7 +168,7 @@ METHODS = {
             "shortcut",
             "shortcuts, the flow's pairs",
             kind=ShortcutStudent,
-            sizes={"num_layers": 8},
+            sizes={"num_layers": 6},
             stages=(Stage(Shortcut),),
         ),
         Method(

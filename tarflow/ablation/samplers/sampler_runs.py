@@ -66,6 +66,11 @@ class SamplerRun(StudyRun):
         """Where the model is kept."""
         return self.directory / "models" / self.name
 
+    @property
+    def weight(self) -> float:
+        """Weight of guided samples; 0 where none are drawn."""
+        return self.guidance
+
     @abstractmethod
     def fit(self) -> tuple[Pretrained, dict[str, Any]]:
         """Fit the model, and tell what that took."""
@@ -94,7 +99,7 @@ class SamplerRun(StudyRun):
         metrics = SampleMetrics(
             num_samples=self.num_samples,
             seeds=(self.seed,),
-            guidance=LinearGuidance(self.guidance),
+            guidance=LinearGuidance(self.weight),
             extractors={"features": features_of(self.data)},
             num_reference=MOST_REAL,
             steps=self.steps,
@@ -143,6 +148,10 @@ class StudentRun(SamplerRun):
     def recipe(self) -> dict[str, Any]:
         flow = {name: self.flow.settings[name] for name in ("seconds", *self.flow.recipe)}
         return {"flow": flow, **METHODS[self.method].settings}
+
+    @property
+    def weight(self) -> float:
+        return self.guidance if METHODS[self.method].guided else 0.0
 
     @property
     def steps(self) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ class TimesRun(StudyRun):
 
 def ways_of(run: SamplerRun) -> Mapping[str, Sampler]:
     """What draws from a run's model, in every way that is judged, by its name."""
-    model, rule = load(run.pretrained), LinearGuidance(run.guidance)
+    model, rule = load(run.pretrained), LinearGuidance(run.weight)
     if isinstance(model, Student):
         return StudentWays(model, rule, run.steps or ()).samplers(conditioned=True)
     classes, found = read_classes("all", model.num_classes), {}
