@@ -7,7 +7,12 @@ from tarflow.ablation.marked_page import empty, markdown, with_blocks, write_pag
 from tarflow.ablation.plots import draw
 from tarflow.ablation.sections import SECTIONS
 
-PICTURES = "![Distances](images/ablations.png)\n\n![Guidance](images/ablations_guidance.png)\n"
+PICTURES = """![Distances](images/ablations.png)
+
+![Guidance](images/ablations_guidance.png)
+
+![What later papers changed](images/ablations_later.png)
+"""
 
 
 def fill(page: Path, results: Results) -> list[Path]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from tarflow.ablation.claims import Quantity, Results, data_of
 from tarflow.ablation.judging import RULES, WEIGHTS
-from tarflow.ablation.sections import BITS, DENOISED, DRAWN, RAW, by_weight
+from tarflow.ablation.sections import AT_LEVEL, BITS, DENOISED, DRAWN, NATS, RAW, by_weight
+from tarflow.ablation.variants import REFERENCE
 from tarflow.errors import ConfigurationError
 
 DISTANCES = (
@@ -26,6 +27,25 @@ DISTANCES = (
     ("not clipped", "unclipped", DENOISED),
     ("AdamW", "adamw", DENOISED),
 )
+LATER = (
+    ("default, again", REFERENCE),
+    ("all levels to 0.15", "levels_0.15"),
+    ("all levels to 0.3", "levels_0.3"),
+    ("deep near the noise", "deep_near_noise"),
+    ("deep near the data", "deep_near_data"),
+    ("rotary", "rotary"),
+    ("rotary in the grid", "rotary_grid"),
+    ("RMSNorm", "rms_norm"),
+    ("query-key norm", "query_key_norm"),
+    ("adaptive norm", "adaptive_norm"),
+    ("SwiGLU", "swiglu"),
+    ("gated attention", "gated_attention"),
+    ("softplus", "softplus"),
+    ("soft clip", "soft_clip"),
+    ("start token", "start_token"),
+)
+LEVELLED = ("levels_0.15", "levels_0.3")
+"""Variants whose likelihood at the level of the others is one of several."""
 LIKELIHOODS = (
     ("TarFlow, labelled", "uniform", BITS),
     ("TarFlow", "unlabelled", BITS),
@@ -57,8 +77,10 @@ def draw(directory: Path, results: Results) -> list[Path]:
     _draw_bars(bars, names, results)
     curves = Figure(figsize=(4 * (len(names) + 1), 3.4), layout="constrained")
     _draw_curves(curves, names, results)
-    paths = [directory / "ablations.png", directory / "ablations_guidance.png"]
-    for path, figure in zip(paths, (bars, curves), strict=True):
+    later = Figure(figsize=(5 * len(names), 7.6), layout="constrained")
+    _draw_later(later, names, results)
+    paths = [directory / f"ablations{end}.png" for end in ("", "_guidance", "_later")]
+    for path, figure in zip(paths, (bars, curves, later), strict=True):
         figure.savefig(path, dpi=110, metadata={"Software": None})
     return paths
 
@@ -71,6 +93,27 @@ def _draw_bars(figure: Any, names: Sequence[str], results: Results) -> None:
         for index, (title, rows) in enumerate(zip(titles, (DISTANCES, LIKELIHOODS), strict=True)):
             found = {w: Quantity(name, path).spread(results, data) for w, name, path in rows}
             _draw_panel(panels[index, column], title, found, COLORS[index])
+
+
+def _draw_later(figure: Any, names: Sequence[str], results: Results) -> None:
+    """Distances and likelihoods of what later papers changed, a column for each data set."""
+    panels = figure.subplots(2, len(names), squeeze=False)
+    for column, data in enumerate(names):
+        distances, likelihoods = {}, {}
+        for words, name in LATER:
+            path = AT_LEVEL if name in LEVELLED else NATS
+            distances[words] = Quantity(name, DENOISED).spread(results, data)
+            likelihoods[words] = Quantity(name, path).spread(results, data)
+        titles = ("Fréchet distance of samples", "nats/dim above the default")
+        for index, found in enumerate((distances, _above_first(likelihoods))):
+            title = f"{data}: {titles[index]} (less is better)"
+            _draw_panel(panels[index, column], title, found, COLORS[index])
+
+
+def _above_first(found: dict[str, Any]) -> dict[str, Any]:
+    """Means less that of the first row, which differences would else be small beside."""
+    first = next(iter(found.values()))
+    return {w: first and each and (each[0] - first[0], each[1]) for w, each in found.items()}
 
 
 def _draw_panel(axes: Any, title: str, found: dict[str, Any], color: str) -> None:

@@ -117,7 +117,8 @@ def read_results(path: Path) -> Results:
         ConfigurationError: It is not such a file.
     """
     try:
-        results = json.loads(path.read_text())
+        # Earlier versions wrote infinity, which is not JSON.
+        results = json.loads(path.read_text(), parse_constant=lambda name: None)
         known = [{"data", "variant", "seed"} <= result["settings"].keys() for result in results]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(

@@ -1,5 +1,6 @@
 """What is varied: the default setting, and others that differ from it in one thing each."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -54,6 +55,8 @@ class Variant:
         """All of it as JSON gives it back; finished runs are known by it."""
         apart = ("name", "baseline", "changes")
         given = {name: value for name, value in vars(self).items() if name not in apart}
+        if math.isinf(self.max_grad_norm):
+            given["max_grad_norm"] = None  # what JSON keeps of it
         changes = {name: repr(value) for name, value in self.changes.items()}
         return {**given, "scale": repr(self.scale), **({"changes": changes} if changes else {})}
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tarflow.ablation.variant_runs import DATA, ablation
 from tarflow.ablation.variants import CHANGES, VARIANTS
 from tarflow.data import digits
 from tarflow.flows.transforms import Reverse
+from tarflow.machine.files import json_text
 from tarflow.sampling.denoiser import ProbabilityFlow, StochasticDenoising
 
 from ..models import randomized
@@ -32,6 +34,7 @@ def judge():
     return Judge(digits(validation_fraction=0.1), 6)
 
 
+ROOT = Path(__file__).parents[2]
 MUON = {"optimizer": "muon", "lr": 1e-2}
 
 
@@ -58,6 +61,19 @@ def test_settings_are_those_by_which_finished_runs_are_known():
         "guided": False,
         "batch_size": 64,
     }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_json_keeps_the_settings_of_every_variant(variant):
+    settings = VARIANTS[variant].settings
+    assert json.loads(json_text(settings)) == settings
+
+
+def test_published_results_are_those_of_runs_that_need_not_be_done_again(tmp_path):
+    earlier = read_results(ROOT / "benchmarks" / "results" / "ablations.json")
+    study = ablation(tmp_path, [*DATA], [*VARIANTS], [0, 1, 2], 40, 1000, earlier)
+    assert len(study.results()) == len(study.runs) == len(earlier)
+    assert len(json.loads(study.write().read_text())) == len(earlier)
 
 
 def test_a_variant_changes_any_argument_of_the_flow_and_is_known_by_it(judge):
