@@ -18,6 +18,11 @@ SMALL = [
     *("schedule.warmup_steps=1", "callbacks.sample_grid.num_samples=4", "schedule.total_steps=9"),
     *("trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "callbacks.throughput=null"),
 ]
+TINY_SCORE = [
+    "+objective.second={_target_: tarflow.training.SecondNetwork, num_layers: 1, model_dim: 16,"
+    " head_dim: 8}",
+    *("objective.warm_up=0", "objective.second_steps=1"),
+]
 METHODS = ("inverse", "flow_matching", "shortcut", "score")
 KEPT = ("state_dict", "averaging", "optimizer_states", "lr_schedulers", "global_step")
 
@@ -59,9 +64,7 @@ def columns(run: str) -> set[str]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_leaves_a_student_and_goes_on_bitwise(method, capsys):
-    small = [f"method={method}"]
-    small += ["+objective.second={_target_: tarflow.training.SecondNetwork, num_layers: 1,"
-              " model_dim: 16, head_dim: 8}"] if method == "score" else []  # fmt: skip
+    small = [f"method={method}", *(TINY_SCORE if method == "score" else ())]
     distill(*small, run="straight", steps=5)
     assert "the trained model is in straight/pretrained" in capsys.readouterr().out
     distill(*small, run="stopped", steps=2)

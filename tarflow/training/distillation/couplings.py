@@ -11,7 +11,7 @@ from tarflow.flows.shapes import Examples
 from tarflow.randomness import RandomSource, normal
 from tarflow.registry import Part
 from tarflow.students.placement import placed
-from tarflow.training.distillation.student_objective import Clean, finite
+from tarflow.training.distillation.clean import Clean, finite
 from tarflow.training.distillation.teaching import noisy, sampled_noise
 from tarflow.training.distillation.together import summed
 

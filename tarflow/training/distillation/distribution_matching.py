@@ -3,8 +3,8 @@
 import torch
 
 from tarflow.flows.shapes import Examples, PerExample
+from tarflow.training.distillation.clean import Kept, beside, finite, where_kept
 from tarflow.training.distillation.score_objective import Noised, ScoreObjective
-from tarflow.training.distillation.student_objective import Kept, beside, finite, where_kept
 
 
 class DistributionMatching(ScoreObjective):

@@ -14,20 +14,19 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource
 from tarflow.students.velocity_student import VelocityStudent
-from tarflow.training.distillation.couplings import Coupling, FlowCoupling
-from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided, guided
-from tarflow.training.distillation.image_distances import Distance, SquaredError
-from tarflow.training.distillation.student_objective import (
+from tarflow.training.distillation.clean import (
     Clean,
     Kept,
-    StudentObjective,
     beside,
     finite,
     kept_loss,
     marked,
-    nulled,
     where_kept,
 )
+from tarflow.training.distillation.couplings import Coupling, FlowCoupling
+from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided, guided
+from tarflow.training.distillation.image_distances import Distance, SquaredError
+from tarflow.training.distillation.student_objective import StudentObjective, nulled
 from tarflow.training.distillation.time_draws import PinnedTimes, TimeDraws
 from tarflow.training.objective import Loss
 

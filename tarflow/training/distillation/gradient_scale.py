@@ -7,7 +7,7 @@ import torch
 
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.registry import Part
-from tarflow.training.distillation.student_objective import Kept
+from tarflow.training.distillation.clean import Kept
 from tarflow.training.distillation.together import summed
 
 LEAST = 1e-6

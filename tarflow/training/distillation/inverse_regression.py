@@ -15,20 +15,11 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource, normal
 from tarflow.students.inverse_student import InverseStudent
 from tarflow.students.placement import placed_states
+from tarflow.training.distillation.clean import Clean, Kept, finite, kept_loss, marked, where_kept
 from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided, guided
 from tarflow.training.distillation.image_distances import Distance, SquaredError
 from tarflow.training.distillation.prior_pairs import PriorPairs
-from tarflow.training.distillation.student_objective import (
-    Clean,
-    Kept,
-    StudentObjective,
-    finite,
-    kept_loss,
-    marked,
-    not_negative,
-    nulled,
-    where_kept,
-)
+from tarflow.training.distillation.student_objective import StudentObjective, not_negative, nulled
 from tarflow.training.distillation.teaching import noisy, sampled_noise
 from tarflow.training.objective import Loss
 

@@ -14,8 +14,8 @@ from tarflow.flows.shapes import Examples
 from tarflow.randomness import ExampleSeeds, RandomSource, stream_seed, uniform
 from tarflow.registry import Part
 from tarflow.sampling.denoising import attempt_denoising, can_denoise
+from tarflow.training.distillation.clean import Clean
 from tarflow.training.distillation.step_counter import StepCounter
-from tarflow.training.distillation.student_objective import Clean
 
 
 class PriorPairs(nn.Module, Part):

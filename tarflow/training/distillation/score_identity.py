@@ -8,8 +8,9 @@ import torch
 from tarflow.flows.flow import Flow
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.students.student import Student
+from tarflow.training.distillation.clean import Kept, finite, where_kept
 from tarflow.training.distillation.score_objective import Noised, ScoreObjective
-from tarflow.training.distillation.student_objective import Kept, finite, not_negative, where_kept
+from tarflow.training.distillation.student_objective import not_negative
 
 
 class ScoreIdentity(ScoreObjective):

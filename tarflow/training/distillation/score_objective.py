@@ -17,21 +17,20 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource
 from tarflow.sampling.denoising import can_denoise
 from tarflow.students.student import Student
-from tarflow.training.distillation.gradient_scale import ByDistance, GradientScale
-from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided
-from tarflow.training.distillation.second_network import SecondNetwork, unmoved
-from tarflow.training.distillation.step_counter import StepCounter
-from tarflow.training.distillation.student_objective import (
+from tarflow.training.distillation.clean import (
     Clean,
     Kept,
-    StudentObjective,
     beside,
     finite,
     kept_loss,
     marked,
-    not_negative,
     where_kept,
 )
+from tarflow.training.distillation.gradient_scale import ByDistance, GradientScale
+from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided
+from tarflow.training.distillation.second_network import SecondNetwork, unmoved
+from tarflow.training.distillation.step_counter import StepCounter
+from tarflow.training.distillation.student_objective import StudentObjective, not_negative
 from tarflow.training.distillation.teaching import clean_mean, levels, noisy
 from tarflow.training.distillation.together import summed
 from tarflow.training.objective import NATS, Loss

@@ -11,7 +11,7 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.registry import Part
 from tarflow.students.student import Student
 from tarflow.students.velocity_student import VelocityStudent
-from tarflow.training.distillation.student_objective import beside
+from tarflow.training.distillation.clean import beside
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource, uniform
 from tarflow.students.velocity_student import ShortcutStudent, VelocityStudent
+from tarflow.training.distillation.clean import Clean, beside
 from tarflow.training.distillation.couplings import Coupling
 from tarflow.training.distillation.flow_matching import Course, FlowMatching, between
 from tarflow.training.distillation.guidance_weights import GuidanceWeights, Unguided
 from tarflow.training.distillation.image_distances import Distance
 from tarflow.training.distillation.step_counter import StepCounter
-from tarflow.training.distillation.student_objective import Clean, beside
 from tarflow.training.distillation.time_draws import PinnedTimes, TimeDraws
 from tarflow.training.distillation.unlearned import average, constant
 from tarflow.training.objective import Loss

@@ -10,8 +10,8 @@ from tarflow.flows.noise import Noise
 from tarflow.flows.noise_levels import NoiseLevels
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource
+from tarflow.training.distillation.clean import Clean, beside
 from tarflow.training.distillation.guidance_weights import guided
-from tarflow.training.distillation.student_objective import Clean, beside
 
 
 def sampled_noise(teacher: Flow, noise_level: float | None = None) -> Noise:

@@ -20,9 +20,9 @@ from tarflow.training.distillation import (
     SecondNetwork,
     UniformWeights,
 )
+from tarflow.training.distillation.clean import Clean
 from tarflow.training.distillation.guidance_weights import GuidanceWeights
 from tarflow.training.distillation.score_identity import score_identity
-from tarflow.training.distillation.student_objective import Clean
 from tarflow.training.distillation.teaching import clean_mean
 
 from ...models import randomized
