@@ -36,8 +36,9 @@ def draw(path: Path, results: Results, lines: Mapping[str, Sequence[Any]]) -> Pa
     for row, data in zip(panels, names, strict=False):
         for axes, size in zip(row, SIZES, strict=True):
             _draw_panel(axes, results, data, size, lines)
-    if panels[0, 0].get_legend_handles_labels()[0]:
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right", fontsize=7)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside right upper", fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
         figure.savefig(new, dpi=110, format="png", metadata={"Software": None})
