@@ -64,20 +64,17 @@ class NumberEmbedding(nn.Module):
         return FASTEST * number
 
 
-class DifferenceEmbedding(NumberEmbedding):
-    """What a number changes: 0 for 0, whatever was learned.
+class ExtentEmbedding(NumberEmbedding):
+    """The embedding of a number from 0 upwards that is zero, and learns nothing, where that is 0.
 
-    A number that is always 0 then adds nothing. Where students have two of these, both 0, flow
-    matching of the digits is at a loss of 0.31 after 80 steps of Muon, and at 0.35 without.
+    Left alone, an embedding of a number that is 0 throughout training is a bias of all positions
+    that moves by the learning rate of a whole MLP: learned inverses of digits had a squared error
+    of 0.14 after 62 steps of Muon at 1e-2 with it, and 0.10 without.
     """
 
-    def __init__(self, model_dim: int):
-        super().__init__(model_dim)
-        self.mlp[2] = nn.Linear(4 * model_dim, model_dim, bias=False)  # which would cancel
-
     def forward(self, number: Float[Tensor, " batch"]) -> Float[Tensor, "batch model_dim"]:
-        """Embed the numbers, less the embedding of 0."""
-        return super().forward(number) - super().forward(torch.zeros_like(number[:1]))
+        vectors = super().forward(number)
+        return number.clamp(max=1).to(vectors.dtype)[:, None] * vectors
 
 
 class NoiseLevelEmbedding(NumberEmbedding):

@@ -16,7 +16,7 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.pretrained import Pretrained
 from tarflow.flows.shapes import Examples, PerExample, Sequences
 from tarflow.flows.transforms import Patchify, Repatch
-from tarflow.nn.embedding import DifferenceEmbedding
+from tarflow.nn.embedding import ExtentEmbedding
 from tarflow.nn.transformer import Condition
 from tarflow.randomness import RandomSource
 from tarflow.students.student_description import StudentDescription
@@ -67,7 +67,7 @@ class Student(Conditioned, Pretrained, ABC):
         for conditioner in self.conditioners:
             module = conditioner.module(description.model_dim)
             self.add_module(f"{conditioner.part}_embedding", module)
-        self.weight_embedding = DifferenceEmbedding(description.model_dim)
+        self.weight_embedding = ExtentEmbedding(description.model_dim)
 
     @classmethod
     def of(cls: type[Made], flow: Flow, **options: Any) -> Made:

@@ -9,7 +9,7 @@ from tarflow.arguments import check_instance
 from tarflow.flows.codec import Codec
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.shapes import Examples, PerExample
-from tarflow.nn.embedding import DifferenceEmbedding, NumberEmbedding
+from tarflow.nn.embedding import ExtentEmbedding, NumberEmbedding
 from tarflow.nn.layers import AdaptiveNorm, Layer
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import LearnedPositions, Positions
@@ -82,7 +82,7 @@ class VelocityStudent(Student):
         super().__init__(description)
         self.solver = solver
         self.time_embedding = NumberEmbedding(description.model_dim)
-        self.step_embedding = DifferenceEmbedding(description.model_dim)
+        self.step_embedding = ExtentEmbedding(description.model_dim)
 
     @property
     def steps(self) -> int:

@@ -6,7 +6,12 @@ import math
 import pytest
 import torch
 
-from tarflow.nn.embedding import LabelEmbedding, NoiseLevelEmbedding, NumberEmbedding
+from tarflow.nn.embedding import (
+    ExtentEmbedding,
+    LabelEmbedding,
+    NoiseLevelEmbedding,
+    NumberEmbedding,
+)
 
 from ..models import randomized
 
@@ -63,3 +68,14 @@ def test_half_precision_does_not_blur_the_sinusoids(autocast):
 @pytest.mark.parametrize("level", [0.0, -0.1, math.nan, math.inf])
 def test_what_is_not_a_level_shows(level):
     assert NoiseLevelEmbedding(4)(torch.tensor([level])).isnan().all()
+
+
+def test_an_extent_of_0_is_zero_and_teaches_nothing():
+    embedding = randomized(ExtentEmbedding(6)).double()
+    number = torch.tensor([0.0, 0.25, 1.0, 3.0], dtype=torch.float64)
+    vectors = embedding(number)
+    whole = NumberEmbedding.forward(embedding, number)
+    expected = torch.stack([0 * whole[0], 0.25 * whole[1], whole[2], whole[3]])
+    torch.testing.assert_close(vectors, expected)
+    gradients = torch.autograd.grad(vectors[0].sum(), list(embedding.parameters()))
+    assert not any(each.any() for each in gradients)
