@@ -24,11 +24,13 @@ class CompareSamplersSettings(Settings):
     num_samples: int = 1000  # for each distance
     guidance: float = 1.0  # weight of guided samples
     repetitions: int = 5  # times that samples are timed; medians count
+    threads: int | None = None  # that compute while samples are timed; by default one a core
     workers: int | None = None  # processes of one thread each; by default one for each core
 
 
 def compare_samplers(config: CompareSamplersSettings) -> None:
     """Do the runs that are missing, time all samplers, then write tables and a plot."""
+    cores = os.cpu_count() or 1
     study = SamplerStudy.of(
         Path(config.output),
         config.datasets,
@@ -39,8 +41,9 @@ def compare_samplers(config: CompareSamplersSettings) -> None:
         config.num_samples,
         config.guidance,
         config.repetitions,
+        cores if config.threads is None else config.threads,
     )
-    study.do(os.cpu_count() or 1 if config.workers is None else config.workers)
+    study.do(cores if config.workers is None else config.workers)
     page = Path(config.page or study.directory / "few-passes.md")
     results = study.results()
     for path in (study.write(), *fill(page, results)):

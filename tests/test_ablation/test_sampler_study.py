@@ -21,10 +21,18 @@ SCORES = ("frechet_distance", "kernel_distance", "precision", "recall", "accurac
 SECONDS = 0.2
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """Runs set the number of threads of their process, which is that of all tests here."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def study(directory, **changes):
     told = {"data": ["digits"], "methods": ["inverse", "plain"], "seeds": [0]}
     told |= {"flow_seconds": SECONDS, "seconds": SECONDS, "num_samples": 8, "guidance": 1.0}
-    return SamplerStudy.of(directory, **{**told, "repetitions": 1, **changes})
+    return SamplerStudy.of(directory, **{**told, "repetitions": 1, "threads": 1, **changes})
 
 
 def test_settings_are_those_of_a_file_and_tell_methods_apart():
@@ -66,7 +74,7 @@ def test_runs_fit_keep_judge_and_time(tmp_path):
     ]
     assert list(results[1]["samples"]) == ["guidance 1, 1 pass", "no guidance, 1 pass"]
     assert results[1]["training"]["in_all"] == results[1]["training"]["own"] + SECONDS
-    times = TimesRun("digits", (flow, student), 1).do()
+    times = TimesRun("digits", (flow, student), 1, 1).do()
     for run, result in zip((flow, student), results, strict=True):
         found = times["milliseconds"][run.name]
         assert found.keys() == result["samples"].keys()
@@ -149,6 +157,7 @@ def test_a_page_keeps_its_words_and_gets_tables_and_a_plot(tmp_path):
         ({"seconds": 0.0}, "seconds=0.0 and guidance=1.0 must be positive"),
         ({"num_samples": 3}, "num_samples 3 must be at least 4"),
         ({"repetitions": 0}, "repetitions 0 must be at least 1"),
+        ({"threads": 0}, "threads 0 must be at least 1"),
     ],
 )
 def test_wrong_choices_are_refused(tmp_path, options, message):
@@ -169,7 +178,7 @@ def test_principal_components_are_coordinates_along_the_axes():
 
 def test_the_command_leaves_runs_a_page_and_a_plot_and_goes_on(tmp_path, capsys):
     given = [f"output={tmp_path}", "workers=1", "datasets=[digits]", "methods=[inverse]"]
-    given += ["flow_seconds=0.2", "seconds=0.2", "num_samples=8", "repetitions=1"]
+    given += ["flow_seconds=0.2", "seconds=0.2", "num_samples=8", "repetitions=1", "threads=1"]
     run_command("compare-samplers", [*given, "seeds=[0]"])
     told = capsys.readouterr().out
     for name in ("few-passes.md", "images/few_passes.png", "results.json"):

@@ -23,12 +23,14 @@ class SamplerStudy:
         flows: Those that fit flows.
         students: Those that fit students of them.
         repetitions: Number of times that samples are timed.
+        threads: Number of threads for that.
     """
 
     directory: Path
     flows: Sequence[FlowRun]
     students: Sequence[StudentRun]
     repetitions: int
+    threads: int
 
     @classmethod
     def of(
@@ -42,6 +44,7 @@ class SamplerStudy:
         num_samples: int,
         guidance: float,
         repetitions: int,
+        threads: int,
     ) -> "SamplerStudy":
         """A flow of every data set with every seed, and a student of it by every method.
 
@@ -57,6 +60,7 @@ class SamplerStudy:
             )
         check_integer("num_samples", num_samples, least=4)
         check_integer("repetitions", repetitions, least=1)
+        check_integer("threads", threads, least=1)
         told = (num_samples, float(guidance))
         flows = [
             FlowRun(directory, which, seed, float(flow_seconds), *told)
@@ -68,7 +72,7 @@ class SamplerStudy:
             for flow in flows
             for method in methods
         ]
-        return cls(directory, flows, students, repetitions)
+        return cls(directory, flows, students, repetitions, threads)
 
     @property
     def fitted(self) -> list[SamplerRun]:
@@ -91,7 +95,7 @@ class SamplerStudy:
         """The runs that time samples, of models that are there."""
         names = dict.fromkeys(run.data for run in self.flows)
         of = {name: tuple(run for run in self.fitted if run.data == name) for name in names}
-        return [TimesRun(name, runs, self.repetitions) for name, runs in of.items()]
+        return [TimesRun(name, runs, self.repetitions, self.threads) for name, runs in of.items()]
 
     def results(self) -> list[dict[str, Any]]:
         """What the runs that fit have left, with the times of their samples."""

@@ -1,6 +1,5 @@
 """How long the samples of a study's models take: all of them in turns, and nothing beside them."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -38,25 +37,27 @@ class TimesRun(StudyRun):
         data: The data set.
         models: The runs that fitted the models, which are done.
         repetitions: Number of times that each is timed; medians count.
+        threads: Number of threads that compute.
     """
 
     data: str
     models: tuple[SamplerRun, ...]
     repetitions: int
+    threads: int
 
     @property
     def settings(self) -> dict[str, Any]:
         weights = {run.name: fingerprints(run.pretrained)[WEIGHTS] for run in self.models}
         own = {"data": self.data, "variant": "times", "seed": None, "models": weights}
-        return {**own, "repetitions": self.repetitions}
+        return {**own, "repetitions": self.repetitions, "threads": self.threads}
 
     @property
     def name(self) -> str:
         return f"{self.data}-times"
 
     def do(self) -> dict[str, Any]:
-        """Time them, with a thread for each core, as users sample."""
-        torch.set_num_threads(os.cpu_count() or 1)
+        """Time them, in this process alone."""
+        torch.set_num_threads(self.threads)
         tasks: dict[Task, Callable[[], Any]] = {}
         for run in self.models:
             for (way, sampler), size in product(ways_of(run).items(), BATCH_SIZES):
@@ -71,8 +72,7 @@ class TimesRun(StudyRun):
         for (name, way, size), seconds in found.items():
             ways = times.setdefault(name, {}).setdefault(way, {})
             ways[f"batch_{size}"] = 1000 * seconds / size
-        told = {"threads": torch.get_num_threads(), "software": software()}
-        return {"settings": self.settings, **told, "milliseconds": times}
+        return {"settings": self.settings, "software": software(), "milliseconds": times}
 
 
 def ways_of(run: SamplerRun) -> Mapping[str, Sampler]:
