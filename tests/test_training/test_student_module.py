@@ -69,7 +69,8 @@ def test_the_average_is_left_as_a_folder_and_drawn(straight, method):
     assert averages.keys() == dict(student.named_parameters()).keys()
     for name, parameter in student.named_parameters():
         assert torch.equal(parameter, averages[name])
-        assert not torch.equal(parameter, run["state_dict"][f"student.{name}"])
+        if "step_embedding" not in name:  # which learns nothing where all steps are of size 0
+            assert not torch.equal(parameter, run["state_dict"][f"student.{name}"])
     assert (folder / f"{method}_grids" / f"step_{LAST:07d}.png").exists()
     assert not any("teacher" in name or "unlearned" in name for name in run["state_dict"])
 
