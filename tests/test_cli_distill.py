@@ -160,8 +160,8 @@ def test_an_unknown_method_is_named_with_those_that_are_known():
 def test_a_flow_without_classes_has_no_guidance_to_teach():
     known = {"codec": Pixels(17), "noise": GaussianNoise(0.1)}
     tiny_flow(8, 2, 1, num_layers=1, **known).save_pretrained("flow")
-    assert "without classes" in refused()
-    distill("objective/weights=none")
+    assert "without classes" in refused("objective/weights=uniform")
+    distill()
     assert load("run/pretrained").num_classes == 0
 
 

@@ -35,6 +35,7 @@ def test_null_and_false_switch_off(capsys):
     assert {path.name for path in Path("run").iterdir()} == {
         "config.json",
         "data.json",
+        "loss.json",
         "checkpoints",
         "pretrained",
     }

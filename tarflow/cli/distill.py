@@ -16,6 +16,7 @@ from tarflow.flows.pretrained import load
 from tarflow.sampling.sample_folder import fingerprints
 from tarflow.students.student import Student
 from tarflow.training import StudentModule
+from tarflow.training.student_module import WHOLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ def distill(config: DistillSettings) -> float | None:
     Which weights of the flow it learned from, and of the student it began with, belongs to what a
     run must have as it was to go on.
     """
+    if "ShardedStrategy" in str(config.trainer.get("strategy")):  # before processes meet
+        raise ConfigurationError(WHOLE)
     directory = find_pretrained(config.checkpoint)
     start = None if config.student is None else find_pretrained(config.student)
     origin = {"checkpoint": fingerprints(directory)}

@@ -92,7 +92,7 @@ def fit(
         trainer.fit(module, datamodule, ckpt_path=checkpoint)
         _tell_end(run, trainer, done)
     loss = _last_loss(trainer, module)
-    if leads and loss is not None and math.isfinite(loss):
+    if leads and run.checkpoint.exists() and loss is not None and math.isfinite(loss):
         run.note_loss(trainer.global_step, loss)
     return loss
 

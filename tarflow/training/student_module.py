@@ -18,6 +18,13 @@ from tarflow.training.fit_module import FitModule
 from tarflow.training.objective import Loss
 
 
+WHOLE = (
+    "the weights of a student are not divided between processes: every process has them whole with"
+    " trainer=ddp"
+)
+"""Why there is no sharded training of students."""
+
+
 @register
 class StudentModule(FitModule):
     """Fits a student, and what its objective learns beside it; see `FitModule`.
@@ -65,10 +72,7 @@ class StudentModule(FitModule):
         """Choose how to compute, in the teacher as well."""
         strategy = self.trainer.strategy
         if self._device_mesh is not None:
-            raise ConfigurationError(
-                "the weights of a student are not divided between processes: every process has"
-                " them whole with trainer=ddp"
-            )
+            raise ConfigurationError(WHOLE)
         super().configure_model()
         if isinstance(strategy, DDPStrategy) and self.objective.learns_in_turns:
             strategy._ddp_kwargs["find_unused_parameters"] = True

@@ -71,7 +71,7 @@ def test_json_keeps_the_settings_of_every_variant(variant):
 
 def test_published_results_are_those_of_runs_that_need_not_be_done_again(tmp_path):
     earlier = read_results(ROOT / "benchmarks" / "results" / "ablations.json")
-    study = ablation(tmp_path, [*DATA], [*VARIANTS], [0, 1, 2], 40, 1000, earlier)
+    study = ablation(tmp_path, [*DATA], [*VARIANTS], [0, 1, 2], 40.0, 1000, earlier)
     assert len(study.results()) == len(study.runs) == len(earlier)
     assert len(json.loads(study.write().read_text())) == len(earlier)
 

@@ -27,7 +27,7 @@ REAL = "real held-out images"
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SamplerRow:
     """A way to draw samples.
 
     Attributes:
@@ -43,17 +43,17 @@ class Drawn:
     passes: int = 0
 
 
-def ways(results: Results, guided: bool) -> Iterator[Drawn]:
+def ways(results: Results, guided: bool) -> Iterator[SamplerRow]:
     """The ways in which samples were drawn, in order."""
     for panel in ("not denoised", "denoised"):
         for way in _of(results, FITTED.name, guided):
             if way.endswith(f", {panel}"):
-                yield Drawn(f"exact, {panel}", FITTED.name, way)
+                yield SamplerRow(f"exact, {panel}", FITTED.name, way)
     for method in METHODS.values():
         for way in _of(results, method.name, guided):
             passes = way.rpartition(", ")[2]
             number = int(passes.partition(" ")[0])
-            yield Drawn(f"{method.words}, {passes}", method.name, way, number)
+            yield SamplerRow(f"{method.words}, {passes}", method.name, way, number)
 
 
 def _of(results: Results, variant: str, guided: bool) -> list[str]:
@@ -87,7 +87,7 @@ def table(results: Results, data: str, guided: bool) -> str:
     return markdown([head[i] for i in kept], *([row[i] for i in kept] for row in rows))
 
 
-def _cell(results: Results, data: str, drawn: Drawn, path: str) -> str:
+def _cell(results: Results, data: str, drawn: SamplerRow, path: str) -> str:
     """A number of samples that were drawn in a way."""
     return _spread(Quantity(drawn.variant, path.format(drawn.way)).spread(results, data))
 
@@ -117,9 +117,9 @@ def fill(page: Path, results: Results) -> list[Path]:
     return [page, picture]
 
 
-def _lines(results: Results) -> dict[str, Sequence[Drawn]]:
+def _lines(results: Results) -> dict[str, Sequence[SamplerRow]]:
     """What the plot joins by a line: the ways of each model, with guidance and without."""
-    lines: dict[str, list[Drawn]] = {}
+    lines: dict[str, list[SamplerRow]] = {}
     words = {FITTED.name: "exact", **{name: method.words for name, method in METHODS.items()}}
     for guided in (False, True):
         for drawn in ways(results, guided):
