@@ -21,7 +21,7 @@ AT_HAND = ("digits", "folder")
 
 SMALL = {
     "evaluate": {"device": "cpu"},
-    "sample": {"batch_size": 4, "compile": "false", "device": "cpu"},
+    "sample": {"batch_size": 4, "device": "cpu"},
     "sweep-guidance": {"device": "cpu"},
     "calibrate": {"batch_size": 4, "repetitions": 1, "windows": "[4]", "device": "cpu"},
     "prepare": {"num_workers": 1},
@@ -96,6 +96,7 @@ def shrink(name: str, arguments: list[str], config: DictConfig | None) -> list[s
     small = dict(SMALL[name])
     if name == "sample":
         small["num_samples"] = max(2, config.num_samples // FACTOR)
+        arguments = [word for word in arguments if word != "compile=true"]
     if "metrics=samples" in arguments or name == "sweep-guidance":
         small |= FEW_SAMPLES
     return replaced(arguments, small)

@@ -56,8 +56,7 @@ def load_model(
     is_student = isinstance(model, Student)
     kinds, others = ("a student", "flows") if is_student else ("a flow", "students")
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    asked = [each for each in given if not each.endswith(("=false", "=null"))]
-    keys = [re.split(r"[=.@]", each.lstrip("+~"))[0] for each in asked]
+    keys = [re.split(r"[=.@]", each.lstrip("+~"))[0] for each in given]
     if wrong := [key for key in keys if key in (of_flows if is_student else of_students)]:
         raise ConfigurationError(
             f"{wrong[0]} is a setting of {others}, and {directory} holds {kinds}, a"

@@ -17,7 +17,6 @@ from tarflow.training.distillation.student_objective import StudentObjective
 from tarflow.training.fit_module import FitModule
 from tarflow.training.objective import Loss
 
-
 WHOLE = (
     "the weights of a student are not divided between processes: every process has them whole with"
     " trainer=ddp"
