@@ -97,6 +97,8 @@ def shrink(name: str, arguments: list[str], config: DictConfig | None) -> list[s
     if name == "sample":
         small["num_samples"] = max(2, config.num_samples // FACTOR)
         arguments = [word for word in arguments if word != "compile=true"]
+    if any(key_of(word) == "steps" for word in arguments):
+        small.pop("windows", None)  # of flows; students take steps
     if "metrics=samples" in arguments or name == "sweep-guidance":
         small |= FEW_SAMPLES
     return replaced(arguments, small)
