@@ -8,7 +8,7 @@ from tarflow.ablation.claims import Quantity, Results, data_of
 from tarflow.ablation.judging import RULES, WEIGHTS
 from tarflow.ablation.sections import AT_LEVEL, BITS, DENOISED, DRAWN, NATS, RAW, by_weight
 from tarflow.ablation.variants import REFERENCE
-from tarflow.errors import ConfigurationError
+from tarflow.evaluation.figures import new_figure
 
 DISTANCES = (
     ("default", "default", DENOISED),
@@ -63,21 +63,15 @@ def draw(directory: Path, results: Results) -> list[Path]:
     Raises:
         ConfigurationError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigurationError(
-            "pictures need matplotlib: pip install 'tarflow[baselines]'"
-        ) from error
     directory.mkdir(parents=True, exist_ok=True)
     names = data_of(results)
     if not names:
         return []
-    bars = Figure(figsize=(5 * len(names), 7.6), layout="constrained")
+    bars = new_figure(figsize=(5 * len(names), 7.6))
     _draw_bars(bars, names, results)
-    curves = Figure(figsize=(4 * (len(names) + 1), 3.4), layout="constrained")
+    curves = new_figure(figsize=(4 * (len(names) + 1), 3.4))
     _draw_curves(curves, names, results)
-    later = Figure(figsize=(5 * len(names), 7.6), layout="constrained")
+    later = new_figure(figsize=(5 * len(names), 7.6))
     _draw_later(later, names, results)
     paths = [directory / f"ablations{end}.png" for end in ("", "_guidance", "_later")]
     for path, figure in zip(paths, (bars, curves, later), strict=True):

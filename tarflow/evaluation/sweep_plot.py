@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tarflow.errors import ConfigurationError
+from tarflow.evaluation.figures import new_figure
 from tarflow.evaluation.guidance_sweep import Turn
 from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.sample_table import COLUMNS
@@ -27,16 +27,10 @@ def draw(path: Path, turns: Sequence[Turn], report: Report) -> Path:
     Raises:
         ConfigurationError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigurationError(
-            "the plot needs matplotlib: pip install 'tarflow[plots]'"
-        ) from error
     panels = _panels(report.values["samples"])
     rows = math.ceil(len(panels) / WIDE)
     wide = min(WIDE, len(panels))
-    figure: Any = Figure(figsize=(3.9 * wide, 2.9 * rows + 0.5), layout="constrained")
+    figure = new_figure(figsize=(3.9 * wide, 2.9 * rows + 0.5))
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     axes = figure.subplots(rows, wide, squeeze=False).flatten()
     for each, (title, found) in zip(axes, panels.items(), strict=False):

@@ -1,6 +1,6 @@
 """Transformers over a sequence of vectors, causal and bidirectional."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, cast
@@ -111,24 +111,14 @@ class Transformer(nn.Module):
         x: Float[Tensor, "batch *window in_features"],
         condition: Condition = None,
         window: Window | Step = WHOLE,
+        kept: list[Tensor] | None = None,
     ) -> Float[Tensor, "batch *window out_features"]:
         """Transform vectors at the positions of a window, in the dtype of the weights.
 
         The condition, from `conditioned`, is the same at every position. Vectors of a single
-        position may come without its dimension, if the layers allow that.
+        position may come without its dimension, if the layers allow that. What each layer hands
+        on is appended to `kept`, where that is given.
         """
-        h = x
-        for state in self.states(x, condition, window):
-            h = state  # one at a time: without gradients, no other is kept
-        return self.read_out(h)
-
-    def states(
-        self,
-        x: Float[Tensor, "batch *window in_features"],
-        condition: Condition = None,
-        window: Window | Step = WHOLE,
-    ) -> Iterator[Float[Tensor, "batch *window model_dim"]]:
-        """Yield what the layers read, then the sum after each of them; arguments of `forward`."""
         dtype, table = self.dtype, self.position_embedding
         count = x.shape[1] if x.ndim == 3 else 1
         h = self.proj_in(x.to(dtype))
@@ -145,19 +135,14 @@ class Transformer(nn.Module):
                 rows, *read = rows.split(self.modulation.sizes, dim=-1)
                 windows = [replace(window, modulation=each) for each in read]
             h = self.add(h, rows)
-        yield h
         num_recomputed = self.num_recomputed if torch.is_grad_enabled() else 0
         for index, block, own in zip(range(len(self.blocks)), self.blocks, windows, strict=False):
             if index < num_recomputed:
                 h = cast(Tensor, checkpoint(block, h, own, use_reentrant=False))
             else:
                 h = block(h, own)
-            yield h
-
-    def read_out(
-        self, h: Float[Tensor, "batch *window model_dim"]
-    ) -> Float[Tensor, "batch *window out_features"]:
-        """The outputs, of the sum after the last layer."""
+            if kept is not None:
+                kept.append(h)
         return self.proj_out(h if self.output_norm is None else self.output_norm(h))
 
 

@@ -1,7 +1,6 @@
 """Learned inverses: noise to clean images in one pass."""
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 from jaxtyping import Float
@@ -94,7 +93,7 @@ class InverseStudent(Student):
         """The clean images that `generate` gives, and what each block hands to the next."""
         z = self.read_examples("z", z)
         read, weight = self.read_context(context, z), self.read_number("weight", weight, z)
-        every = self.network.states(self.patches(z), self.condition(read, weight))
+        hidden: list[Hidden] = []
+        patches = self.network(self.patches(z), self.condition(read, weight), kept=hidden)
         layers = self.description.num_layers
-        hidden = list(islice(every, layers, None, layers))
-        return self.images(self.network.read_out(hidden[-1]), z), hidden
+        return self.images(patches, z), hidden[layers - 1 :: layers]

@@ -132,13 +132,13 @@ class SampleGrid(StepCallback):
 
         return self._chunks.map(compute, self.num_samples)
 
-    def samples(self, flow: Any, label: Tensor | None, indices: range) -> Tensor:
+    def samples(self, model: Any, label: Tensor | None, indices: range) -> Tensor:
         """Samples of some indices and labels, denoised where the training was noisy."""
         guidance = None if label is None else self.guidance
-        x = flow.sample(len(indices), label, guidance=guidance, source=ExampleSeeds(0, indices))
+        x = model.sample(len(indices), label, guidance=guidance, source=ExampleSeeds(0, indices))
         finite = finite_rows(x)
-        if can_denoise(flow) and finite.any():
-            x[finite] = denoise(flow, x[finite], None if label is None else label[finite])
+        if can_denoise(model) and finite.any():
+            x[finite] = denoise(model, x[finite], None if label is None else label[finite])
         return x
 
 

@@ -136,11 +136,21 @@ class Run:
         self._write(self.loss, {"step": step, "loss": loss})
 
     def noted_loss(self, step: int) -> float | None:
-        """The loss after a step, if it is kept."""
+        """The loss after a step, if it is kept.
+
+        Raises:
+            CheckpointError: The file cannot be read.
+        """
         if not self.loss.is_file():
             return None
-        found = json.loads(self.loss.read_text())
-        return found["loss"] if found["step"] == step else None
+        try:
+            found = json.loads(self.loss.read_text())
+            return float(found["loss"]) if found["step"] == step else None
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.loss} cannot be read ({error!r}), which tells the loss of a run that is"
+                " finished: remove it to do without"
+            ) from error
 
     def check(self, module: nn.Module) -> None:
         """Refuse a checkpoint of another model, or of another objective that learns.

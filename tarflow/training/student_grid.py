@@ -41,7 +41,7 @@ class StudentGrid(SampleGrid):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.model.read_steps(self.steps)  # before minutes of training
 
-    def samples(self, flow: Student, label: Tensor | None, indices: range) -> Tensor:
+    def samples(self, model: Student, label: Tensor | None, indices: range) -> Tensor:
         """Samples of some indices and labels."""
         options = {"weight": self.weight, "steps": self.steps, "source": ExampleSeeds(0, indices)}
-        return flow.sample(len(indices), label, **options)
+        return model.sample(len(indices), label, **options)

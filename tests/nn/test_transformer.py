@@ -73,21 +73,17 @@ def test_full_attention_is_a_softmax_over_all_positions():
 
 @pytest.mark.parametrize("parts", [{}, *NETWORKS.values()], ids=["plain", *NETWORKS])
 @pytest.mark.parametrize("kind", [CausalTransformer, BidirectionalTransformer])
-def test_states_are_what_layers_read_and_add_up_to(kind, parts):
+def test_what_layers_hand_on_is_kept_on_request(kind, parts):
     network = randomized(kind(2, 3, 5, 16, 3, head_dim=8, **parts))
     x, condition = torch.randn(2, 5, 2), network.conditioned(torch.randn(2, 16))
-    seen = []
+    expected = network(x, condition)
+    seen, kept = [], []
     for block in network.blocks:
         block.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    first, *after = states = list(network.states(x, condition))
-    assert len(states) == 4
-    assert all(torch.equal(a, b) for a, b in zip(after, seen, strict=True))
-    assert torch.equal(network.read_out(states[-1]), network(x, condition))
-    torch.testing.assert_close(
-        torch.autograd.grad(network(x, condition).sum(), network.proj_in.weight)[0],
-        torch.autograd.grad(network.read_out(after[-1]).sum(), network.proj_in.weight)[0],
-    )
-    assert first.shape == (2, 5, 16)
+    assert torch.equal(network(x, condition, kept=kept), expected)
+    assert len(kept) == 3
+    assert all(torch.equal(a, b) for a, b in zip(kept, seen, strict=True))
+    assert torch.autograd.grad(kept[0].sum(), network.proj_in.weight)[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize("window", [1, 2, 3])

@@ -202,7 +202,7 @@ def test_all_but_the_plot_is_there_without_matplotlib(sweep, monkeypatch, capsys
     import_module("lightning")  # which itself imports what it finds of matplotlib
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     sweep("weights=[0,1]", "metrics.seeds=[0]", "output=out")
-    assert "the plot needs matplotlib: pip install 'tarflow[plots]'" in capsys.readouterr().out
+    assert "pictures need matplotlib: pip install 'tarflow[plots]'" in capsys.readouterr().out
     assert [Path("out", name).exists() for name in FILES] == [True, True, True, False]
 
 

@@ -236,3 +236,15 @@ def test_a_damaged_fingerprint_is_told_of(started, tmp_path):
     started.data.write_text('{"parts": 3}')
     with pytest.raises(CheckpointError, match=r"data.json cannot be read.*remove"):
         started.check_data(pictures(tmp_path / "here.npz"))
+
+
+def test_the_loss_of_a_finished_run_is_kept(tmp_path):
+    run = Run(tmp_path)
+    assert run.noted_loss(3) is None
+    run.note_loss(3, 0.5)
+    assert run.noted_loss(3) == 0.5
+    assert run.noted_loss(4) is None
+    for text in ("{", "[]", '{"step": 3}', '{"step": 3, "loss": null}'):
+        run.loss.write_text(text)
+        with pytest.raises(CheckpointError, match=r"loss.json cannot be read .*: remove it"):
+            run.noted_loss(3)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tarflow.ablation.claims import Quantity, Results, data_of
-from tarflow.errors import ConfigurationError
+from tarflow.evaluation.figures import new_figure
 from tarflow.machine.files import replacing
 
 PICTURE = "few_passes.png"
@@ -24,14 +24,8 @@ def draw(path: Path, results: Results, lines: Mapping[str, Sequence[Any]]) -> Pa
     Raises:
         ConfigurationError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigurationError(
-            "pictures need matplotlib: pip install 'tarflow[baselines]'"
-        ) from error
     names = data_of(results)
-    figure: Any = Figure(figsize=(11, 4.2 * max(len(names), 1)), layout="constrained")
+    figure = new_figure(figsize=(11, 4.2 * max(len(names), 1)))
     panels = figure.subplots(max(len(names), 1), len(SIZES), squeeze=False)
     for row, data in zip(panels, names, strict=False):
         for axes, size in zip(row, SIZES, strict=True):

@@ -12,7 +12,7 @@ from torch import nn
 from tarflow import ConfigurationError
 from tarflow.data.loading.batches import read_batch
 from tarflow.data.sources.digits import digits
-from tarflow.training.distillation import (
+from tarflow.training import (
     ClassifierFeatures,
     FlowMatching,
     InverseRegression,

@@ -5,7 +5,7 @@ import torch
 
 from tarflow import ConfigurationError, UniformLevels
 from tarflow.randomness import Share, uniform
-from tarflow.training.distillation import (
+from tarflow.training import (
     FlowCoupling,
     FlowMatching,
     IndependentCoupling,

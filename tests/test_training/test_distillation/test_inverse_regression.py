@@ -7,7 +7,7 @@ import torch
 
 from tarflow import ConfigurationError, DecodeOptions, ExampleSeeds, LinearGuidance, UniformLevels
 from tarflow.randomness import uniform
-from tarflow.training.distillation import (
+from tarflow.training import (
     GuidanceWeights,
     InverseRegression,
     PriorPairs,

@@ -10,7 +10,7 @@ from torch import nn
 
 from tarflow import ConfigurationError, GaussianNoise, NoNoise, Pixels, TarFlow, UniformLevels
 from tarflow.randomness import Share
-from tarflow.training.distillation import (
+from tarflow.training import (
     AsIs,
     ByDistance,
     ByMeanSize,

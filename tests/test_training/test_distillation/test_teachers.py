@@ -10,7 +10,7 @@ from torch import nn
 
 from tarflow import ConfigurationError, Pixels
 from tarflow.randomness import ExampleSeeds, Share
-from tarflow.training.distillation import (
+from tarflow.training import (
     DistributionMatching,
     FlowMatching,
     IndependentCoupling,
