@@ -62,7 +62,8 @@ def test_each_job_of_a_sweep_is_a_run_which_a_second_start_goes_on_with():
     assert ids[0] != ids[1]
     for seed, starts in ((0, 1), (1, 2)):
         folders = sorted(Path(f"job_{seed}/wandb").glob("offline-run-*"))
-        assert [folder.name.rpartition("-")[2] for folder in folders] == [ids[seed]] * starts
+        # "offline-run-TIME-ID", and "-1" after it where one second saw two starts.
+        assert [folder.name.split("-")[3] for folder in folders] == [ids[seed]] * starts
         [file] = folders[-1].glob("*.wandb")
         told = configuration(file)
         assert told["seed"] == seed
