@@ -61,6 +61,7 @@ from tarflow.students.placement import placed, placed_states, unplaced
 from tarflow.students.solvers import Euler, Heun, Solver
 from tarflow.students.student import Student
 from tarflow.students.velocity_student import ShortcutStudent, VelocityStudent
+from tarflow.tokenizers import Tokenizer
 
 __version__ = "0.1.0"
 
@@ -149,6 +150,7 @@ __all__ = [
     "SwiGLU",
     "TarFlow",
     "TarflowError",
+    "Tokenizer",
     "Transform",
     "UniformDequantization",
     "UniformLevels",

@@ -83,7 +83,7 @@ def fit(
     run.check(module)
     run.check_data(datamodule.data, leads)
     trainer = make_trainer(config.trainer, config.logger, config.callbacks)
-    num_parameters = sum(parameter.numel() for parameter in module.model.parameters())
+    num_parameters = sum(p.numel() for p in module.model.parameters() if p.requires_grad)
     num_images = len(datamodule.data.train)
     tell(f"{config.name}: {num_parameters:,} parameters, {num_images:,} training images")
     if checkpoint:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class ImageData:
         test: Images to report on, never to choose by.
         codec: How stored images become numbers, such as `Pixels(256)` for bytes.
         num_classes: Number of classes; 0 for data without labels.
-        image_shape: Channels, height and width of an image.
+        image_shape: Channels, height and width of an image as it is stored.
         class_names: A name for each class, where classes have names.
         augment: What training makes of its batches of stored images, such as `mirror`; nothing
             else that reads the training part, as evaluation does, sees it.
@@ -73,11 +73,10 @@ class ImageData:
     @property
     def determined(self) -> dict[str, Any]:
         """The arguments that the data determines for whoever is made for it."""
-        channels, *size = self.image_shape
-        codec = {field.name: getattr(self.codec, field.name) for field in fields(self.codec)}
+        channels, *size = self.codec.encoded_shape(self.image_shape)
         sizes = {"image_size": tuple(size), "num_channels": channels}
         classes = {"num_classes": self.num_classes, "class_names": self.class_names}
-        return {**sizes, **classes, **codec}
+        return {**sizes, **classes, **self.codec.told}
 
     def for_training(self, validation_fraction: float, horizontal_flip: bool) -> "ImageData":
         """Set a fraction of the training images aside, by their `labels`; mirror in training."""

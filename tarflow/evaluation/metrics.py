@@ -114,7 +114,7 @@ def settings_of(
         "data": data.name,
         "split": split,
         "count": len(part_of(data, split)),
-        "codec": repr(flow.codec),
+        "codec": flow.codec.words,
         "noise": repr(noise),
         "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
         "software": software(),
@@ -133,9 +133,9 @@ def check_fit(flow: Any, data: ImageData) -> None:
             "this checkpoint does not name the noise of its training: convert it again"
             " with noise_std=..."
         )
-    ours, theirs = vars(flow.codec), vars(data.codec)
-    pairs: list[tuple[str, Any, Any]] = [("image shape", flow.image_shape, data.image_shape)]
-    pairs += [(name, ours[name], theirs[name]) for name in ours if name in theirs]
+    encoded = flow.codec.encoded_shape(data.image_shape)
+    pairs: list[tuple[str, Any, Any]] = [("image shape", flow.image_shape, encoded)]
+    pairs += flow.codec.compared(data.codec)
     if flow.num_classes:
         pairs.append(("number of classes", flow.num_classes, data.num_classes))
     if sorted(flow.class_names) == sorted(data.class_names):

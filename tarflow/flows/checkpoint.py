@@ -166,11 +166,14 @@ def check_extent(arguments: Mapping[str, Any], num_weights: int, origin: Path | 
 
 
 def encode(value: Any, name: str = "the description") -> Any:
-    """Make an argument fit for JSON; dataclasses within dataclasses keep their types.
+    """Make an argument fit for JSON; parts within parts keep their types.
 
     Raises:
         CheckpointError: It holds what a file cannot keep, such as a function, or NaN.
     """
+    if isinstance(value, nn.Module) and hasattr(value, "described"):  # a codec with weights
+        kind, description = value.described
+        return {**encode(description, name), "type": kind}
     if is_dataclass(value) and not isinstance(value, type):
         held = {field.name: getattr(value, field.name) for field in fields(value)}
         return {"type": type(value).__name__} | {k: encode(each, k) for k, each in held.items()}
@@ -197,12 +200,13 @@ def _decode(value: Any, path: Path) -> Any:
     arguments = {key: _decode(item, path) for key, item in value.items()}
     kind = arguments.pop("type", None)
     part = KNOWN.get(kind) if isinstance(kind, str) else None
-    if not (isinstance(part, type) and issubclass(part, Part) and is_dataclass(part)):
+    is_part = isinstance(part, type) and issubclass(part, Part)
+    if not (is_part and (is_dataclass(part) or issubclass(part, nn.Module))):
         raise CheckpointError(
             f"{path} names {kind!r}, which is not known here: import the package that defines it"
             f" first, or give the commands its name in TARFLOW_TARGETS"
         )
     try:
         return part(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: cannot make a {kind}: {error}") from error

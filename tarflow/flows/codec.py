@@ -2,7 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Shaped, UInt8
@@ -16,9 +18,15 @@ from tarflow.registry import Part
 Stored = Shaped[Tensor, "batch ..."]
 
 
-@dataclass(frozen=True)
 class Codec(Part, ABC):
-    """Maps stored values to the x of a density, and back; noise is another matter."""
+    """Maps stored values to the x of a density, and back; noise is another matter.
+
+    A codec without weights is a frozen dataclass. One with weights is a module, a
+    `tarflow.Tokenizer`: a flow keeps it with its own.
+    """
+
+    dim: ClassVar[str] = "dim"
+    """What a dimension of x is called, where likelihoods are told per dimension."""
 
     @abstractmethod
     def encode(
@@ -33,6 +41,43 @@ class Codec(Part, ABC):
     @abstractmethod
     def to_bytes(self, stored: Stored) -> UInt8[Tensor, "batch ..."]:
         """Stored values as they are shown in pictures: 0 is black, 255 white."""
+
+    def encoded_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of an example's x, from that of its stored values."""
+        return stored
+
+    def decoded_shape(self, x: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the stored values that `decode` makes, from that of an example's x."""
+        return x
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of each of the values that `decode` makes."""
+        return self.decode(torch.zeros(1)).element_size()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the codec of a data set tells one that is made for it, as `Pixels` its levels."""
+        names = [field.name for field in fields(self)] if is_dataclass(self) else []
+        return {name: getattr(self, name) for name in names}
+
+    def compared(self, other: "Codec") -> Iterator[tuple[str, Any, Any]]:
+        """What has to be the same for this codec to read what is stored for another.
+
+        Yields:
+            What it is, in words; what it is here; what it is there.
+        """
+        theirs = other.told
+        yield from ((name, own, theirs[name]) for name, own in self.told.items() if name in theirs)
+
+    def held(self) -> "Codec":
+        """This codec, as a model of its data keeps it: weights, if it has any, do not learn."""
+        return self
+
+    @property
+    def words(self) -> str:
+        """The codec, as reports name it."""
+        return repr(self)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Density(Conditioned, nn.Module):
         self._check_conditioners(noise)
         self.base = base
         self.num_dims = math.prod(base.shape)  # of an example
-        self.codec = codec
+        self.codec = codec if codec is None else codec.held()
         self.noise = noise
         self.description = description
         self.kind = type(self)  # which FSDP changes

@@ -58,7 +58,9 @@ class Pretrained(nn.Module, Part):
     def remade(self: Kind) -> Kind:
         """Another model of the same description, with weights of its own."""
         _, description = self.described
-        return self.kind(**vars(description))  # pyright: ignore[reportReturnType]
+        parts = vars(description).items()
+        arguments = {k: v.remade() if isinstance(v, Pretrained) else v for k, v in parts}
+        return self.kind(**arguments)  # pyright: ignore[reportReturnType]
 
     @classmethod
     def from_pretrained(cls: type[Kind], directory: Path | str) -> Kind:

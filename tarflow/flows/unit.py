@@ -29,11 +29,13 @@ class Unit:
         Noise is what was added, where it is not that of the flow's training.
         """
         codec, noise = flow.codec, noise or flow.noise
+        dim = "dim" if codec is None else codec.dim
+        words = "nats/dim" if dim == "dim" else f"nats per {dim.replace('_', ' ')}"
         if not isinstance(noise, NoNoise):
-            words = "noise" if noise is None else noise.words
-            return cls("noisy_nats_per_dim", f"nats/dim at {words}", None, flow.num_dims)
+            at = "noise" if noise is None else noise.words
+            return cls(f"noisy_nats_per_{dim}", f"{words} at {at}", None, flow.num_dims)
         if not isinstance(codec, UniformDequantization):
-            return cls("nats_per_dim", "nats/dim", None, flow.num_dims)
+            return cls(f"nats_per_{dim}", words, None, flow.num_dims)
         if in_nats:
             return cls("nats_per_dim", "nats/dim of dequantized pixels", None, flow.num_dims)
         return cls("bits_per_dim", "bits/dim", codec, flow.num_dims)

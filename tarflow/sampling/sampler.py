@@ -1,11 +1,11 @@
 """A sampler: samples by their index, as pixels."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -56,8 +56,8 @@ class Sampler(ABC):
     @property
     def bytes_per_sample(self) -> int:
         """Bytes of the pixels of a sample, in all panels."""
-        pixel_bytes = self.codec.decode(torch.zeros(1)).element_size()
-        return self.model.num_dims * pixel_bytes * len(self.panels)
+        shape = self.codec.decoded_shape(self.model.image_shape or self.model.base.shape)
+        return math.prod(shape) * self.codec.itemsize * len(self.panels)
 
     @property
     def settings(self) -> dict[str, Any]:

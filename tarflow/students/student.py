@@ -60,7 +60,7 @@ class Student(Conditioned, Pretrained, ABC):
         self.num_dims = math.prod(self.image_shape)
         patch_dim = self.num_dims // self.patchify.length
         self.base = StandardNormal(self.patchify.length, patch_dim)
-        self.codec = description.codec
+        self.codec = None if description.codec is None else description.codec.held()
         self.noise = None
         self.network = description.network(self.patchify)
         self.conditioners = description.conditioners

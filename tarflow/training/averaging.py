@@ -42,7 +42,7 @@ class WeightAveraging(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         # Only now are the weights divided, and what a checkpoint holds is loaded.
-        named = dict(pl_module.model.named_parameters())
+        named = {n: p for n, p in pl_module.model.named_parameters() if p.requires_grad}
         self._weights = list(named.values())  # looking for them takes 1 ms a step
         for decay in self.decays:
             self._averages[decay] = {name: p.detach().clone() for name, p in named.items()}

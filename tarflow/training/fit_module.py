@@ -95,6 +95,11 @@ class FitModule(lightning.LightningModule, ABC):
         return self.model
 
     @property
+    def dtype_of_weights(self) -> torch.dtype:
+        """The precision of the model's weights."""
+        return self.model.base.anchor.dtype
+
+    @property
     def operations(self) -> int | None:
         """Operations of a training step for each example of its batch; None if nobody counts."""
         return None
@@ -113,7 +118,7 @@ class FitModule(lightning.LightningModule, ABC):
         """Choose how to compute, and divide the weights where the strategy wants that."""
         check_precision(str(self.trainer.precision), sharded=self._device_mesh is not None)
         check_weights_wide(self.learned)
-        dtype = multiplied_in(str(self.trainer.precision), self.model.base.anchor.dtype)
+        dtype = multiplied_in(str(self.trainer.precision), self.dtype_of_weights)
         use_attention(self.learned, self.attention, self.trainer.strategy.root_device, dtype)
         recompute(self.learned, self.checkpointed_layers)
         if self.compiled:
@@ -122,7 +127,8 @@ class FitModule(lightning.LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         try:
-            optimizer = self.make_optimizer(self.learned.named_parameters())
+            named = self.learned.named_parameters()
+            optimizer = self.make_optimizer((n, p) for n, p in named if p.requires_grad)
         except TarflowError:
             raise
         except (ValueError, TypeError, LookupError) as error:  # torch's, of their arguments

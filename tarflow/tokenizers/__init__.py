@@ -1,0 +1,6 @@
+"""Tokenizers: codecs with weights, which map images to latents and back."""
+
+from tarflow.tokenizers.identity_tokenizer import IdentityTokenizer
+from tarflow.tokenizers.tokenizer import Tokenizer
+
+__all__ = ["IdentityTokenizer", "Tokenizer"]
