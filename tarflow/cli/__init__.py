@@ -13,7 +13,7 @@ usage: tarflow COMMAND [key=value ...]
   sweep-guidance checkpoint=DIR weights=[0,1,2]    compare weights of guidance by samples
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
   distill   checkpoint=DIR method=inverse          a student of a flow: samples in a few passes
-  convert   weights.pth DIR [image_size=32]        read a published checkpoint
+  convert   WEIGHTS DIR [image_size=32]            read a published flow, or an autoencoder
   prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
   ablate    [seconds=40]                            what each part of the method is worth
   compare-samplers [seconds=120]                   exact samples and students', by quality and time
