@@ -22,6 +22,8 @@ class TrainSettings(FitSettings):
 
     codec: Section  # noise=uniform, noise=gaussian: which codec goes with which noise
     noise: Section
+    model: Section
+    attention: Section
     tokenizer: str | None = None  # a run or pretrained folder: its latents of the data's images
 
 
