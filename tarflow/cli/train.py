@@ -38,7 +38,9 @@ def train(config: TrainSettings) -> float | None:
         if directory is not None:
             data = data.with_tokenizer(Tokenizer.from_pretrained(directory))
         flow = make_flow(config.model, config.codec, config.noise, data)
-        return instantiate(config.module, flow=flow)
+        module: FlowModule = instantiate(config.module, flow=flow)
+        module.objective.prepare(data)
+        return module
 
     return fit(config, make, None if directory is None else {"tokenizer": fingerprints(directory)})
 
