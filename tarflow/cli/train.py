@@ -65,6 +65,6 @@ def _codec(section: Section, data: ImageData) -> Codec:
     if find(section["_target_"]) is not Pixels:
         raise ConfigurationError(
             f"{section['_target_']}, as of noise=uniform, makes numbers of pixels, but {data.name}"
-            " is of latents: give noise=gaussian noise.std=0.3, noise=levels or noise=none"
+            " is of latents: give noise=gaussian noise.std=0.3, noise=levels or noise=no_noise"
         )
     return data.codec
