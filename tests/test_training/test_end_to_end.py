@@ -170,11 +170,11 @@ def test_the_command(tmp_path, monkeypatch):
     digits = Autoencoder(8, 1, FixedVariance(2), factor=2, width=8, pixels=Pixels(17))
     randomized(digits).save_pretrained("tokenizer")
     settings = ["objective=end_to_end", "objective/distance=classifier", "trainer=smoke"]
-    settings += ["tokenizer=tokenizer", "+objective.distance.steps=2", "run_dir=run"]
+    settings += ["tokenizer=tokenizer", "+objective.distance.steps=2"]
     with pytest.raises(SystemExit, match=r"give noise=gaussian noise.std=0.5"):
         tarflow(monkeypatch, "train", "data=digits", "noise=gaussian", *settings)
     settings += ["noise=gaussian", "noise.std=0.5"]
-    tarflow(monkeypatch, "train", "data=digits", *settings)
+    tarflow(monkeypatch, "train", "data=digits", *settings, "run_dir=run")
     state = torch.load("run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert "distances.0.network.linear.weight" in state
     assert load("run/pretrained").codec.latents_sha256 != digits.latents_sha256
