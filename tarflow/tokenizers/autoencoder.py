@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tarflow.arguments import check_instance, check_integer, check_real, check_size, keep
 from tarflow.errors import ConfigurationError
-from tarflow.flows.codec import Pixels, Stored
+from tarflow.flows.codec import Pixels, UniformDequantization
 from tarflow.randomness import RandomSource
 from tarflow.registry import Part
 from tarflow.tokenizers.bottleneck import Bottleneck, Squeezed
@@ -42,6 +43,11 @@ class AutoencoderDescription(Part):
         hint = "pass tarflow.tokenizers.GaussianBottleneck(), say"
         check_instance("bottleneck", self.bottleneck, Bottleneck, hint)
         check_instance("pixels", self.pixels, Pixels, "pass Pixels(256) for images of bytes")
+        if isinstance(self.pixels, UniformDequantization):
+            raise ConfigurationError(
+                f"pixels {self.pixels} are drawn, but encoding draws nothing: pass"
+                f" Pixels({self.pixels.levels})"
+            )
         self._check_sizes()
 
     def _check_sizes(self) -> None:
@@ -151,7 +157,7 @@ class Autoencoder(Tokenizer):
         return self.decoder(latents if self.decodes_noise else self.squeeze.snapped(latents))
 
     @torch.no_grad()
-    def measure(self, batches: Iterable[Stored]) -> None:
+    def measure(self, batches: Iterable[Tensor]) -> None:
         """Set shift and scale, as of any tokenizer, unless the bottleneck's noise has the units.
 
         Raises:
