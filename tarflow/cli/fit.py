@@ -98,7 +98,7 @@ def fit(
 
 def _last_loss(trainer: lightning.Trainer, module: FitModule) -> float | None:
     """The loss of the last validation, or, without one, of the last step; None without either."""
-    names = [f"{part}/{module.objective.name}" for part in ("val", "train")]
+    names = [f"{part}/{module.loss_name}" for part in ("val", "train")]
     found = [trainer.callback_metrics[name] for name in names if name in trainer.callback_metrics]
     return found[0].item() if found else None
 
@@ -109,8 +109,12 @@ def _say_little(leads: bool) -> None:
     logging.getLogger("tarflow").setLevel(logging.INFO if leads else logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6 on torch 2.15
-    for harmless in (".*does not have many workers", ".*smaller than the logging interval"):
-        warnings.filterwarnings("ignore", harmless)
+    harmless = (
+        *(".*does not have many workers", ".*smaller than the logging interval"),
+        ".*in eval mode at the start of training",  # a tokenizer, which does not learn
+    )
+    for message in harmless:
+        warnings.filterwarnings("ignore", message)
 
 
 def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:

@@ -5,6 +5,7 @@ from tarflow.tokenizers.bottleneck import Bottleneck, Squeeze, Squeezed
 from tarflow.tokenizers.code_gradients import CodeGradient, RotationTrick, StraightThrough
 from tarflow.tokenizers.code_usage import count_codes, perplexity, share_in_use
 from tarflow.tokenizers.codebook import Codebook, CodebookBottleneck
+from tarflow.tokenizers.diffusers_autoencoder import DiffusersAutoencoder, KLConfig
 from tarflow.tokenizers.finite_scalar import FiniteScalar
 from tarflow.tokenizers.fixed_variance import FixedVariance
 from tarflow.tokenizers.gaussian_bottleneck import GaussianBottleneck
@@ -19,10 +20,12 @@ __all__ = [
     "CodeGradient",
     "Codebook",
     "CodebookBottleneck",
+    "DiffusersAutoencoder",
     "FiniteScalar",
     "FixedVariance",
     "GaussianBottleneck",
     "IdentityTokenizer",
+    "KLConfig",
     "LinearCodebook",
     "Reconstruction",
     "RotationTrick",
