@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from tarflow import ConfigurationError, load
+from tarflow.ablation.data_sets import data_of
 from tarflow.ablation.principal_components import PrincipalComponents
 from tarflow.ablation.samplers.distilling import distil
-from tarflow.ablation.samplers.methods import METHODS, make_flow
-from tarflow.ablation.samplers.sampler_runs import FlowRun, StudentRun, data_of
+from tarflow.ablation.samplers.methods import METHODS
+from tarflow.ablation.samplers.sampler_runs import FlowRun, StudentRun
 from tarflow.ablation.samplers.sampler_study import SamplerStudy
 from tarflow.ablation.samplers.sampler_tables import blocks, fill, table
-from tarflow.ablation.samplers.sampler_times import TimesRun
+from tarflow.ablation.small_flow import make_flow
+from tarflow.ablation.times_run import TimesRun
 from tarflow.cli import run_command
 from tarflow.data.loading.batches import read_batch
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tarflow.ablation.claims import Quantity, Results, data_of
+from tarflow.ablation.data_sets import DATA
 from tarflow.ablation.marked_page import empty, markdown, write_page
-from tarflow.ablation.samplers.methods import FITTED, METHODS
+from tarflow.ablation.samplers.methods import METHODS
 from tarflow.ablation.samplers.sampler_plot import PICTURE, draw
-from tarflow.ablation.variant_runs import DATA
+from tarflow.ablation.small_flow import FITTED
 
 COLUMNS = (
     ("distance", "samples/{}/frechet_distance"),
