@@ -9,14 +9,20 @@ from omegaconf import DictConfig, OmegaConf
 from tarflow.cli.command import settings_of
 from tarflow.cli.settings import CONF
 
-SHRINK = {"train": "shrink", "distill": "shrink_student"}
+OF_TRANSFORMERS = ("shrink/two_steps", "shrink/transformers")
+OF_TOKENIZERS = ("shrink/two_steps", "shrink_tokenizer/smoke")
+SHRINK = {
+    "train": (*OF_TRANSFORMERS, "shrink/smoke"),
+    "distill": (*OF_TRANSFORMERS, "shrink_student/smoke"),
+    "train-tokenizer": OF_TOKENIZERS,
+    "tune-decoder": OF_TOKENIZERS,
+}
 """Where it is said what `trainer=smoke` shrinks, of commands that fit something."""
 
 
 def shrunk(command: str = "train") -> DictConfig:
     """What `trainer=smoke` sets."""
-    files = ("shrink/two_steps.yaml", f"{SHRINK[command]}/smoke.yaml")
-    merged = OmegaConf.merge(*(OmegaConf.load(CONF / file) for file in files))
+    merged = OmegaConf.merge(*(OmegaConf.load(CONF / f"{name}.yaml") for name in SHRINK[command]))
     assert isinstance(merged, DictConfig)
     del merged["defaults"]
     return merged

@@ -13,6 +13,8 @@ usage: tarflow COMMAND [key=value ...]
   sweep-guidance checkpoint=DIR weights=[0,1,2]    compare weights of guidance by samples
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
   distill   checkpoint=DIR method=inverse          a student of a flow: samples in a few passes
+  train-tokenizer experiment=photographs_kl        an autoencoder, in whose latents flows learn
+  tune-decoder checkpoint=DIR noise=0.3            its decoder, to remove noise from latents
   convert   weights.pth DIR [image_size=32]        read a published checkpoint
   prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
   ablate    [seconds=40]                            what each part of the method is worth
@@ -23,7 +25,16 @@ usage: tarflow COMMAND [key=value ...]
 
 COMMANDS = (
     *("train", "evaluate", "sample", "sweep-guidance", "calibrate"),
-    *("distill", "convert", "prepare", "ablate", "compare-samplers", "doctor"),
+    *(
+        "distill",
+        "train-tokenizer",
+        "tune-decoder",
+        "convert",
+        "prepare",
+        "ablate",
+        "compare-samplers",
+        "doctor",
+    ),
 )
 
 PLAIN = ("convert", "doctor")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tarflow.cli.choices import find_pretrained
 from tarflow.cli.command import instantiate
-from tarflow.cli.fit import FitSettings, filled, fit
+from tarflow.cli.fit import FitSettings, check_whole, filled, fit
 from tarflow.cli.settings import Section
 from tarflow.cli.targets import find
 from tarflow.data import ImageData
@@ -16,7 +16,6 @@ from tarflow.flows.pretrained import load
 from tarflow.sampling.sample_folder import fingerprints
 from tarflow.students.student import Student
 from tarflow.training import StudentModule
-from tarflow.training.student_module import WHOLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +25,8 @@ class DistillSettings(FitSettings):
     name: str | int = "student"  # a method has its own
     checkpoint: str = "???"  # the flow: a run folder or a pretrained folder
     student: str | None = None  # one to go on from, likewise, in place of a new one of `model`
+    model: Section
+    attention: Section
 
 
 def distill(config: DistillSettings) -> float | None:
@@ -34,8 +35,7 @@ def distill(config: DistillSettings) -> float | None:
     Which weights of the flow it learned from, and of the student it began with, belongs to what a
     run must have as it was to go on.
     """
-    if "ShardedStrategy" in str(config.trainer.get("strategy")):  # before processes meet
-        raise ConfigurationError(WHOLE)
+    check_whole(config.trainer)
     directory = find_pretrained(config.checkpoint)
     start = None if config.student is None else find_pretrained(config.student)
     origin = {"checkpoint": fingerprints(directory)}

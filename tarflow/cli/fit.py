@@ -22,6 +22,7 @@ from tarflow.cli.wandb_run import wandb_runs
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
 from tarflow.training import FitModule, LastCheckpoint, Preemption, PretrainedExport, Run
+from tarflow.training.fit_module import WHOLE
 from tarflow.training.steps import callbacks_of
 
 tell = rank_zero_only(print)
@@ -38,10 +39,8 @@ class FitSettings(Settings):
     run_dir: str = "outputs/${name}/seed_${seed}"
     resume: str = "auto"  # auto: go on from the folder's checkpoint; never: refuse one that has it
     data: Section
-    model: Section
     objective: Section
     module: Section
-    attention: Section
     optimizer: Section
     schedule: Section
     trainer: Section
@@ -132,6 +131,12 @@ def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:
     if step == before and run.has_model:
         folders = [run.pretrained]
     tell(f"the trained model is in {folders[0]}" if folders else "no model was written")
+
+
+def check_whole(trainer: Section) -> None:
+    """Refuse to divide weights that processes have whole, before these meet."""
+    if "ShardedStrategy" in str(trainer.get("strategy")):
+        raise ConfigurationError(WHOLE)
 
 
 def filled(section: Section, determined: Mapping[str, Any]) -> Any:

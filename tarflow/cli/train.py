@@ -16,6 +16,8 @@ class TrainSettings(FitSettings):
 
     codec: Section  # noise=uniform, noise=gaussian: which codec goes with which noise
     noise: Section
+    model: Section
+    attention: Section
 
 
 def train(config: TrainSettings) -> float | None:

@@ -43,13 +43,22 @@ from tarflow.training.run import Run
 from tarflow.training.sharding import ShardedStrategy
 from tarflow.training.student_grid import StudentGrid
 from tarflow.training.student_module import StudentModule
+from tarflow.training.tokenization.code_usage import CodeUsage
+from tarflow.training.tokenization.collapse_warning import CollapseWarning
+from tarflow.training.tokenization.decoder_objective import DecoderObjective
+from tarflow.training.tokenization.reconstruction_grid import ReconstructionGrid
+from tarflow.training.tokenization.tokenizer_module import TokenizerModule
+from tarflow.training.tokenization.tokenizer_objective import TokenizerObjective
 
 __all__ = [
     "AsIs",
     "ByDistance",
     "ByMeanSize",
     "ClassifierFeatures",
+    "CodeUsage",
+    "CollapseWarning",
     "Coupling",
+    "DecoderObjective",
     "Distance",
     "DistributionMatching",
     "DivergenceError",
@@ -73,6 +82,7 @@ __all__ = [
     "Preemption",
     "PretrainedExport",
     "PriorPairs",
+    "ReconstructionGrid",
     "Run",
     "SampleGrid",
     "ScoreIdentity",
@@ -87,6 +97,8 @@ __all__ = [
     "StudentObjective",
     "Throughput",
     "TimeDraws",
+    "TokenizerModule",
+    "TokenizerObjective",
     "TransformStatistics",
     "Unguided",
     "UniformTimes",

@@ -1,6 +1,6 @@
 """Weight averaging: the model that is evaluated and sampled from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from lightning import Trainer
 from torch import Tensor, nn
 
 from tarflow.errors import CheckpointError, ConfigurationError
+from tarflow.flows.pretrained import Kind
 from tarflow.registry import register
 from tarflow.training.sharding import fill, local, whole_state
 from tarflow.training.steps import StepCallback, callbacks_of
@@ -127,3 +128,18 @@ def averages(
                 yield decay, state | callback.whole(decay, leads)
             return
     yield None, state
+
+
+def with_weights(trained: Kind, weights: Mapping[str, Tensor], device: torch.device) -> Kind:
+    """Another model as the one that is trained, with whole weights, in eval mode.
+
+    Parts of it can be called, which the training may have divided between processes in that one.
+    """
+    with torch.device("meta"):  # no time for numbers that are replaced
+        model = trained.remade().to_empty(device=device).eval()
+    known = dict(trained.named_buffers())
+    for name, buffer in model.named_buffers():
+        if name not in weights:
+            buffer.copy_(known[name])
+    model.load_state_dict(weights)
+    return model

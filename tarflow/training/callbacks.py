@@ -1,29 +1,25 @@
 """What a training run shows: pretrained models, sample grids, a bar."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from tarflow.arguments import check_integer
-from tarflow.errors import NonFiniteError
 from tarflow.flows.checkpoint import save
 from tarflow.flows.guidance import Guidance
-from tarflow.flows.pretrained import Pretrained
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import register
-from tarflow.sampling.chunks import ChunkSize, InsufficientMemoryError
+from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.denoising import can_denoise, denoise
 from tarflow.sampling.pictures import grid
 from tarflow.training.averaging import averages
+from tarflow.training.picture_grid import PictureGrid
 from tarflow.training.steps import StepCallback
 
 
@@ -47,31 +43,31 @@ class PretrainedExport(Callback):
         assert pl_module.model.described  # what cannot be saved is refused before it is trained
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
-        self._write(trainer, pl_module.model)
+        self._write(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._write(trainer, pl_module.model)
+        self._write(trainer, pl_module)
 
-    def _write(self, trainer: Trainer, model: Pretrained) -> None:
+    def _write(self, trainer: Trainer, module: Any) -> None:
         """Write the model, unless that of this step is written."""
         if self.step == trainer.global_step:
             return
-        for index, (decay, weights) in enumerate(averages(trainer, model)):
+        for index, (decay, weights) in enumerate(averages(trainer, module.model)):
             name = self.directory.name + (f"_{decay}" if index else "")
             if trainer.is_global_zero:
                 kind = "raw weights" if decay is None else f"average of decay {decay}"
                 words = f"{kind} at step {trainer.global_step}"
-                save(self.directory.with_name(name), model.described, weights, words)
+                written = module.exported(weights)
+                save(self.directory.with_name(name), module.model.described, written, words)
         self.step = trainer.global_step
 
 
 @register
-class SampleGrid(StepCallback):
+class SampleGrid(PictureGrid):
     """Draws the same noise through the averaged model as it trains, and keeps the pictures.
 
     Args:
-        directory: Where the pictures go, one per drawing; loggers that show pictures get them too.
-            A sample that is not finite is a cross there.
+        directory: As for `PictureGrid`; a sample that is not finite is a cross there.
         every_n_steps: Steps between two drawings.
         num_samples: Number of samples; labels go round the classes.
         guidance: Guides the samples of a flow with classes.
@@ -84,8 +80,7 @@ class SampleGrid(StepCallback):
         num_samples: int = 100,
         guidance: Guidance | None = None,
     ):
-        self.directory = Path(directory)
-        self.every_n_steps = check_integer("every_n_steps", every_n_steps, least=1)
+        super().__init__(directory, every_n_steps)
         self.num_samples = check_integer("num_samples", num_samples, least=1)
         self._chunks = ChunkSize()
         self.guidance = guidance
@@ -94,27 +89,8 @@ class SampleGrid(StepCallback):
         if self.guidance is not None and pl_module.model.num_classes:
             pl_module.model.check_guidance(self.guidance, ["label"])  # before hours of training
 
-    def after_step(self, trainer: Trainer, module: Any) -> None:
-        step = trainer.global_step
-        if step % self.every_n_steps:
-            return
-        _, weights = next(averages(trainer, module.model))
-        if not trainer.is_global_zero:
-            return
-        # Sampling calls parts of a model, which the training's may have divided: not of this one.
-        with torch.device("meta"):  # no time for numbers that are replaced
-            model = module.model.remade().to_empty(device=module.device).eval()
-        model.load_state_dict(weights)
-        try:
-            picture = grid(self._draw(model))
-        except (NonFiniteError, InsufficientMemoryError) as error:
-            # A young model may have no finite samples, and still learn to.
-            warnings.warn(f"no sample grid at step {step}: {error}", stacklevel=2)
-            return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        picture.save(self.directory / f"step_{step:07d}.png")
-        for logger in trainer.loggers:
-            _show(logger, picture, step)
+    def picture(self, model: Any, trainer: Trainer) -> Image:
+        return grid(self._draw(model))
 
     def _draw(self, model: Any) -> Tensor:
         """Draw all samples, as many at a time as memory holds, and turn them into bytes.
@@ -145,15 +121,6 @@ class SampleGrid(StepCallback):
 def finite_rows(x: Tensor) -> Tensor:
     """Which examples are finite, on the CPU."""
     return x.flatten(1).isfinite().all(dim=1).cpu()
-
-
-def _show(logger: Logger, picture: Image, step: int) -> None:
-    """Give a picture to a logger that has a place for it."""
-    if isinstance(logger, TensorBoardLogger):
-        image = np.asarray(picture.convert("RGB"))
-        logger.experiment.add_image("samples", image, step, dataformats="HWC")
-    elif isinstance(logger, WandbLogger):
-        logger.log_image("samples", [picture], step)
 
 
 @register

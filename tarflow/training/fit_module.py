@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import lightning
@@ -29,6 +29,12 @@ ADVICE = (
     " (model.scale._target_=tarflow.SoftClipScale), or precision 32-true. The last checkpoint is"
     " untouched: the same command with resume=auto goes on from it"
 )
+
+WHOLE = (
+    "weights of this kind of model are not divided between processes: every process has them whole"
+    " with trainer=ddp"
+)
+"""Why some models have no sharded training."""
 
 
 class DivergenceError(TarflowError):
@@ -104,6 +110,15 @@ class FitModule(lightning.LightningModule, ABC):
         """Operations of a training step for each example of its batch; None if nobody counts."""
         return None
 
+    @property
+    def length(self) -> int | None:
+        """Number of positions of an example, where the model reads it as a sequence."""
+        return None
+
+    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict as it is written to a pretrained folder; the first process asks for it."""
+        return weights
+
     def explain(self, loss: Loss) -> None:
         """Compute a loss that is not finite again, and raise an error that tells where from.
 
@@ -145,9 +160,13 @@ class FitModule(lightning.LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Each example has the same noise every time: the curve shows the model and not the draw.
         source = ExampleSeeds(0, batch.index.clamp(min=0).tolist())
-        for name, values in self.objective.validate(self.model, batch, source).items():
+        for name, values in self.validated(batch, source).items():
             self._log_mean(f"val/{name}", values, batch.index >= 0)
         self._log_count("val/unreadable", batch.index == UNREADABLE)
+
+    def validated(self, batch: Batch, source: ExampleSeeds) -> Mapping[str, Tensor]:
+        """What is logged of every example of the validation part, by name; NaN is left out."""
+        return self.objective.validate(self.model, batch, source)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         scaler = unscale(self.trainer.precision_plugin, optimizer)

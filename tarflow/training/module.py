@@ -59,6 +59,10 @@ class FlowModule(FitModule):
     def operations(self) -> int:
         return training_operations(self.flow)
 
+    @property
+    def length(self) -> int:
+        return self.flow.base.shape[0]
+
     def explain(self, loss: Loss) -> None:
         self.flow.check_finite(torch.tensor(torch.nan), loss.x, loss.context)
 

@@ -16,7 +16,7 @@ from tarflow.data.loading.batches import Batch
 from tarflow.machine.device import now
 from tarflow.registry import register
 from tarflow.training.acceleration import autoregressive_transforms, multiplied_in
-from tarflow.training.callbacks import SampleGrid
+from tarflow.training.picture_grid import PictureGrid
 from tarflow.training.operations import peak_rate
 from tarflow.training.steps import callbacks_of
 
@@ -41,7 +41,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if (operations := pl_module.operations) is not None:
-            dtype = multiplied_in(trainer.precision, pl_module.model.base.anchor.dtype)
+            dtype = multiplied_in(trainer.precision, pl_module.dtype_of_weights)
             self._cost = operations / peak_rate(pl_module.device, dtype)
         self._images, self._seconds, self._since = 0, 0.0, None
         peak_memory(pl_module.device)
@@ -62,14 +62,15 @@ class Throughput(Callback):
             rate = trainer.world_size * self._images / self._seconds
             rates = {
                 "perf/images_per_second": rate,
-                "perf/tokens_per_second": rate * pl_module.model.base.shape[0],
                 "perf/memory_gib": peak_memory(pl_module.device) / 2**30,
             }
+            if pl_module.length is not None:
+                rates["perf/tokens_per_second"] = rate * pl_module.length
             if self._cost is not None:
                 rates["perf/mfu"] = rate * self._cost / trainer.world_size
             pl_module.log_dict(rates)
             self._images, self._seconds, self._since = 0, 0.0, now("cpu")
-        grids = (each for each in callbacks_of(trainer) if isinstance(each, SampleGrid))
+        grids = (each for each in callbacks_of(trainer) if isinstance(each, PictureGrid))
         if any(trainer.global_step % grid.every_n_steps == 0 for grid in grids):
             self._stop(pl_module.device)
 

@@ -14,14 +14,8 @@ from tarflow.registry import register
 from tarflow.students.student import Student
 from tarflow.training.acceleration import multiplied_in, use_attention
 from tarflow.training.distillation.student_objective import StudentObjective
-from tarflow.training.fit_module import FitModule
+from tarflow.training.fit_module import WHOLE, FitModule
 from tarflow.training.objective import Loss
-
-WHOLE = (
-    "the weights of a student are not divided between processes: every process has them whole with"
-    " trainer=ddp"
-)
-"""Why there is no sharded training of students."""
 
 
 @register
@@ -66,6 +60,10 @@ class StudentModule(FitModule):
     @property
     def learned(self) -> nn.Module:
         return self
+
+    @property
+    def length(self) -> int:
+        return self.student.base.shape[0]
 
     def configure_model(self) -> None:
         """Choose how to compute, in the teacher as well."""

@@ -474,7 +474,9 @@ def test_samples_that_are_not_finite_do_not_stop_training(data, tmp_path):
     with torch.no_grad():
         flow.transform[1].network.proj_out.bias[:4] = 200.0  # exp(200) overflows, exp(-200) is 0
     grids = SampleGrid(tmp_path, every_n_steps=2, num_samples=4)
-    with pytest.warns(UserWarning, match=r"no sample grid at step 2: the inverse of transform 1"):
+    with pytest.warns(
+        UserWarning, match=r"no picture of samples at step 2: the inverse of transform 1"
+    ):
         trainer = fit(tiny_module(flow, lr=1e-6), data, max_steps=2, callbacks=[grids])
     assert trainer.global_step == 2
     assert flow.training

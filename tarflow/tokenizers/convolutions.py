@@ -1,0 +1,50 @@
+"""Small convolutional networks that map images to fewer positions, and back."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NUM_GROUPS = 8
+"""Number of groups of channels that are normalized together."""
+
+Maps = Float[Tensor, "batch channels height width"]
+
+
+class ResidualBlock(nn.Module):
+    """Adds to its input what two convolutions make of it; the identity at first."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(*_normed(channels, channels), *_normed(channels, channels))
+        last = self.layers[-1]
+        nn.init.zeros_(last.weight)
+
+    def forward(self, x: Maps) -> Maps:
+        return x + self.layers(x)
+
+
+def convolutional_encoder(
+    num_channels: int, num_outputs: int, widths: list[int], num_blocks: int
+) -> nn.Sequential:
+    """Halves height and width for each of the widths; blocks work on what was halved."""
+    layers: list[nn.Module] = []
+    for before, width in zip([num_channels, *widths], widths, strict=False):
+        layers += [nn.Conv2d(before, width, 4, stride=2, padding=1)]
+        layers += [ResidualBlock(width) for _ in range(num_blocks)]
+    return nn.Sequential(*layers, *_normed(widths[-1], num_outputs))
+
+
+def convolutional_decoder(
+    num_inputs: int, num_channels: int, widths: list[int], num_blocks: int
+) -> nn.Sequential:
+    """Doubles height and width for each of the widths, the last of which comes first."""
+    layers: list[nn.Module] = [nn.Conv2d(num_inputs, widths[-1], 3, padding=1)]
+    for width, after in zip(widths[::-1], [*widths[-2::-1], widths[0]], strict=True):
+        layers += [ResidualBlock(width) for _ in range(num_blocks)]
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, after, 3, padding=1)]
+    return nn.Sequential(*layers, *_normed(widths[0], num_channels))
+
+
+def _normed(before: int, after: int) -> tuple[nn.Module, ...]:
+    """A convolution of what was normalized and bent."""
+    norm = nn.GroupNorm(NUM_GROUPS, before)
+    return norm, nn.SiLU(), nn.Conv2d(before, after, 3, padding=1)

@@ -1,0 +1,1 @@
+"""Training of tokenizers: what they minimize, and how their codes are used."""
