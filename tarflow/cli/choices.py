@@ -20,6 +20,7 @@ from tarflow.flows.pretrained import load
 from tarflow.sampling.plan import Conditions, Planned
 from tarflow.sampling.sample_folder import fingerprints
 from tarflow.students.student import Student
+from tarflow.tokenizers import Tokenizer
 
 
 def find_pretrained(checkpoint: str) -> Path:
@@ -63,6 +64,30 @@ def load_model(
             f" {type(model).__name__}: leave it out"
         )
     return model.to(device)
+
+
+def put_tokenizer(model: Any, checkpoint: str | None) -> dict[str, str]:
+    """Let a model of latents decode them by another tokenizer of the same; what tells which.
+
+    Raises:
+        CheckpointError: The model is not one of latents, or the tokenizer has others.
+    """
+    if checkpoint is None:
+        return {}
+    directory = find_pretrained(checkpoint)
+    tokenizer = Tokenizer.from_pretrained(directory)
+    if not isinstance(model.codec, Tokenizer):
+        raise CheckpointError(
+            f"tokenizer={checkpoint} decodes latents, but the model is one of pixels: leave it out"
+        )
+    for what, own, other in model.codec.compared(tokenizer):
+        if own != other:
+            raise CheckpointError(
+                f"tokenizer={checkpoint} has {what} {other}, but the model was trained on {own}:"
+                " give one that differs in its decoder alone, as `tarflow tune-decoder` makes them"
+            )
+    model.codec = tokenizer.to(model.base.anchor.device).held()
+    return {"tokenizer": fingerprints(directory)[WEIGHTS]}
 
 
 def beside(pretrained: Path, name: str) -> Path:

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tarflow.cli.choices import beside, device_of, find_pretrained, load_model
+from tarflow.cli.choices import beside, device_of, find_pretrained, load_model, put_tokenizer
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
 from tarflow.errors import ConfigurationError
@@ -23,6 +23,7 @@ class EvaluateSettings(Settings):
     """The settings of `tarflow evaluate`."""
 
     checkpoint: str = "???"  # a run folder or a pretrained folder
+    tokenizer: str | None = None  # one with another decoder, for samples of a flow of latents
     data: Section
     metrics: Section
     baseline: str | None = None  # another one: likelihoods are compared image by image
@@ -59,7 +60,9 @@ def evaluate(config: EvaluateSettings) -> None:
         device = device_of(config.device, process.local_rank)
         model = load_model(pretrained, device, OF_FLOWS, OF_STUDENTS)
         metrics.check(model)
-        settings = {"weights": sha256_of(pretrained / WEIGHTS), **metrics.settings(model, data)}
+        origin = {"weights": sha256_of(pretrained / WEIGHTS)}
+        origin |= put_tokenizer(model, config.tokenizer)
+        settings = {**origin, **metrics.settings(model, data)}
 
         def work_of(part: str) -> Kept:
             return Kept(values / part, {"part": part, **settings}, process, num_workers)

@@ -98,7 +98,7 @@ def fit(
 
 def _last_loss(trainer: lightning.Trainer, module: FitModule) -> float | None:
     """The loss of the last validation, or, without one, of the last step; None without either."""
-    names = [f"{part}/{module.objective.name}" for part in ("val", "train")]
+    names = [f"{part}/{module.loss_name}" for part in ("val", "train")]
     found = [trainer.callback_metrics[name] for name in names if name in trainer.callback_metrics]
     return found[0].item() if found else None
 

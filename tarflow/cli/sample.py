@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tarflow.arguments import check_integer
-from tarflow.cli.choices import beside, device_of, find_pretrained, load_model
+from tarflow.cli.choices import beside, device_of, find_pretrained, load_model, put_tokenizer
 from tarflow.cli.command import instantiate
 from tarflow.cli.samplers import sampler_of
 from tarflow.cli.settings import Section, Settings
@@ -32,13 +32,14 @@ class SampleSettings(Settings):
     """The settings of `tarflow sample`."""
 
     checkpoint: str = "???"  # a run folder or a pretrained folder
+    tokenizer: str | None = None  # one with another decoder, for a flow of latents
     num_samples: int = 100
     label: str | int | list[str | int] = "all"  # go round the classes; none; cats; 3; or [3,dogs]
     context: Section  # other conditions by name: one value, or values to go round
     guidance: float = 0.0  # weight; 0 is off; of a student, a condition of its network
     guidance_rule: Section
     temperature: float = 1.0  # attention temperature of the null; guides flows without classes
-    denoise: bool = True  # where the flow was trained with noise that can be removed
+    denoise: bool | None = None  # null: yes, unless the tokenizer decodes noisy samples
     denoiser: Section
     denoising_steps: int = 30  # levels that denoisers of many noise levels go through
     seed: int = 0  # sample n of a seed is the same whatever the batch size
@@ -72,9 +73,10 @@ def sample(config: SampleSettings) -> None:
     process = Process.find(config.rank, config.world_size)
     device = device_of(config.device, process.local_rank)
     model = load_model(directory, device, OF_FLOWS, OF_STUDENTS)
+    tokenizer = put_tokenizer(model, config.tokenizer)
     output = Path(config.output or beside(directory, "samples"))
     sampler, origin = sampler_of(config, model, directory)
-    settings, num_samples = {**origin, **sampler.settings}, config.num_samples
+    settings, num_samples = {**origin, **tokenizer, **sampler.settings}, config.num_samples
     folder, batch_size = SampleFolder(output), config.batch_size
     run = SampleRun(folder, settings, num_samples, batch_size, process, sampler=sampler)
     request = {key: config.composed.get(key) for key in SHOWN}
@@ -110,8 +112,8 @@ def _write_samples(config: SampleSettings, run: SampleRun, panels: dict) -> list
     files = [gallery.write_grid(panels), gallery.write_certificates(certificates)]
     if config.save_png:
         files.append(gallery.write_images(run.pixels("writing images")))
-    shape = run.sampler.model.image_shape
-    drawn = shape is not None and shape[0] in (1, 3)  # else pictures do not hold all
+    shape = run.sampler.stored_shape
+    drawn = len(shape) == 3 and shape[0] in (1, 3)  # else pictures do not hold all
     if layout := layout_of(config.save_npz or (config.save_png and not drawn)):
         label = run.sampler.context(range(run.count)).label
         pixels = run.pixels("writing samples.npz")

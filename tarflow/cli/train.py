@@ -2,11 +2,17 @@
 
 from dataclasses import dataclass
 
+from tarflow.cli.choices import find_pretrained
 from tarflow.cli.command import instantiate
 from tarflow.cli.fit import FitSettings, filled, fit
 from tarflow.cli.settings import Section
+from tarflow.cli.targets import find
 from tarflow.data import ImageData
+from tarflow.errors import ConfigurationError
+from tarflow.flows.codec import Codec, Pixels
 from tarflow.flows.flow import Flow
+from tarflow.sampling.sample_folder import fingerprints
+from tarflow.tokenizers import Tokenizer
 from tarflow.training import FlowModule
 
 
@@ -18,16 +24,23 @@ class TrainSettings(FitSettings):
     noise: Section
     model: Section
     attention: Section
+    tokenizer: str | None = None  # a run or pretrained folder: its latents of the data's images
 
 
 def train(config: TrainSettings) -> float | None:
-    """Fit a flow and leave a run folder; returns what a sweeper may make small."""
+    """Fit a flow and leave a run folder; returns what a sweeper may make small.
+
+    Which tokenizer was given belongs to what a run must have as it was to go on.
+    """
+    directory = None if config.tokenizer is None else find_pretrained(config.tokenizer)
 
     def make(data: ImageData) -> FlowModule:
+        if directory is not None:
+            data = data.with_tokenizer(Tokenizer.from_pretrained(directory))
         flow = make_flow(config.model, config.codec, config.noise, data)
         return instantiate(config.module, flow=flow)
 
-    return fit(config, make)
+    return fit(config, make, None if directory is None else {"tokenizer": fingerprints(directory)})
 
 
 def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -> Flow:
@@ -35,5 +48,21 @@ def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -
     determined = data.determined
     if model.get("num_classes", data.num_classes) != data.num_classes:
         del determined["class_names"]  # a model of other classes, or of none
-    parts = {"codec": filled(codec, determined), "noise": filled(noise, determined)}
+    parts = {"codec": _codec(codec, data), "noise": filled(noise, determined)}
     return filled(model, determined | parts)
+
+
+def _codec(section: Section, data: ImageData) -> Codec:
+    """The codec that the noise goes with; for latents, their tokenizer, which the data brings.
+
+    Raises:
+        ConfigurationError: The noise goes with a codec that latents do not have.
+    """
+    if not isinstance(data.codec, Tokenizer):
+        return filled(section, data.determined)
+    if find(section["_target_"]) is not Pixels:
+        raise ConfigurationError(
+            f"{section['_target_']}, as of noise=uniform, makes numbers of pixels, but {data.name}"
+            " is of latents: give noise=gaussian noise.std=0.3, noise=levels or noise=none"
+        )
+    return data.codec

@@ -13,11 +13,13 @@ from tarflow.data.sources.ffhq import ffhq
 from tarflow.data.sources.image_folder import image_folder
 from tarflow.data.sources.imagenet import imagenet
 from tarflow.data.sources.imagenet64 import imagenet64
+from tarflow.data.sources.latents import latents
 from tarflow.data.sources.memory_mapped import memory_mapped
 from tarflow.data.sources.photographs import photographs
 from tarflow.data.sources.random_images import random_images
 from tarflow.data.sources.tar_shards import tar_shards
 from tarflow.data.storage.formats import Arrays, Shards
+from tarflow.data.storage.latent_preparation import prepare_latents
 from tarflow.data.storage.preparation import prepare
 
 if TYPE_CHECKING:
@@ -38,10 +40,12 @@ __all__ = [
     "image_folder",
     "imagenet",
     "imagenet64",
+    "latents",
     "memory_mapped",
     "mirror",
     "photographs",
     "prepare",
+    "prepare_latents",
     "random_images",
     "read_batch",
     "tar_shards",

@@ -17,6 +17,7 @@ from tarflow.data.loading.batches import Example
 from tarflow.data.loading.splits import complete_parts
 from tarflow.errors import DataError
 from tarflow.flows.codec import Codec
+from tarflow.tokenizers.tokenizer import Tokenizer
 
 UNLABELLED = -1
 """Stands in files and splits for the label of an image that has none."""
@@ -77,6 +78,27 @@ class ImageData:
         sizes = {"image_size": tuple(size), "num_channels": channels}
         classes = {"num_classes": self.num_classes, "class_names": self.class_names}
         return {**sizes, **classes, **self.codec.told}
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> "ImageData":
+        """This data set, for models of the latents that a tokenizer makes of its images.
+
+        Of prepared latents, it is another tokenizer of the same ones, with a decoder of its own.
+
+        Raises:
+            DataError: The tokenizer is for other images, or has other latents.
+        """
+        prepared = isinstance(self.codec, Tokenizer)
+        shape = tokenizer.latent_shape if prepared else tokenizer.image_shape
+        for what, needed, found in (
+            ("shape", shape, self.image_shape),
+            *tokenizer.compared(self.codec),
+        ):
+            if needed != found:
+                raise DataError(
+                    f"{self.name} has {what} {found}, but the tokenizer is for {needed}: give one"
+                    " that was made for this data"
+                )
+        return replace(self, codec=tokenizer)
 
     def for_training(self, validation_fraction: float, horizontal_flip: bool) -> "ImageData":
         """Set a fraction of the training images aside, by their `labels`; mirror in training."""

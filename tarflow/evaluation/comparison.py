@@ -1,5 +1,7 @@
 """Two flows on the same images with the same noise: what differs is the flows."""
 
+import re
+
 import torch
 
 from tarflow.errors import DataError
@@ -8,7 +10,8 @@ from tarflow.evaluation.reporting import SUMMARY, Report, mean_and_error, summar
 SAME = ("data", "split", "count", "content_sha256", "codec", "noise", "seed")
 """What two likelihoods must have in common to be compared image by image."""
 
-UNITS = ("bits_per_dim", "nats_per_dim", "noisy_nats_per_dim")
+UNIT = re.compile(r"(noisy_)?(bits|nats)_per_(\w+_)?dim")
+"""The names of values that are likelihoods."""
 
 
 def compare_likelihoods(report: Report, baseline: Report) -> Report:
@@ -31,7 +34,8 @@ def compare_likelihoods(report: Report, baseline: Report) -> Report:
                 f"the likelihoods cannot be compared by images: {key} is {ours} in one and"
                 f" {theirs} in the other"
             )
-    unit = next((u for u in UNITS if u in report.values and u in baseline.values), None)
+    shared = report.values.keys() & baseline.values.keys()
+    unit = next((name for name in sorted(shared) if UNIT.fullmatch(name)), None)
     if unit is None:
         raise DataError("the likelihoods cannot be compared: their units differ")
     ours, theirs = (

@@ -120,11 +120,11 @@ class LikelihoodMetrics(Metrics):
         if Unit.of(flow).codec is not None:
             return
         reason = (
-            f"the flow was trained with {flow.codec} and {flow.noise}: its density is one of noisy"
-            " data, from which bits/dim of pixels do not follow"
+            f"the flow was trained with {flow.codec.words} and {flow.noise}: its density is not"
+            " one of pixels, and bits/dim do not follow from it"
         )
         if self.unit == "bits":
-            raise ConfigurationError(f"{reason}. Leave unit=bits out for its noisy likelihood")
+            raise ConfigurationError(f"{reason}. Leave unit=bits out for its likelihood in nats")
         if self.importance_samples > 1:
             raise ConfigurationError(f"{reason}. Leave importance_samples out")
 

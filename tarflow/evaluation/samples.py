@@ -28,6 +28,7 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance, LinearGuidance
 from tarflow.sampling.denoiser import AutoDenoiser, Denoiser
 from tarflow.students.student import Student
+from tarflow.tokenizers import Tokenizer
 
 Model = Flow | Student
 """What samples are drawn from."""
@@ -144,8 +145,14 @@ class SampleMetrics(Metrics):
         """What images are compared by, once the data is known to fit.
 
         Raises:
-            DataError: The flow was made for other data, or training or test images are missing.
+            DataError: The flow was made for other data, the data is of latents, or training or
+                test images are missing.
         """
+        if isinstance(data.codec, Tokenizer):
+            raise DataError(
+                f"{data.name} holds latents, and samples are compared with images: give the data"
+                " set that the latents were made of, as data=... of `tarflow prepare`"
+            )
         check_fit(flow, data)
         for part in (data.train, data.test):
             if part is None or not len(part):  # pyright: ignore[reportArgumentType]

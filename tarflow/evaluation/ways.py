@@ -73,7 +73,7 @@ class FlowWays(Ways):
 
     def guided(self, rules: Mapping[str, Guidance | None]) -> dict[str, Sampler]:
         options = DecodeOptions().prepared()  # once for all
-        told = {"classes": self.classes, "denoiser": self.denoiser}
+        told = {"classes": self.classes, "denoise": True, "denoiser": self.denoiser}
         return {
             name: FlowSampler(
                 self.model, **told, options=DecodeOptions.of(options, {"guidance": r})

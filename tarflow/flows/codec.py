@@ -27,6 +27,8 @@ class Codec(Part, ABC):
 
     dim: ClassVar[str] = "dim"
     """What a dimension of x is called, where likelihoods are told per dimension."""
+    decodes_noise: float = 0.0
+    """Standard deviation of noise in x that `decode` removes by itself."""
 
     @abstractmethod
     def encode(
@@ -68,6 +70,8 @@ class Codec(Part, ABC):
             What it is, in words; what it is here; what it is there.
         """
         theirs = other.told
+        if self.dim != other.dim:  # latents are not for a codec of pixels
+            yield "codec", self.words, other.words
         yield from ((name, own, theirs[name]) for name, own in self.told.items() if name in theirs)
 
     def held(self) -> "Codec":

@@ -10,6 +10,11 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise, NoNoise
 
 
+def nats_per_dim(flow: Flow) -> str:
+    """What negative log-densities per dimension are called: those of latents are others."""
+    return f"nats_per_{'dim' if flow.codec is None else flow.codec.dim}"
+
+
 @dataclass(frozen=True)
 class Unit:
     """What the likelihoods of a flow are told in, per dimension: by name in files, else in words.
@@ -29,13 +34,14 @@ class Unit:
         Noise is what was added, where it is not that of the flow's training.
         """
         codec, noise = flow.codec, noise or flow.noise
-        dim = "dim" if codec is None else codec.dim
-        words = "nats/dim" if dim == "dim" else f"nats per {dim.replace('_', ' ')}"
+        name, words = nats_per_dim(flow), "nats/dim"
+        if codec is not None and codec.dim != "dim":
+            words = f"nats per {codec.dim.replace('_', ' ').replace('dim', 'dimension')}"
         if not isinstance(noise, NoNoise):
             at = "noise" if noise is None else noise.words
-            return cls(f"noisy_nats_per_{dim}", f"{words} at {at}", None, flow.num_dims)
+            return cls(f"noisy_{name}", f"{words} at {at}", None, flow.num_dims)
         if not isinstance(codec, UniformDequantization):
-            return cls(f"nats_per_{dim}", words, None, flow.num_dims)
+            return cls(name, words, None, flow.num_dims)
         if in_nats:
             return cls("nats_per_dim", "nats/dim of dequantized pixels", None, flow.num_dims)
         return cls("bits_per_dim", "bits/dim", codec, flow.num_dims)

@@ -26,6 +26,11 @@ def can_denoise(flow: Flow) -> bool:
     return flow.noise is not None and flow.noise.removable
 
 
+def wants_denoising(flow: Flow) -> bool:
+    """Whether samples are denoised where nobody says: not where their codec decodes noisy ones."""
+    return can_denoise(flow) and not (flow.codec is not None and flow.codec.decodes_noise)
+
+
 @torch.no_grad()
 def denoise(
     flow: Flow,

@@ -13,7 +13,7 @@ from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.certificates import Certificates, DecodingCertificates
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.denoiser import AutoDenoiser, Denoiser, OneStep
-from tarflow.sampling.denoising import attempt_denoising, can_denoise
+from tarflow.sampling.denoising import attempt_denoising, can_denoise, wants_denoising
 from tarflow.sampling.drawing import draw
 from tarflow.sampling.sampler import Sampler
 
@@ -24,13 +24,14 @@ class FlowSampler(Sampler):
 
     Attributes:
         model: The flow.
-        denoise: Whether to denoise too, where the flow was trained with noise that can be removed.
+        denoise: Whether to denoise too, where the flow was trained with noise that can be removed;
+            None: unless its codec decodes noisy samples.
         options: How to decode; `dtype` is the precision of denoising as well.
         denoiser: How to denoise.
     """
 
     model: Flow
-    denoise: bool = True
+    denoise: bool | None = None
     options: DecodeOptions = DecodeOptions()
     denoiser: Denoiser = AutoDenoiser()
     _drawn: ChunkSize = field(default_factory=ChunkSize, repr=False)
@@ -43,7 +44,8 @@ class FlowSampler(Sampler):
 
     @property
     def panels(self) -> tuple[str, ...]:
-        denoises = self.denoise and can_denoise(self.model)
+        wanted = wants_denoising(self.model) if self.denoise is None else self.denoise
+        denoises = wanted and can_denoise(self.model)
         return ("samples", "denoised") if denoises else ("samples",)
 
     @property

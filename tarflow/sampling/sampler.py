@@ -56,8 +56,12 @@ class Sampler(ABC):
     @property
     def bytes_per_sample(self) -> int:
         """Bytes of the pixels of a sample, in all panels."""
-        shape = self.codec.decoded_shape(self.model.image_shape or self.model.base.shape)
-        return math.prod(shape) * self.codec.itemsize * len(self.panels)
+        return math.prod(self.stored_shape) * self.codec.itemsize * len(self.panels)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of a sample, once it is decoded."""
+        return self.codec.decoded_shape(self.model.image_shape or self.model.base.shape)
 
     @property
     def settings(self) -> dict[str, Any]:

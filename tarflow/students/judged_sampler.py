@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tarflow.arguments import check_integer, shown
 from tarflow.errors import ConfigurationError
+from tarflow.flows.codec import Codec
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
 from tarflow.machine.device import now
@@ -94,7 +95,7 @@ def check_judge(flow: Flow, student: Student) -> None:
     """
     pairs: dict[str, tuple[Any, Any]] = {
         "image shape": (student.image_shape, flow.image_shape),
-        "codec": (student.codec, flow.codec),
+        "codec": (_words(student.codec), _words(flow.codec)),
     }
     if student.num_classes:
         pairs["number of classes"] = (student.num_classes, flow.num_classes)
@@ -104,3 +105,8 @@ def check_judge(flow: Flow, student: Student) -> None:
                 f"this flow cannot judge the student: its {what} is {shown(its)}, and that of the"
                 f" student {shown(ours)}"
             )
+
+
+def _words(codec: Codec | None) -> str | None:
+    """A codec in words: two of the same weights are the same."""
+    return None if codec is None else codec.words

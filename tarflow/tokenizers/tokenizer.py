@@ -87,14 +87,15 @@ class Tokenizer(Pretrained, Codec, ABC):
                 f" {self.latent_shape} that `tarflow prepare` wrote, not {stored.dtype} of shape"
                 f" {tuple(stored.shape[1:])}"
             )
-        with torch.autocast(stored.device.type, enabled=False):
+        with torch.autocast(self.scale.device.type, enabled=False):
             parts = (self.normalized(self.to_latents(part)) for part in self._images(stored))
-            return torch.cat(list(parts)).to(dtype)
+            return torch.cat(list(parts)).to(stored.device, dtype)
 
     def decode(self, x: Examples) -> Stored:
-        with torch.autocast(x.device.type, enabled=False):
-            parts = x.to(self.scale.dtype).split(self._rows)
-            return torch.cat([self.pixels.decode(self.images(part)) for part in parts])
+        with torch.autocast(self.scale.device.type, enabled=False):
+            parts = x.to(self.scale).split(self._rows)
+            decoded = [self.pixels.decode(self.images(part)) for part in parts]
+            return torch.cat(decoded).to(x.device)
 
     def to_bytes(self, stored: Stored) -> UInt8[Tensor, "batch ..."]:
         stored = self.decode(stored) if stored.is_floating_point() else stored
@@ -173,4 +174,4 @@ class Tokenizer(Pretrained, Codec, ABC):
     def _images(self, stored: Stored) -> Iterator[Images]:
         """Stored images in the units of the network, some at a time."""
         for part in stored.split(self._rows):
-            yield self.pixels.encode(part, dtype=self.scale.dtype)
+            yield self.pixels.encode(part.to(self.scale.device), dtype=self.scale.dtype)

@@ -15,8 +15,13 @@ from tarflow.flows.checkpoint import save
 from tarflow.flows.guidance import Guidance
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import register
+<<<<<<< HEAD
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.sampling.denoising import can_denoise, denoise
+=======
+from tarflow.sampling.chunks import ChunkSize, InsufficientMemoryError
+from tarflow.sampling.denoising import denoise, wants_denoising
+>>>>>>> latents-use
 from tarflow.sampling.pictures import grid
 from tarflow.training.averaging import averages
 from tarflow.training.picture_grid import PictureGrid
@@ -113,7 +118,7 @@ class SampleGrid(PictureGrid):
         guidance = None if label is None else self.guidance
         x = model.sample(len(indices), label, guidance=guidance, source=ExampleSeeds(0, indices))
         finite = finite_rows(x)
-        if can_denoise(model) and finite.any():
+        if wants_denoising(model) and finite.any():
             x[finite] = denoise(model, x[finite], None if label is None else label[finite])
         return x
 

@@ -101,6 +101,11 @@ class FitModule(lightning.LightningModule, ABC):
         return self.model
 
     @property
+    def loss_name(self) -> str:
+        """What the loss per dimension is called in logs, after `train/` and `val/`."""
+        return self.objective.name
+
+    @property
     def dtype_of_weights(self) -> torch.dtype:
         """The precision of the model's weights."""
         return self.model.base.anchor.dtype
@@ -232,7 +237,7 @@ class FitModule(lightning.LightningModule, ABC):
 
     def _log_step(self, step: list[Loss], loss: Tensor, norm: Tensor) -> None:
         """Log a step; where nobody would see a number, Lightning still takes a millisecond."""
-        self.log(f"train/{self.objective.name}", loss, prog_bar=True)
+        self.log(f"train/{self.loss_name}", loss, prog_bar=True)
         if self.trainer._logger_connector.should_update_logs:
             self.log("train/grad_norm", norm)
             self.log("train/skipped_steps", float(self.skipped_steps))

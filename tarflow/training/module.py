@@ -56,6 +56,10 @@ class FlowModule(FitModule):
         return self.flow
 
     @property
+    def loss_name(self) -> str:
+        return self.objective.named(self.flow)
+
+    @property
     def operations(self) -> int:
         return training_operations(self.flow)
 

@@ -16,12 +16,9 @@ from tarflow.flows.conditioning import with_dropout
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
 from tarflow.flows.shapes import PerExample
-from tarflow.flows.unit import Unit
+from tarflow.flows.unit import Unit, nats_per_dim
 from tarflow.randomness import RandomSource
 from tarflow.registry import Part
-
-NATS = "nats_per_dim"
-"""What negative log-densities per dimension are called in logs."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +60,14 @@ class Objective(Part, ABC):
     """Tells a loss for every example of a batch; a module knows how to minimize it.
 
     Attributes:
-        name: What the loss per dimension is called in logs, after `train/` and `val/`.
+        name: What the loss per dimension is called in logs, unless `named` tells otherwise.
     """
 
     name: ClassVar[str] = "loss"
+
+    def named(self, flow: Flow) -> str:
+        """What the loss per dimension of a flow is called in logs, after `train/` and `val/`."""
+        return self.name
 
     @abstractmethod
     def __call__(self, flow: Flow, batch: Batch, source: RandomSource) -> Loss:
@@ -77,7 +78,7 @@ class Objective(Part, ABC):
     ) -> Mapping[str, Float[Tensor, " batch"]]:
         """What is logged of every example of the validation part, by name."""
         loss = self(flow, batch, source)
-        return {self.name: loss.value / flow.num_dims, **loss.logged}
+        return {self.named(flow): loss.value / flow.num_dims, **loss.logged}
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,15 @@ class MaximumLikelihood(Objective):
         if not 0 <= self.level_power <= 2:
             raise ConfigurationError(f"level_power {self.level_power} must be 0, 1 or 2")
 
-    @property
-    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return "weighted_nats_per_dim" if self.level_power else NATS
+    def named(self, flow: Flow) -> str:
+        return f"weighted_{nats_per_dim(flow)}" if self.level_power else nats_per_dim(flow)
 
     def __call__(self, flow: Flow, batch: Batch, source: RandomSource) -> Loss:
         x, context = flow.observe(batch.x, batch.context, source)
         context = with_dropout(context, flow.conditioners, self.class_dropout, source)
         z, log_det = flow(x, context)
         nats = -(flow.base.log_prob(z) + log_det)
-        logged = {NATS: nats / flow.num_dims} if self.level_power else {}
+        logged = {nats_per_dim(flow): nats / flow.num_dims} if self.level_power else {}
         loss = Loss(self.weighted(nats, context), x, context, z, logged)
         if not self.latent_penalty:
             return loss
@@ -135,7 +135,7 @@ class MaximumLikelihood(Objective):
         log_prob = flow.log_prob(x, context)
         unit = Unit.of(flow)
         nats = -log_prob / flow.num_dims
-        found = {self.name: self.weighted(nats, context), NATS: nats}
+        found = {self.named(flow): self.weighted(nats, context), nats_per_dim(flow): nats}
         return found if unit.codec is None else {**found, unit.name: unit(log_prob)}
 
     def weighted(self, values: PerExample, context: Context) -> PerExample:

@@ -226,7 +226,7 @@ def test_other_arrays_are_refused(tmp_path):
     np.save(tmp_path / "labels.npy", np.arange(4))
     for images in (np.zeros((5, 3, 2, 2), np.uint8), np.zeros((4, 3, 2, 2), np.float32)):
         np.save(tmp_path / "images.npy", images)
-        with pytest.raises(DataError, match="expected are bytes, and one label for each image"):
+        with pytest.raises(DataError, match="expected are uint8, and one label for each image"):
             MappedImages(tmp_path / "images.npy", tmp_path / "labels.npy")
 
 

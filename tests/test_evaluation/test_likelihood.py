@@ -370,7 +370,7 @@ def test_bound_by_several_draws_is_the_mean_density():
 
 def test_bits_of_noisy_data_are_refused():
     flow, data = small_flow(noise=GaussianNoise(0.2)), fake_data()
-    with pytest.raises(ConfigurationError, match=r"one of noisy data.* Leave unit=bits out"):
+    with pytest.raises(ConfigurationError, match=r"not one of pixels.* Leave unit=bits out"):
         LikelihoodMetrics(unit="bits")(flow, data)
     with pytest.raises(ConfigurationError, match="Leave importance_samples out"):
         LikelihoodMetrics(importance_samples=2)(flow, data)

@@ -162,7 +162,7 @@ def test_an_example_is_weighted_by_a_power_of_its_noise_level(data, power):
     torch.testing.assert_close(loss.value, weighted)
     found = objective.validate(flow, batch, seeds)
     torch.testing.assert_close(found["nats_per_dim"], nats / 16)
-    torch.testing.assert_close(found[objective.name], weighted / 16)
+    torch.testing.assert_close(found[objective.named(flow)], weighted / 16)
     assert list(loss.logged) == (["nats_per_dim"] if power else [])
     for values in loss.logged.values():
         torch.testing.assert_close(values, nats / 16)

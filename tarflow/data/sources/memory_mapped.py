@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from torch import Tensor
 
 from tarflow.data.images import ArrayDataset, ImageData, LabelledImages
@@ -49,7 +49,7 @@ def memory_mapped(
             parts[part] = MappedImages(
                 folder / f"{part}_images.npy", folder / f"{part}_labels.npy"
             )
-        _check(folder, part, parts[part], description, verify)
+        check_part(folder, part, parts[part], description, description.image_shape, verify)
     data = ImageData.of(
         description.name,
         parts,
@@ -62,19 +62,26 @@ def memory_mapped(
 
 
 class MappedImages(ArrayDataset):
-    """Images in a .npy file that is mapped to memory, and their labels in another."""
+    """Images in a .npy file that is mapped to memory, and their labels in another.
 
-    def __init__(self, images: Path, labels: Path):
+    Args:
+        images: The file of the images.
+        labels: That of their labels.
+        dtype: What the first holds.
+        layout: What is expected of their folder, for messages.
+    """
+
+    def __init__(self, images: Path, labels: Path, dtype: str = "uint8", layout: str = LAYOUT):
         self.path = images
         try:
             found = np.load(labels, allow_pickle=False)
-            dtype, shape = self.images.dtype, self.images.shape
+            held, shape = self.images.dtype, self.images.shape
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{images} or {labels} cannot be read ({error}): {LAYOUT}") from error
-        if found.shape != shape[:1] or dtype != np.uint8:
+            raise DataError(f"{images} or {labels} cannot be read ({error}): {layout}") from error
+        if found.shape != shape[:1] or held != dtype:
             raise DataError(
-                f"{images} holds {dtype} of shape {shape}, and {labels} labels of"
-                f" shape {found.shape}: expected are bytes, and one label for each image"
+                f"{images} holds {held} of shape {shape}, and {labels} labels of shape"
+                f" {found.shape}: expected are {dtype}, and one label for each image"
             )
         super().__init__(self.images, found)
 
@@ -90,7 +97,7 @@ class MappedImages(ArrayDataset):
         """The map stays behind; whoever gets a copy maps the file anew."""
         return {key: value for key, value in self.__dict__.items() if key != "images"}
 
-    def image(self, index: int) -> UInt8[Tensor, "..."]:
+    def image(self, index: int) -> Shaped[Tensor, "..."]:
         self._announce([index])
         return torch.from_numpy(np.array(self.images[index]))
 
@@ -110,21 +117,31 @@ class MappedImages(ArrayDataset):
             images.base.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
-def _check(
-    folder: Path, part: str, dataset: LabelledImages, description: Description, verify: bool
+def check_part(
+    folder: Path,
+    part: str,
+    dataset: LabelledImages,
+    description: Description,
+    shape: tuple[int, int, int],
+    verify: bool,
 ) -> None:
-    """Compare a part with what is told of it."""
+    """Compare a part with what is told of it.
+
+    Raises:
+        DataError: It has another number of examples, another shape or, where everything is read
+            for that, another hash.
+    """
     count = description.counts[part]
     if len(dataset) != count:
         raise DataError(
             f"{folder} holds {len(dataset)} {part} images, but its {META} tells of {count}:"
-            f" prepare it again; {LAYOUT}"
+            f" prepare it again; {description.layout}"
         )
-    shape = tuple(dataset.image(0).shape)
-    if shape != description.image_shape:
+    found = tuple(dataset.image(0).shape)
+    if found != shape:
         raise DataError(
-            f"the {part} images in {folder} are of shape {shape}, but its {META} tells of"
-            f" {description.image_shape}: prepare it again"
+            f"the {part} images in {folder} are of shape {found}, but its {META} tells of"
+            f" {shape}: prepare it again"
         )
     if verify:
         digest = Digest()

@@ -51,19 +51,7 @@ class Arrays(Format):
     def write(
         self, folder: Path, part: str, count: int, shape: Shape, batches: ImageBatches
     ) -> None:
-        path = folder / f"{part}_images.npy"
-        images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
-        with path.open("r+b") as file:  # writing to a map of a full disk would kill the process
-            if hasattr(os, "posix_fallocate"):  # not on a Mac
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        all_labels = np.empty(count, np.int64)
-        start = 0
-        for pixels, labels in batches:
-            rows = slice(start, start + len(pixels))
-            images[rows], all_labels[rows] = pixels.numpy(), labels.numpy()
-            start = rows.stop
-        images.flush()
-        np.save(folder / f"{part}_labels.npy", all_labels)
+        write_arrays(folder, f"{part}_images.npy", part, "uint8", (count, *shape), batches)
 
 
 @dataclass(frozen=True)
@@ -94,6 +82,25 @@ class Shards(Format):
         next(examples, None)  # lets the source finish
         # The index too, as a cluster's storage may be for reading only.
         read_part(folder, f"{part}-*.tar", None, shape[0])
+
+
+def write_arrays(
+    folder: Path, name: str, part: str, dtype: str, shape: tuple[int, ...], batches: ImageBatches
+) -> None:
+    """Write what comes in batches into a .npy file, and its labels into `PART_labels.npy`."""
+    path = folder / name
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with path.open("r+b") as file:  # writing to a map of a full disk would kill the process
+        if hasattr(os, "posix_fallocate"):  # not on a Mac
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    all_labels = np.empty(shape[0], np.int64)
+    start = 0
+    for stored, labels in batches:
+        rows = slice(start, start + len(stored))
+        array[rows], all_labels[rows] = stored.numpy(), labels.numpy()
+        start = rows.stop
+    array.flush()
+    np.save(folder / f"{part}_labels.npy", all_labels)
 
 
 def _add_example(

@@ -2,9 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -54,8 +55,27 @@ def prepare(
             f"{data.name} is stored for {data.codec}: bytes alone, of Pixels(2) ... Pixels(256),"
             " can be prepared"
         )
+    num_workers = read_workers(num_workers)
+    with appearing(output) as new:
+        return _write(data, new, format, num_workers)
+
+
+def read_workers(num_workers: int | None) -> int:
+    """The number of processes that read images; None takes one for each core."""
     if num_workers is not None:
-        check_integer("num_workers", num_workers, 0, DataError)
+        return check_integer("num_workers", num_workers, 0, DataError)
+    if hasattr(os, "sched_getaffinity"):  # the cores that this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def appearing(output: str | Path) -> Iterator[Path]:
+    """Where to write a folder that appears, as the output, when all of it is written.
+
+    Raises:
+        DataError: It exists, or another process is making it.
+    """
     folder = Path(output).expanduser().absolute()
     if folder.exists():
         raise DataError(f"{folder} exists already: choose another output, or remove it")
@@ -65,15 +85,15 @@ def prepare(
     with writing(folder), _alone(new):
         try:
             for path in new.iterdir():  # what a killed preparation left
-                if path.name != LOCK:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK:
                     path.unlink()
-            cores = _num_cores() if num_workers is None else num_workers
-            description = _write(data, new, format, cores)
+            yield new
             put(new, folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
     (folder / LOCK).unlink(missing_ok=True)
-    return description
 
 
 @contextmanager
@@ -87,37 +107,39 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _num_cores() -> int:
-    """The cores that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _write(data: ImageData, folder: Path, format: Format, num_workers: int) -> Description:
     """Write every part, and at last the description."""
     parts, digests = data.parts, {part: Digest() for part in data.parts}
     for part, dataset in parts.items():
-        batches = _read(dataset, part, data.image_shape, digests[part], num_workers)
+        batches = read_images(dataset, part, data.image_shape, digests[part], num_workers)
         format.write(folder, part, len(dataset), data.image_shape, batches)
-    description = Description(
-        format=format.name,
-        name=data.name,
-        levels=data.determined["levels"],
-        num_classes=data.num_classes,
-        image_shape=data.image_shape,
-        class_names=data.class_names,
-        counts={part: len(dataset) for part, dataset in parts.items()},
-        sha256={part: digest.hexdigest() for part, digest in digests.items()},
-    )
+    description = Description(**described(data, format.name, digests))
     description.write(folder)
     return description
 
 
-def _read(
+def described(data: ImageData, format: str, digests: Mapping[str, Digest]) -> dict[str, Any]:
+    """What is told of every prepared data set, by attributes of `Description`."""
+    return {
+        "format": format,
+        "name": data.name,
+        "levels": data.determined["levels"],
+        "num_classes": data.num_classes,
+        "image_shape": data.image_shape,
+        "class_names": data.class_names,
+        "counts": {part: len(dataset) for part, dataset in data.parts.items()},
+        "sha256": {part: digest.hexdigest() for part, digest in digests.items()},
+    }
+
+
+def read_images(
     dataset: Dataset, part: str, shape: Shape, digest: Digest, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read images and labels in order, with a progress bar."""
+    """Read images and labels in order, with a progress bar.
+
+    Raises:
+        DataError: They are of another shape, or something else than bytes and labels.
+    """
     loader = DataLoader(Numbered(dataset), BATCH, num_workers=num_workers, collate_fn=collate)
     for batch in track(loader, f"Preparing {part} images", console=Console(stderr=True)):
         images, labels = batch.x, _labels(batch, part)

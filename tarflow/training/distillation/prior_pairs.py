@@ -13,7 +13,7 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.shapes import Examples
 from tarflow.randomness import ExampleSeeds, RandomSource, stream_seed, uniform
 from tarflow.registry import Part
-from tarflow.sampling.denoising import attempt_denoising, can_denoise
+from tarflow.sampling.denoising import attempt_denoising, wants_denoising
 from tarflow.training.distillation.clean import Clean
 from tarflow.training.distillation.step_counter import StepCounter
 
@@ -109,7 +109,7 @@ class PriorPairs(nn.Module, Part):
         context = Context(label=label if teacher.num_classes else None)
         noisy = teacher.attempt(z, context, options=self.options).x
         clean = noisy
-        if can_denoise(teacher):
+        if wants_denoising(teacher):
             clean = attempt_denoising(teacher, noisy, context, source=source)
         rows = torch.arange(first, first + count, device=z.device) % self.size
         for pool, new in ((self.noisy, noisy), (self.clean, clean), (self.label, label)):

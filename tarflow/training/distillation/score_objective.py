@@ -14,6 +14,7 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
 from tarflow.flows.shapes import Examples, PerExample
+from tarflow.flows.unit import nats_per_dim
 from tarflow.randomness import RandomSource
 from tarflow.sampling.denoising import can_denoise
 from tarflow.students.student import Student
@@ -33,7 +34,7 @@ from tarflow.training.distillation.step_counter import StepCounter
 from tarflow.training.distillation.student_objective import StudentObjective, not_negative
 from tarflow.training.distillation.teaching import clean_mean, levels, noisy
 from tarflow.training.distillation.together import summed
-from tarflow.training.objective import NATS, Loss
+from tarflow.training.objective import Loss
 
 MakeObjective = Callable[[Student, Flow], StudentObjective]
 """Makes an objective of a student and its teacher."""
@@ -145,7 +146,7 @@ class ScoreObjective(StudentObjective):
         found = {
             self.name: self.gaps(noised, told, mean),
             "denoising": self.errors(noised, told),
-            NATS: -self.teacher.log_prob(noised.x, noised.context),
+            nats_per_dim(self.teacher): -self.teacher.log_prob(noised.x, noised.context),
         }
         return {k: marked(v / student.num_dims, kept) for k, v in found.items()}
 
