@@ -11,9 +11,10 @@ from lightning.pytorch import Callback
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from tarflow.ablation.fitting import rate
+from tarflow.ablation.fitting import DECAY, rate
 from tarflow.data import ImageData
 from tarflow.data.loading.datamodule import ImageDataModule
+from tarflow.training import WeightAveraging
 from tarflow.training.fit_module import FitModule
 
 
@@ -41,10 +42,12 @@ class TimeBudget(Callback):
         return LambdaLR(optimizer, lambda step: rate(self.share))
 
 
-def fit_in(
-    budget: TimeBudget, module: FitModule, data: ImageData, batch_size: int, *callbacks: Callback
-) -> int:
-    """Train until a budget is used, on the CPU; returns the number of steps."""
+def fit_in(budget: TimeBudget, module: FitModule, data: ImageData, batch_size: int) -> int:
+    """Train until a budget is used, on the CPU; returns the number of steps.
+
+    The model is left with averaged weights.
+    """
+    averaging = WeightAveraging((DECAY,))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers")
@@ -53,7 +56,7 @@ def fit_in(
             max_epochs=-1,
             accelerator="cpu",
             devices=1,
-            callbacks=[*callbacks, budget],
+            callbacks=[averaging, budget],
             plugins=[LightningEnvironment()],
             limit_val_batches=0,
             num_sanity_val_steps=0,
@@ -64,4 +67,6 @@ def fit_in(
             use_distributed_sampler=False,
         )
         trainer.fit(module, ImageDataModule(data, batch_size))
+    weights = module.exported(averaging.whole(DECAY, leads=True))
+    module.model.load_state_dict(weights, strict=False)
     return trainer.global_step

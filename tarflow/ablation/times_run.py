@@ -70,6 +70,8 @@ class TimesRun(StudyRun):
 def with_times(results: Results, times: Results) -> list[dict[str, Any]]:
     """What runs that fit have left, each with the times of its samples, as far as they are known.
 
+    Samples `per_second` are those of the larger batches.
+
     Args:
         results: Of the runs that fit.
         times: Of the runs that time.
@@ -77,7 +79,12 @@ def with_times(results: Results, times: Results) -> list[dict[str, Any]]:
     known: dict[str, Any] = {}
     for each in times:
         known |= each["milliseconds"]
-    return [{**each, "milliseconds": known.get(_name(each["settings"]), {})} for each in results]
+    found = []
+    for each in results:
+        ways = known.get(_name(each["settings"]), {})
+        rates = {way: 1000 / took[f"batch_{BATCH_SIZES[-1]}"] for way, took in ways.items()}
+        found.append({**each, "milliseconds": ways, "per_second": rates})
+    return found
 
 
 def _name(settings: dict[str, Any]) -> str:

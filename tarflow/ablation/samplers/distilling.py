@@ -6,13 +6,13 @@ from functools import partial
 
 import torch
 
-from tarflow.ablation.fitting import DECAY, OPTIMIZERS
+from tarflow.ablation.fitting import OPTIMIZERS
 from tarflow.ablation.samplers.methods import Method, Stage
 from tarflow.ablation.time_budget import TimeBudget, fit_in
 from tarflow.data import ImageData
 from tarflow.flows.flow import Flow
 from tarflow.students.student import Student
-from tarflow.training import StudentModule, WeightAveraging
+from tarflow.training import StudentModule
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,9 @@ def _fit(
     student: Student, stage: Stage, method: Method, flow: Flow, data: ImageData, seconds: float
 ) -> tuple[int, int]:
     """Train a student in a stage, and leave its averaged weights in it; returns two counts."""
-    budget, averaging = TimeBudget(stage.share * seconds), WeightAveraging((DECAY,))
+    budget = TimeBudget(stage.share * seconds)
     objective = stage.make(student, flow)
     objective.prepare(data)
     optimizer = partial(OPTIMIZERS[stage.optimizer], lr=stage.lr)
     module = StudentModule(student, objective, optimizer, budget.schedule)
-    steps = fit_in(budget, module, data, method.batch_size, averaging)
-    student.load_state_dict(averaging.whole(DECAY, leads=True), strict=False)
-    return steps, module.skipped_steps
+    return fit_in(budget, module, data, method.batch_size), module.skipped_steps
