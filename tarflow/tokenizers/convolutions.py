@@ -38,10 +38,12 @@ def convolutional_decoder(
 ) -> nn.Sequential:
     """Doubles height and width for each of the widths, the last of which comes first."""
     layers: list[nn.Module] = [nn.Conv2d(num_inputs, widths[-1], 3, padding=1)]
-    for width, after in zip(widths[::-1], [*widths[-2::-1], widths[0]], strict=True):
+    for width, after in zip(widths[::-1], [*widths[-2::-1], 0], strict=True):
         layers += [ResidualBlock(width) for _ in range(num_blocks)]
-        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, after, 3, padding=1)]
-    return nn.Sequential(*layers, *_normed(widths[0], num_channels))
+        if after:
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, after, 3, padding=1)]
+    norm, bent, convolution = _normed(widths[0], num_channels)
+    return nn.Sequential(*layers, norm, bent, nn.Upsample(scale_factor=2), convolution)
 
 
 def _normed(before: int, after: int) -> tuple[nn.Module, ...]:

@@ -16,8 +16,8 @@ from tarflow.data.loading.batches import Batch
 from tarflow.machine.device import now
 from tarflow.registry import register
 from tarflow.training.acceleration import autoregressive_transforms, multiplied_in
-from tarflow.training.picture_grid import PictureGrid
 from tarflow.training.operations import peak_rate
+from tarflow.training.picture_grid import PictureGrid
 from tarflow.training.steps import callbacks_of
 
 

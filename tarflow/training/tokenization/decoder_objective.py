@@ -7,11 +7,10 @@ from typing import ClassVar
 import torch
 
 from tarflow.arguments import check_real
-from tarflow.data.loading.batches import Batch
 from tarflow.errors import ConfigurationError
 from tarflow.randomness import RandomSource, normal
 from tarflow.tokenizers.autoencoder import Reconstruction
-from tarflow.tokenizers.tokenizer import Tokenizer
+from tarflow.tokenizers.tokenizer import Images, Tokenizer
 from tarflow.training.tokenization.tokenizer_objective import TokenizerObjective
 
 
@@ -31,13 +30,13 @@ class DecoderObjective(TokenizerObjective):
         return None
 
     def reconstruct(
-        self, tokenizer: Tokenizer, batch: Batch, source: RandomSource
+        self, tokenizer: Tokenizer, images: Images, source: RandomSource
     ) -> Reconstruction:
-        with torch.no_grad():
-            x = tokenizer.encode(batch.x)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # as `encode`
+            x = tokenizer.normalized(tokenizer.to_latents(images))
         noise = normal(x.shape, source, x.dtype, x.device, "noise")
-        images = tokenizer.images(x + tokenizer.decodes_noise * noise)
-        return Reconstruction(x, x.new_zeros(len(x)), codes=None, logged={}, images=images)
+        decoded = tokenizer.images(x + tokenizer.decodes_noise * noise)
+        return Reconstruction(x, x.new_zeros(len(x)), codes=None, logged={}, images=decoded)
 
 
 def to_tune(tokenizer: Tokenizer, noise: float) -> Tokenizer:

@@ -17,6 +17,7 @@ from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import RandomSource
 from tarflow.registry import Part
 from tarflow.tokenizers.autoencoder import Reconstruction
+from tarflow.tokenizers.tokenizer import Images
 from tarflow.training.distillation.image_distances import Distance, FeatureDistance, SquaredError
 from tarflow.training.objective import Loss
 
@@ -77,17 +78,17 @@ class TokenizerObjective(nn.Module, Part):
 
     def forward(self, tokenizer: Any, batch: Batch, source: RandomSource) -> TokenizerLoss:
         """The loss of a batch as it was read; all draws come from the source."""
-        found = self.reconstruct(tokenizer, batch, source)
-        target = tokenizer.pixels.encode(batch.x)
+        target = tokenizer.pixels.encode(batch.x, dtype=tokenizer.scale.dtype)
+        found = self.reconstruct(tokenizer, target, source)
         distance = self.distance(found.images.to(target.dtype), target)
         value = distance + tokenizer.num_dims * found.loss
         logged = {**self._told(found.images.detach(), target, distance), **found.logged}
         context = batch.context
         return TokenizerLoss(value, target, context, logged=logged, codes=found.codes)
 
-    def reconstruct(self, tokenizer: Any, batch: Batch, source: RandomSource) -> Reconstruction:
-        """The images of a batch, encoded and decoded."""
-        return tokenizer.reconstruct(tokenizer.pixels.encode(batch.x), source)
+    def reconstruct(self, tokenizer: Any, images: Images, source: RandomSource) -> Reconstruction:
+        """Images, encoded and decoded."""
+        return tokenizer.reconstruct(images, source)
 
     def _told(
         self, images: Examples, target: Examples, distance: PerExample
