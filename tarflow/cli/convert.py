@@ -1,4 +1,4 @@
-"""`tarflow convert`: reads a published checkpoint."""
+"""`tarflow convert`: reads a published checkpoint, or an autoencoder of diffusers."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,14 +7,20 @@ from typing import Any
 
 from tarflow.cli.telling import told_plainly
 from tarflow.errors import CheckpointError
+from tarflow.flows.pretrained import Pretrained
 from tarflow.flows.published import read_published
 from tarflow.machine.files import writing
+from tarflow.tokenizers import DiffusersAutoencoder
 
 
 def convert(arguments: Sequence[str]) -> None:
-    """Turn a published checkpoint into a pretrained folder."""
-    parser = argparse.ArgumentParser("tarflow convert", description=read_published.__doc__)
-    parser.add_argument("weights", help="the published file, or a training's checkpoint")
+    """Turn a published checkpoint, or an autoencoder of diffusers, into a pretrained folder."""
+    parser = argparse.ArgumentParser("tarflow convert", description=convert.__doc__)
+    parser.add_argument(
+        "weights",
+        help="the published file, or a training's checkpoint; or a folder of diffusers with an"
+        " AutoencoderKL, which needs image_size",
+    )
     parser.add_argument("directory", help="the pretrained folder to write")
     parser.add_argument(
         "options",
@@ -23,13 +29,25 @@ def convert(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     with told_plainly():
-        flow = read_published(options.weights, **_read_options(options.options))
+        model = _read(options.weights, _read_options(options.options))
         if (Path(options.directory) / "config.json").exists():
             raise CheckpointError(f"{options.directory} holds a model already: choose another")
         with writing(Path(options.directory)):
-            flow.save_pretrained(options.directory)
-    num_parameters = sum(parameter.numel() for parameter in flow.parameters())
-    print(f"{options.directory}: {num_parameters:,} parameters, {flow.description}")
+            model.save_pretrained(options.directory)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{options.directory}: {num_parameters:,} parameters, {model.description}")
+
+
+def _read(weights: str, options: dict[str, Any]) -> Pretrained:
+    """The flow of a file, or the tokenizer of a folder."""
+    if not Path(weights).is_dir():
+        return read_published(weights, **options)
+    if options.keys() != {"image_size"}:
+        raise CheckpointError(
+            f"{weights} is a folder, as diffusers writes of autoencoders: give image_size=256, the"
+            " size of the images that it is to read, and no other option"
+        )
+    return DiffusersAutoencoder.read(weights, options["image_size"])
 
 
 def _read_options(options: list[str]) -> dict[str, Any]:

@@ -15,13 +15,8 @@ from tarflow.flows.checkpoint import save
 from tarflow.flows.guidance import Guidance
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import register
-<<<<<<< HEAD
 from tarflow.sampling.chunks import ChunkSize
-from tarflow.sampling.denoising import can_denoise, denoise
-=======
-from tarflow.sampling.chunks import ChunkSize, InsufficientMemoryError
 from tarflow.sampling.denoising import denoise, wants_denoising
->>>>>>> latents-use
 from tarflow.sampling.pictures import grid
 from tarflow.training.averaging import averages
 from tarflow.training.picture_grid import PictureGrid

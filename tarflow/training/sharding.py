@@ -45,7 +45,9 @@ def shard(model: nn.Module, mesh: DeviceMesh | None, dtype: torch.dtype = torch.
         own = [] if network.modulation is None else [network.modulation]
         for part in (*network.blocks, *own):
             fully_shard(part, mp_policy=_travelling(part, dtype), **options)
-    fully_shard(model, **options)
+    # What does not learn, as a tokenizer, stays whole: it is called apart from the model.
+    held = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+    fully_shard(model, ignored_params=held, **options)
 
 
 def _travelling(part: nn.Module, dtype: torch.dtype) -> MixedPrecisionPolicy:

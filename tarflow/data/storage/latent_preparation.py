@@ -67,13 +67,13 @@ def prepare_latents(
     return description
 
 
-@torch.no_grad()
 def _encoded(
     batches: ImageBatches, part: str, tokenizer: Tokenizer, dtype: torch.dtype, digest: Digest
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Latents of images, and their labels."""
     for images, labels in batches:
-        latents = tokenizer.encode(images, dtype=dtype)
+        with torch.no_grad():
+            latents = tokenizer.encode(images, dtype=dtype)
         if not latents.isfinite().all():
             raise DataError(
                 f"latents of {part} images are not finite in {dtype}: the tokenizer is broken, or"
