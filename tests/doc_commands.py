@@ -28,6 +28,9 @@ SMALL = {
 }
 """What each command is given instead of what the page says, so that it ends soon."""
 
+STUDIES = ("ablate", "compare-samplers", "compare-tokenizers")
+"""Commands that take hours."""
+
 FEW_SAMPLES = {
     "metrics.num_samples": 20,
     "metrics.batch_size": 20,
@@ -91,7 +94,7 @@ def shrink(name: str, arguments: list[str], config: DictConfig | None) -> list[s
     data = config.hydra.runtime.choices.get("data")
     if name in composing.SHRINK:
         return small_training(name, arguments, config, data)
-    if name in ("ablate", "compare-samplers") or (name == "prepare" and data not in AT_HAND):
+    if name in STUDIES or (name == "prepare" and data not in AT_HAND):
         return None  # minutes of training; data sets of gigabytes
     small = dict(SMALL[name])
     if name == "sample":

@@ -1,7 +1,6 @@
 """What it costs to prepare latents, beside encoding alone."""
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

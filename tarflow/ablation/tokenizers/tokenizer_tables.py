@@ -65,7 +65,10 @@ PAIRS = (
 )
 OF_TOKENIZERS = (
     *(_less(f"{a}: more codes in use than {b}", "codes/unused", x, y) for a, x, b, y in PAIRS),
-    *(_less(f"{a}: smaller errors than {b}", "reconstruction/error", x, y) for a, x, b, y in PAIRS),
+    *(
+        _less(f"{a}: smaller errors than {b}", "reconstruction/error", x, y)
+        for a, x, b, y in PAIRS
+    ),
 )
 OF_SAMPLES = (
     *(_nearer(f"{r.words}: nearer to the data than pixels", r, PIXELS) for r in LATENTS.values()),
