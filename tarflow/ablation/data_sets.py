@@ -1,11 +1,12 @@
 """The data of studies, which everyone has."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
 from tarflow.ablation.principal_components import PrincipalComponents
-from tarflow.data import ImageData, digits, photographs
+from tarflow.data import ImageData, digits, photographs, random_images
 from tarflow.data.loading.batches import Batch, read_batch
 from tarflow.evaluation import PixelFeatures
 from tarflow.evaluation.extractors import Extractor
@@ -14,15 +15,25 @@ MOST_COMPONENTS = 64
 """Features of the Fréchet distance; more need more samples than are drawn."""
 DATA = {"digits": partial(digits, validation_fraction=0.1), "photographs": photographs}
 """What studies of pixels choose among."""
-LARGE = "photographs_32"
-"""Larger patches, for latents."""
-KNOWN: Mapping[str, Any] = {**DATA, LARGE: partial(photographs, size=32)}
+
+
+def random_patches() -> ImageData:
+    """Random bytes, in a moment."""
+    data = random_images(48, 16, image_size=32, num_classes=2)
+    return replace(data, validation=data.test)
+
+
+LARGE: Mapping[str, Any] = {
+    "photographs_32": partial(photographs, size=32),
+    "random_32": random_patches,
+}
+"""What studies of latents choose among: larger patches, and random bytes for a trial."""
 
 
 @cache
 def data_of(name: str) -> ImageData:
     """A data set, read once in each process."""
-    return KNOWN[name]()
+    return {**DATA, **LARGE}[name]()
 
 
 @cache

@@ -15,6 +15,7 @@ from tarflow.ablation.fitting import DECAY, rate
 from tarflow.data import ImageData
 from tarflow.data.loading.datamodule import ImageDataModule
 from tarflow.training import WeightAveraging
+from tarflow.training.averaging import averages
 from tarflow.training.fit_module import FitModule
 
 
@@ -47,7 +48,6 @@ def fit_in(budget: TimeBudget, module: FitModule, data: ImageData, batch_size: i
 
     The model is left with averaged weights.
     """
-    averaging = WeightAveraging((DECAY,))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers")
@@ -56,7 +56,7 @@ def fit_in(budget: TimeBudget, module: FitModule, data: ImageData, batch_size: i
             max_epochs=-1,
             accelerator="cpu",
             devices=1,
-            callbacks=[averaging, budget],
+            callbacks=[WeightAveraging((DECAY,)), budget],
             plugins=[LightningEnvironment()],
             limit_val_batches=0,
             num_sanity_val_steps=0,
@@ -67,6 +67,6 @@ def fit_in(budget: TimeBudget, module: FitModule, data: ImageData, batch_size: i
             use_distributed_sampler=False,
         )
         trainer.fit(module, ImageDataModule(data, batch_size))
-    weights = module.exported(averaging.whole(DECAY, leads=True))
-    module.model.load_state_dict(weights, strict=False)
+    _, weights = next(averages(trainer, module.model))
+    module.model.load_state_dict(module.exported(weights))
     return trainer.global_step

@@ -16,6 +16,7 @@ class CompareTokenizersSettings(Settings):
 
     output: str = "outputs/tokenizers"  # a file for each run, and models; what is there stays
     page: str | None = None  # a page of Markdown to bring up to date, as docs/latents.md
+    dataset: str = "photographs_32"  # or random_32, random bytes, to try the study
     tokenizers: list[str] | None = None  # all; or names, such as [kl,vq,vq_rotation]
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     tokenizer_seconds: float = 120.0  # processor time of training of each tokenizer
@@ -31,6 +32,7 @@ def compare_tokenizers(config: CompareTokenizersSettings) -> None:
     cores = os.cpu_count() or 1
     study = TokenizerStudy(
         Path(config.output),
+        config.dataset,
         list(RECIPES) if config.tokenizers is None else config.tokenizers,
         config.seeds,
         config.tokenizer_seconds,

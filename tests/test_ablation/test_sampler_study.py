@@ -167,13 +167,14 @@ def test_wrong_choices_are_refused(tmp_path, options, message):
         study(tmp_path, **options)
 
 
-def test_principal_components_are_coordinates_along_the_axes():
+@pytest.mark.parametrize("count", [100, 40])
+def test_principal_components_are_coordinates_along_the_axes(count):
     data = data_of("digits")
-    train = read_batch(data.train, range(100)).x
+    train = read_batch(data.train, range(count)).x
     found = PrincipalComponents.of(train, 5)(train, data.codec)
     pixels = train.flatten(1).double() / 16
     values = torch.linalg.eigvalsh(pixels.T.cov())
-    assert found.shape == (100, 5)
+    assert found.shape == (count, 5)
     assert torch.allclose(found.mean(dim=0), torch.zeros(5, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(found.T.cov(), torch.diag(values[-5:]), atol=1e-10)
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from tarflow.ablation.data_sets import data_of, features_of, whole
 from tarflow.evaluation.distances import frechet_distance
-from tarflow.flows.codec import Pixels
 from tarflow.randomness import ExampleSeeds, normal
 from tarflow.tokenizers import Autoencoder, count_codes, perplexity, share_in_use
 from tarflow.training.tokenization.tokenizer_objective import signal_to_noise
@@ -27,7 +26,7 @@ def reconstruction(tokenizer: Autoencoder, name: str) -> dict[str, Any]:
     decoded = _decoded(tokenizer, images)
     one, other = (tokenizer.pixels.encode(each) for each in (images, decoded))
     features = features_of(name)
-    rows = (features(each, Pixels(256)).numpy() for each in (decoded, images))
+    rows = (features(each, tokenizer.pixels).numpy() for each in (decoded, images))
     found = {
         "psnr": float(signal_to_noise(other, one).mean()),
         "error": float((other - one).square().mean()),

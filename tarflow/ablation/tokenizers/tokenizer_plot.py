@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tarflow.ablation.claims import Quantity, Results
-from tarflow.ablation.data_sets import LARGE
+from tarflow.ablation.claims import Quantity, Results, data_of
 from tarflow.ablation.tokenizers.recipes import RECIPES
 from tarflow.ablation.ways_table import WayRow
 from tarflow.evaluation.figures import new_figure
@@ -27,8 +26,9 @@ def draw(path: Path, results: Results, rows: Sequence[WayRow]) -> Path:
     """
     figure = new_figure(figsize=(11, 4.2))
     left, right = figure.subplots(1, 2)
-    _draw_reconstructions(left, results)
-    _draw_samples(right, results, rows)
+    for data in data_of(results):
+        _draw_reconstructions(left, results, data)
+        _draw_samples(right, results, data, rows)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
@@ -39,12 +39,12 @@ def draw(path: Path, results: Results, rows: Sequence[WayRow]) -> Path:
     return path
 
 
-def _draw_reconstructions(axes: Any, results: Results) -> None:
+def _draw_reconstructions(axes: Any, results: Results, data: str) -> None:
     """A point for each codebook; a line for each tokenizer without."""
     for number, (name, recipe) in enumerate(RECIPES.items()):
         told = {"color": f"C{number}", "label": recipe.words}
-        kept = Quantity(f"tokenizer_{name}", "reconstruction/psnr").spread(results, LARGE)
-        used = Quantity(f"tokenizer_{name}", "codes/in_use").spread(results, LARGE)
+        kept = Quantity(f"tokenizer_{name}", "reconstruction/psnr").spread(results, data)
+        used = Quantity(f"tokenizer_{name}", "codes/in_use").spread(results, data)
         if kept is not None and used is not None:
             _point(axes, used, kept, told)
         elif kept is not None:
@@ -54,11 +54,11 @@ def _draw_reconstructions(axes: Any, results: Results) -> None:
     axes.set_ylabel("PSNR of held-out images, dB", fontsize=8)
 
 
-def _draw_samples(axes: Any, results: Results, rows: Sequence[WayRow]) -> None:
+def _draw_samples(axes: Any, results: Results, data: str, rows: Sequence[WayRow]) -> None:
     """A point for each flow."""
     for number, row in enumerate(rows):
-        speed = row.quantity("per_second/{}").spread(results, LARGE)
-        distance = row.quantity("samples/{}/frechet_distance").spread(results, LARGE)
+        speed = row.quantity("per_second/{}").spread(results, data)
+        distance = row.quantity("samples/{}/frechet_distance").spread(results, data)
         if speed is not None and distance is not None:
             _point(axes, speed, distance, {"color": f"C{number}", "label": row.words})
     axes.set_xscale("log")

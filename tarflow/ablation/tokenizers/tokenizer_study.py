@@ -28,6 +28,7 @@ class TokenizerStudy:
 
     Attributes:
         directory: Where they and the models are kept.
+        data: The data set.
         tokenizers: Names of the tokenizers.
         seeds: Each of them, and each flow, is fitted with every seed.
         tokenizer_seconds: Processor time of training of each tokenizer.
@@ -37,10 +38,11 @@ class TokenizerStudy:
         threads: Number of threads for that.
 
     Raises:
-        ConfigurationError: A tokenizer is unknown, or a number is not positive.
+        ConfigurationError: The data or a tokenizer is unknown, or a number is not positive.
     """
 
     directory: Path
+    data: str
     tokenizers: Sequence[str]
     seeds: Sequence[int]
     tokenizer_seconds: float
@@ -50,6 +52,7 @@ class TokenizerStudy:
     threads: int
 
     def __post_init__(self):
+        check_known("dataset", [self.data], LARGE)
         check_known("tokenizers", self.tokenizers, RECIPES)
         if not (self.tokenizer_seconds > 0 and self.flow_seconds > 0) or not self.seeds:
             raise ConfigurationError(
@@ -64,7 +67,7 @@ class TokenizerStudy:
     def fitted(self) -> list[TokenizerRun]:
         """Those that fit tokenizers: all of a seed first, for a study that is cut short."""
         return [
-            TokenizerRun(self.directory, LARGE, seed, self.tokenizer_seconds, name)
+            TokenizerRun(self.directory, self.data, seed, self.tokenizer_seconds, name)
             for seed in self.seeds
             for name in self.tokenizers
         ]
@@ -74,7 +77,7 @@ class TokenizerStudy:
         """Those that fit flows: of pixels, with the time of a tokenizer besides, of latents."""
         found: list[PixelRun | LatentRun] = []
         for seed in self.seeds:
-            told = (self.directory, LARGE, seed, self.flow_seconds, self.num_samples)
+            told = (self.directory, self.data, seed, self.flow_seconds, self.num_samples)
             found += [PixelRun(*told), PixelRun(*told, self.tokenizer_seconds)]
             for run in self.fitted:
                 if run.seed == seed:
@@ -87,7 +90,7 @@ class TokenizerStudy:
         """Those that tune decoders."""
         seconds = TUNING * self.tokenizer_seconds
         return [
-            TunedRun(self.directory, LARGE, run.seed, seconds, self.num_samples, run)
+            TunedRun(self.directory, self.data, run.seed, seconds, self.num_samples, run)
             for run in self.flows
             if run.variant == f"latents_{WAYS_OF}" and isinstance(run, LatentRun)
         ]
@@ -100,7 +103,7 @@ class TokenizerStudy:
     @property
     def times(self) -> TimesRun:
         """The run that times samples, of models that are there."""
-        return TimesRun(LARGE, tuple(self.sampled), self.repetitions, self.threads)
+        return TimesRun(self.data, tuple(self.sampled), self.repetitions, self.threads)
 
     @property
     def preparation(self) -> PreparationRun:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tarflow.ablation.claims import Comparison, Quantity, Results, verdicts
-from tarflow.ablation.data_sets import LARGE
+from tarflow.ablation.claims import Comparison, Quantity, Results, data_of, verdicts
 from tarflow.ablation.marked_page import empty, markdown, write_page
 from tarflow.ablation.tokenizers.recipes import RECIPES
 from tarflow.ablation.tokenizers.tokenizer_plot import PICTURE, draw
@@ -84,54 +83,72 @@ OF_NOISE = (
 def blocks(results: Results) -> dict[str, str]:
     """What stands between the marks of the page: the tables, and the plot."""
     words = "What is kept of images and how many codes are in use; samples and their time"
-    return {
-        "plot": f"![{words}](images/{PICTURE})",
-        "reconstruction": _with(OF_TOKENIZERS, _reconstruction(results), results),
-        "samples": _with(OF_SAMPLES, _ways(results, ROWS), results),
-        "noise": _with(OF_NOISE, _ways(results, NOISE), results),
-        "preparation": _preparation(results),
-    }
+    found = {"plot": f"![{words}](images/{PICTURE})"}
+    if not results:
+        return {**found, **dict.fromkeys(TABLES, "Not measured.")}
+    [data] = data_of(results)
+    return {**found, **{name: make(results, data) for name, make in TABLES.items()}}
 
 
 def fill(page: Path, results: Results) -> list[Path]:
     """Bring the tables and the plot of a page up to date; returns the files that were written."""
     found = blocks(results)
-    blank = "\n".join(["# Tokenizers\n", *(empty(name) for name in found)])
+    blank = "\n".join(["# Latents\n", *(empty(name) for name in found)])
     picture = draw(page.parent / "images" / PICTURE, results, ROWS)
     write_page(page, found, blank)
     return [page, picture]
 
 
-def _with(claims: Sequence[Comparison], table: str, results: Results) -> str:
-    """A table, and what the runs say of claims about it that were measured at all."""
-    measured = [each for each in claims if each.verdict(results, LARGE) != "not measured"]
-    return f"{table}\n\n{verdicts(measured, results)}" if measured else table
-
-
-def _reconstruction(results: Results) -> str:
+def _reconstruction(results: Results, data: str) -> str:
     """What tokenizers keep of held-out images."""
     rows = []
     for name, recipe in RECIPES.items():
         quantities = (Quantity(f"tokenizer_{name}", path) for _, path in RECONSTRUCTION)
-        cells = [told(each.spread(results, LARGE)) for each in quantities]
+        cells = [told(each.spread(results, data)) for each in quantities]
         if any(cells):
             rows.append([recipe.words, *cells])
-    return markdown(["tokenizer", *(heading for heading, _ in RECONSTRUCTION)], *rows)
+    table = markdown(["tokenizer", *(heading for heading, _ in RECONSTRUCTION)], *rows)
+    return _with(OF_TOKENIZERS, table, results, data)
 
 
-def _ways(results: Results, rows: Sequence[WayRow]) -> str:
+def _samples(results: Results, data: str) -> str:
+    """The quality of samples of all flows."""
+    return _with(OF_SAMPLES, _ways(results, data, ROWS), results, data)
+
+
+def _noise(results: Results, data: str) -> str:
+    """The quality of samples whose noise is removed in several ways."""
+    return _with(OF_NOISE, _ways(results, data, NOISE), results, data)
+
+
+def _preparation(results: Results, data: str) -> str:
+    """The time of preparation."""
+    paths = ("seconds/encoding", "seconds/preparing", "overhead")
+    spreads = (Quantity("preparation", path).spread(results, data) for path in paths)
+    known = [each[0] for each in spreads if each is not None]
+    if not known:
+        return "Not measured."
+    head = ("encoding alone, s", "`tarflow prepare`, s", "more")
+    return markdown(head, (f"{known[0]:.2f}", f"{known[1]:.2f}", f"{known[2]:.1%}"))
+
+
+def _ways(results: Results, data: str, rows: Sequence[WayRow]) -> str:
     """The quality of samples, of what was drawn from."""
     fitted = {each["settings"]["variant"] for each in results}
     drawn = [row for row in rows if row.variant in fitted]
-    return ways_table(results, LARGE, drawn, SAMPLES, PIXELS.variant)
+    return ways_table(results, data, drawn, SAMPLES, PIXELS.variant)
 
 
-def _preparation(results: Results) -> str:
-    """The time of preparation."""
-    paths = ("seconds/encoding", "seconds/preparing", "overhead")
-    spreads = (Quantity("preparation", path).spread(results, LARGE) for path in paths)
-    encoding, preparing, overhead = (None if each is None else each[0] for each in spreads)
-    if encoding is None or preparing is None or overhead is None:
-        return "Not measured."
-    head = ("encoding alone, s", "`tarflow prepare`, s", "more")
-    return markdown(head, (f"{encoding:.2f}", f"{preparing:.2f}", f"{overhead:.1%}"))
+def _with(claims: Sequence[Comparison], table: str, results: Results, data: str) -> str:
+    """A table, and what the runs say of claims about it, as far as these were measured."""
+    known = [each for each in claims if each.verdict(results, data) != "not measured"]
+    return f"{table}\n\n{verdicts(known, results)}" if known else table
+
+
+TABLES = {
+    "reconstruction": _reconstruction,
+    "samples": _samples,
+    "noise": _noise,
+    "preparation": _preparation,
+}
+"""What makes the tables, by the names in the page's marks."""
