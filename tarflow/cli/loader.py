@@ -60,6 +60,8 @@ def own_loader(arguments: Sequence[str], kinds: Mapping[str, Any]) -> Iterator[N
         ) -> ConfigurationError:
             """The error in one sentence, with the keys that were meant where one is unknown."""
             message = " ".join(str(error).split())
+            if message.startswith("In 'experiment/") and "No match" in message:
+                message += " It is an experiment of another command: its file says of which"
             if not (unknown := re.match(r"Could not override '([^']+)'", message)):
                 return ConfigurationError(message)
             key = unknown[1]

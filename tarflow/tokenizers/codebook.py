@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
@@ -75,13 +75,13 @@ class Codebook(Squeeze, ABC):
         quantized = functional.embedding(indices, codes)
         to_vectors = (vectors.detach() - quantized).square()
         to_codes = (vectors - quantized.detach()).square()
-        loss = (to_vectors + self.commitment * to_codes).view(batch, -1).mean(dim=1)
+        loss = to_vectors + self.commitment * to_codes
         latents = self.gradient(vectors, quantized)
         return Squeezed(
             rearrange(latents, "(b h w) c -> b c h w", b=batch, h=height),
-            loss,
+            reduce(loss, "(b n) c -> b", "mean", b=batch),
             rearrange(indices, "(b h w) -> b h w", b=batch, h=height),
-            {"quantization_error": to_codes.detach().view(batch, -1).mean(dim=1)},
+            {"quantization_error": reduce(to_codes.detach(), "(b n) c -> b", "mean", b=batch)},
         )
 
     def latents(self, hidden: Hidden) -> Latents:

@@ -14,9 +14,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.layers = nn.Sequential(*_normed(channels, channels), *_normed(channels, channels))
-        last = self.layers[-1]
-        nn.init.zeros_(last.weight)
+        first, last = _normed(channels, channels), _normed(channels, channels)
+        for parameter in last[-1].parameters():
+            nn.init.zeros_(parameter)
+        self.layers = nn.Sequential(*first, *last)
 
     def forward(self, x: Maps) -> Maps:
         return x + self.layers(x)
@@ -46,7 +47,6 @@ def convolutional_decoder(
     return nn.Sequential(*layers, norm, bent, nn.Upsample(scale_factor=2), convolution)
 
 
-def _normed(before: int, after: int) -> tuple[nn.Module, ...]:
-    """A convolution of what was normalized and bent."""
-    norm = nn.GroupNorm(NUM_GROUPS, before)
-    return norm, nn.SiLU(), nn.Conv2d(before, after, 3, padding=1)
+def _normed(before: int, after: int) -> tuple[nn.GroupNorm, nn.SiLU, nn.Conv2d]:
+    """A convolution, and what it is applied to: normalized groups of channels, bent."""
+    return nn.GroupNorm(NUM_GROUPS, before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1)

@@ -8,7 +8,7 @@ from lightning import Trainer
 from torch import Tensor, nn
 
 from tarflow.errors import CheckpointError, ConfigurationError
-from tarflow.flows.pretrained import Kind
+from tarflow.flows.pretrained import Pretrained
 from tarflow.registry import register
 from tarflow.training.sharding import fill, local, whole_state
 from tarflow.training.steps import StepCallback, callbacks_of
@@ -130,7 +130,7 @@ def averages(
     yield None, state
 
 
-def with_weights(trained: Kind, weights: Mapping[str, Tensor], device: torch.device) -> Kind:
+def with_weights(trained: Pretrained, weights: Mapping[str, Tensor], device: torch.device) -> Any:
     """Another model as the one that is trained, with whole weights, in eval mode.
 
     Parts of it can be called, which the training may have divided between processes in that one.

@@ -11,28 +11,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tarflow import ConfigurationError, load
-from tarflow.data.loading.batches import Batch
-from tarflow.flows.context import Context
-from tarflow.randomness import ExampleSeeds, Share, normal
-from tarflow.tokenizers import (
-    Autoencoder,
-    Bottleneck,
-    FixedVariance,
-    GaussianBottleneck,
-    IdentityTokenizer,
-)
-from tarflow.training import CodeUsage, DecoderObjective, FeatureDistance, TokenizerObjective
-from tarflow.training.tokenization.decoder_objective import to_tune
+from tarflow.randomness import Share, normal
+from tarflow.tokenizers import Autoencoder, FixedVariance, GaussianBottleneck
+from tarflow.training import CodeUsage, CollapseWarning, FeatureDistance, TokenizerObjective
 from tarflow.training.tokenization.tokenizer_objective import signal_to_noise
+from tests import fresh
+from tests.test_training.test_pairs import environment_of
 from tests.test_training.test_resume import assert_same
-from tests.test_training.tokenizing import LAST, autoencoder, fit, images, module_of, run
+from tests.test_training.tokenizing import (
+    LAST,
+    Signs,
+    autoencoder,
+    batch_of,
+    fit,
+    images,
+    module_of,
+    run,
+    together,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
-
-
-def batch_of(count: int) -> Batch:
-    stored = images().data.train.images[:count]
-    return Batch(stored, Context(), torch.arange(count))
 
 
 class Brightness(FeatureDistance):
@@ -94,11 +92,19 @@ def straight(tmp_path_factory) -> tuple[Path, dict]:
     return folder, run(folder, 0, LAST)
 
 
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory) -> tuple[Path, dict]:
+    """The same with codes."""
+    folder = tmp_path_factory.mktemp("coded")
+    return folder, run(folder, 0, LAST, Signs())
+
+
 @pytest.mark.parametrize("stop", [1, 5])
-def test_a_stopped_run_goes_on_as_if_it_never_was(straight, stop, tmp_path):
-    folder, expected = straight
-    stopped = run(tmp_path, 0, stop)
-    resumed = run(tmp_path, stop, LAST)
+@pytest.mark.parametrize("bottleneck", [GaussianBottleneck(), Signs()])
+def test_a_stopped_run_goes_on_as_if_it_never_was(straight, coded, bottleneck, stop, tmp_path):
+    folder, expected = straight if bottleneck == GaussianBottleneck() else coded
+    stopped = run(tmp_path, 0, stop, bottleneck)
+    resumed = run(tmp_path, stop, LAST, bottleneck)
     assert stopped["losses"] + resumed["losses"] == expected["losses"]
     assert all(map(math.isfinite, expected["losses"]))
     assert_same(resumed["validation"], expected["validation"][-len(resumed["validation"]) :])
@@ -106,6 +112,69 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(straight, stop, tmp_path):
     assert_same(*({k: v for k, v in run.items() if k not in rest} for run in (resumed, expected)))
     exported = [load(each / "pretrained").state_dict() for each in (tmp_path, folder)]
     assert_same(*exported)
+
+
+def test_codes_in_use_are_those_of_the_epoch_and_of_the_validation(coded):
+    counts = {part: coded[1]["state_dict"][f"usage.{part}.counts"] for part in ("train", "val")}
+    assert counts["train"].sum() == 8 * 16  # the second epoch has one step yet
+    assert counts["val"].sum() == 7 * 16  # what fills a batch up is left out
+    for part, logged in (("train", coded[1]["last"]), ("val", coded[1]["validation"][-1])):
+        shares = counts[part] / counts[part].sum()
+        entropy = -sum(float(p * p.log()) for p in shares if p > 0)
+        assert logged[f"{part}/perplexity"] == pytest.approx(math.exp(entropy), rel=1e-5)
+        assert logged[f"{part}/codes_in_use"] == float((shares > 0).float().mean())
+        assert logged[f"{part}/codes_in_use"] > 0.25
+
+
+def warnings_of(folder: Path, offset: float, steps: int = 5, **options: Any) -> list[str]:
+    """What a run warns of a codebook, all of whose latents are of one code with an offset."""
+    module = module_of(autoencoder(Signs(offset)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(folder, module, 0, steps, callbacks=(CollapseWarning(0.3, **options),))
+    return [str(each.message) for each in caught if "codebook" in str(each.message)]
+
+
+def test_a_collapsed_codebook_is_warned_of_once_with_what_to_try(tmp_path):
+    [message] = warnings_of(tmp_path, offset=100.0, steps=10)
+    assert "25.0% of 4 codes are in use after 5 steps" in message
+    for advice in ("linear map", "rotation trick", "finite scalar", "commitment", "warm-up"):
+        assert advice in message
+    assert not warnings_of(tmp_path, offset=0.0)
+    assert not warnings_of(tmp_path, offset=100.0, after_steps=6)
+    with pytest.raises(ConfigurationError, match=r"least 2\.0 is a share"):
+        CollapseWarning(2.0)
+
+
+def test_latents_that_are_all_the_same_are_told_and_not_the_end_of_a_run(tmp_path):
+    with pytest.warns(UserWarning, match="of step 1 are not measured: channel 0"):
+        run(tmp_path, 0, 1, Signs(100.0))
+    assert torch.equal(load(tmp_path / "pretrained").scale, torch.ones(2, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> list[dict]:
+    """What each of two processes found, which shared a run."""
+    folder = tmp_path_factory.mktemp("together")
+    told = environment_of(2)
+    processes = [fresh.start(together, folder, Signs(), environment=each) for each in told]
+    finished = [process.finish() for process in processes]
+    assert [each.returncode for each in finished] == [0, 0], finished
+    return [torch.load(folder / f"found_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_processes_do_what_one_does(pair, coded):
+    alone = coded[1]
+    for found in pair:
+        assert found["losses"] == pytest.approx(alone["losses"], rel=1e-4, abs=1e-5)
+        for one, other in zip(found["validation"], alone["validation"], strict=True):
+            assert one == pytest.approx(other, rel=1e-4)
+        assert found["last"]["train/perplexity"] == pytest.approx(
+            alone["last"]["train/perplexity"], rel=1e-4
+        )
+    torch.testing.assert_close(
+        pair[0]["state_dict"], alone["state_dict"], rtol=0, atol=1e-4, check_dtype=False
+    )
 
 
 def test_batches_that_are_taken_in_parts_are_the_same_to_a_run(straight, tmp_path):

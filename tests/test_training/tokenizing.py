@@ -2,6 +2,7 @@
 
 import functools
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
 from tarflow import Pixels
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
-from tarflow.tokenizers import Autoencoder, Bottleneck, GaussianBottleneck, Tokenizer
+from tarflow.data.loading.batches import Batch
+from tarflow.flows.context import Context
+from tarflow.tokenizers import (
+    Autoencoder,
+    Bottleneck,
+    GaussianBottleneck,
+    Squeeze,
+    Squeezed,
+    Tokenizer,
+)
 from tarflow.training import (
     DecoderObjective,
     LastCheckpoint,
@@ -31,6 +41,35 @@ LAST = 6
 """Steps of a run; an epoch has five."""
 
 
+@dataclass(frozen=True)
+class Signs(Bottleneck):
+    """Each of two numbers becomes its sign, for four codes; an offset makes them all one."""
+
+    offset: float = 0.0
+    num_channels: int = 2
+    num_codes: int | None = 4
+
+    def module(self) -> Squeeze:
+        return SignsOf(self.offset)
+
+
+class SignsOf(Squeeze):
+    """Signs, with gradients as of no change."""
+
+    def __init__(self, offset: float):
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, hidden: Any, source: Any = None) -> Squeezed:
+        signs = self.latents(hidden)
+        codes = (signs[:, 0] > 0).long() + 2 * (signs[:, 1] > 0).long()
+        loss = hidden.new_zeros(len(hidden))
+        return Squeezed(hidden + (signs - hidden).detach(), loss, codes, {})
+
+    def latents(self, hidden: Any) -> Any:
+        return 2.0 * (hidden + self.offset > 0).to(hidden.dtype) - 1
+
+
 def images(device_batch_size: int | None = None) -> ImageDataModule:
     """Forty-two images of smooth colours; eight make a batch."""
     generator = torch.Generator().manual_seed(1)
@@ -42,6 +81,11 @@ def images(device_batch_size: int | None = None) -> ImageDataModule:
     shape: Any = {"num_classes": 0, "image_shape": (3, 8, 8)}
     data = ImageData("made up", part, validation, part, codec=Pixels(), **shape)
     return ImageDataModule(data, 8, None, device_batch_size)
+
+
+def batch_of(count: int) -> Batch:
+    """The first of them."""
+    return Batch(images().data.train.images[:count], Context(), torch.arange(count))
 
 
 def autoencoder(bottleneck: Bottleneck = GaussianBottleneck(), **options: Any) -> Autoencoder:
@@ -60,11 +104,10 @@ def module_of(tokenizer: Tokenizer, lr: float = 3e-3, **options: Any) -> Tokeniz
 
 
 class Logged(lightning.Callback):
-    """Notes what is logged in each step, in each epoch and in validation."""
+    """Notes what is logged in each step and in each validation."""
 
     def __init__(self):
         self.training: list[float] = []
-        self.epochs: list[dict[str, float]] = []
         self.validation: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
