@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tarflow.arguments import check_instance, check_integer, check_real, check_size, keep
 from tarflow.errors import ConfigurationError
-from tarflow.flows.codec import Pixels, Stored
+from tarflow.flows.codec import Pixels
 from tarflow.randomness import RandomSource
 from tarflow.registry import Part
 from tarflow.tokenizers.bottleneck import Bottleneck, Squeezed
@@ -151,7 +152,7 @@ class Autoencoder(Tokenizer):
         return self.decoder(latents if self.decodes_noise else self.squeeze.snapped(latents))
 
     @torch.no_grad()
-    def measure(self, batches: Iterable[Stored]) -> None:
+    def measure(self, batches: Iterable[Tensor]) -> None:
         """Set shift and scale, as of any tokenizer, unless the bottleneck's noise has the units.
 
         Raises:

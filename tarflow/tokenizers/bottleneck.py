@@ -14,7 +14,7 @@ from tarflow.tokenizers.tokenizer import Latents
 
 Hidden = Float[Tensor, "batch channels height width"]
 """What an encoder makes of images, before the bottleneck."""
-Codes = Int[Tensor, "batch height width"]
+Codes = Int[Tensor, "batch latent_height latent_width"]
 """Index of the code at each position of latents."""
 
 

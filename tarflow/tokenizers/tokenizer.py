@@ -110,7 +110,7 @@ class Tokenizer(Pretrained, Codec, ABC):
         return self.to_images(x / self.scale + self.shift)
 
     @torch.no_grad()
-    def measure(self, batches: Iterable[Stored]) -> None:
+    def measure(self, batches: Iterable[Tensor]) -> None:
         """Set shift and scale so that every channel of x has mean 0 and variance 1 on images.
 
         Raises:
