@@ -25,7 +25,10 @@ EXPERIMENTS = {
     "itarflow64": IMAGENET,
     "itarflow128": IMAGENET,
     "itarflow256": IMAGENET,
+    "imagenet256_latent": IMAGENET,
 }
+LATENTS = {"imagenet256_latent": (4, 32)}
+"""Channels and side of the latents of an experiment, which its autoencoder determines."""
 EPOCHS = {
     "imagenet64_likelihood": 100,
     "imagenet64_unconditional": 200,
@@ -35,6 +38,7 @@ EPOCHS = {
     "itarflow64": 300,
     "itarflow128": 450,
     "itarflow256": 600,
+    "imagenet256_latent": 320,
 }
 
 
@@ -51,12 +55,12 @@ def experiment(request) -> str:
 def test_the_model_has_as_many_parameters_as_the_header_tells(experiment):
     config = composed("train", f"experiment={experiment}")
     # What the data determines, without reading any; the data's own numbers are its edition's.
-    size = config.data.data.get("image_size", 64)
+    channels, size = LATENTS.get(experiment, (3, config.data.data.get("image_size", 64)))
     classes = EXPERIMENTS[experiment].num_classes
-    data = random_images(num_train=1, num_test=1, image_size=size, num_classes=classes)
+    data = random_images(1, 1, size, channels, classes)
     with torch.device("meta"):
         flow = make_flow(config.model, config.codec, config.noise, data)
-    assert flow.image_shape == (3, size, size)
+    assert flow.image_shape == (channels, size, size)
     assert flow.num_classes == classes
     count = sum(parameter.numel() for parameter in flow.parameters())
     assert f"# Parameters: {count:,}\n" in header(experiment) + "\n"
@@ -84,6 +88,9 @@ def test_the_header_tells_what_is_needed_to_run_it(experiment):
     [command] = re.findall(r"tarflow prepare (.*)", text)
     chosen = dict(word.split("=") for word in command.split())
     assert chosen["output"] == config.data.data.root
+    if experiment in LATENTS:  # another data set than what it is made of
+        assert chosen["tokenizer"] == "TOKENIZER"
+        return
     prepared = composed("train", f"data={chosen['data']}").data
     assert OmegaConf.to_container(prepared.data, resolve=True) == OmegaConf.to_container(
         config.data.data, resolve=True
@@ -103,7 +110,7 @@ def test_settings_are_the_published_ones(experiment):
     assert config.schedule.final_lr == 1e-6
     assert config.module.max_grad_norm == 1.0
     assert list(config.callbacks.averaging.decays) == [0.9999]
-    assert config.data.data.horizontal_flip
+    assert config.data.data.get("horizontal_flip") is (None if experiment in LATENTS else True)
     likelihood = experiment.endswith("likelihood")
     assert config.trainer.precision == ("32-true" if likelihood else "bf16-mixed")
 

@@ -109,8 +109,12 @@ def _say_little(leads: bool) -> None:
     logging.getLogger("tarflow").setLevel(logging.INFO if leads else logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # lightning 2.6 on torch 2.15
-    for harmless in (".*does not have many workers", ".*smaller than the logging interval"):
-        warnings.filterwarnings("ignore", harmless)
+    harmless = (
+        *(".*does not have many workers", ".*smaller than the logging interval"),
+        ".*in eval mode at the start of training",  # a tokenizer, which does not learn
+    )
+    for message in harmless:
+        warnings.filterwarnings("ignore", message)
 
 
 def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:
