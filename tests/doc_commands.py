@@ -117,7 +117,7 @@ def small_training(name: str, arguments: list[str], config: DictConfig, data: st
     kept += ["trainer=smoke", f"callbacks.{grid}.every_n_steps=3"]  # none: they take long
     if data in AT_HAND:
         return kept
-    size = config.data.data.get("image_size", 64)
+    size = config.data.data.get("image_size", 32)
     kept = [word for word in kept if not word.startswith("data")]
     stand_in = ["data=random", f"data.data.image_size={size}", "data.data.num_train=16"]
     return [*kept, *stand_in, "data.data.num_test=4"]

@@ -19,7 +19,7 @@ DATA = {"digits": partial(digits, validation_fraction=0.1), "photographs": photo
 
 def random_patches() -> ImageData:
     """Random bytes, in a moment."""
-    data = random_images(48, 16, image_size=32, num_classes=2)
+    data = random_images(64, 16, image_size=32, num_classes=2)
     return replace(data, validation=data.test)
 
 

@@ -186,7 +186,7 @@ RESULTS = [
         made_up_flow("latents_fixed_variance", seed, 3.0, 90.0),
         made_up_flow("tuned_kl", seed, 2.0, 85.0),
     )
-] + [made_up("preparation", None, seconds={"encoding": 4.0, "preparing": 4.2}, overhead=0.05)]
+] + [made_up("preparation", 0, seconds={"encoding": 4.0, "preparing": 4.2}, overhead=0.05)]
 
 
 def test_tables_have_what_was_measured_and_what_it_says_of_claims():

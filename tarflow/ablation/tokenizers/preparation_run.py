@@ -39,7 +39,7 @@ class PreparationRun(StudyRun):
     @property
     def settings(self) -> dict[str, Any]:
         weights = fingerprints(self.tokenizer.pretrained)[WEIGHTS]
-        own = {"data": self.tokenizer.data, "variant": "preparation", "seed": None}
+        own = {"data": self.tokenizer.data, "variant": "preparation", "seed": self.tokenizer.seed}
         told = {"repetitions": self.repetitions, "threads": self.threads}
         return {**own, "tokenizer": weights, **told}
 
