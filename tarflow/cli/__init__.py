@@ -14,7 +14,7 @@ usage: tarflow COMMAND [key=value ...]
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
   distill   checkpoint=DIR method=inverse          a student of a flow: samples in a few passes
   train-tokenizer experiment=photographs_kl        an autoencoder, in whose latents flows learn
-  tune-decoder checkpoint=DIR noise=0.3            its decoder, to remove noise from latents
+  tune-decoder checkpoint=DIR noise_std=0.3        its decoder, to remove noise from latents
   convert   WEIGHTS DIR [image_size=32]            read a published flow, or an autoencoder
   prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
   ablate    [seconds=40]                            what each part of the method is worth

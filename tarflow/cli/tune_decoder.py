@@ -21,7 +21,7 @@ class TuneDecoderSettings(FitSettings):
 
     name: str | int = "decoder"
     checkpoint: str = "???"  # the tokenizer: a run folder or a pretrained folder
-    noise: float = 0.3  # standard deviation of the noise in latents, as of the flow's training
+    noise_std: float = 0.3  # standard deviation of the noise in latents, as of the flow's training
 
 
 def tune_decoder(config: TuneDecoderSettings) -> float | None:
@@ -36,7 +36,7 @@ def tune_decoder(config: TuneDecoderSettings) -> float | None:
     def make(data: ImageData) -> TokenizerModule:
         objective = instantiate(config.objective)
         objective.prepare(data)
-        tokenizer = to_tune(_tokenizer(directory), config.noise)
+        tokenizer = to_tune(_tokenizer(directory), config.noise_std)
         if data.image_shape != tokenizer.image_shape or data.codec != tokenizer.pixels:
             raise ConfigurationError(
                 f"{data.name} has images of shape {data.image_shape} ({data.codec.words}), but"

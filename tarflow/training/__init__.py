@@ -43,7 +43,6 @@ from tarflow.training.run import Run
 from tarflow.training.sharding import ShardedStrategy
 from tarflow.training.student_grid import StudentGrid
 from tarflow.training.student_module import StudentModule
-from tarflow.training.tokenization.code_usage import CodeUsage
 from tarflow.training.tokenization.collapse_warning import CollapseWarning
 from tarflow.training.tokenization.decoder_objective import DecoderObjective
 from tarflow.training.tokenization.reconstruction_grid import ReconstructionGrid
@@ -55,7 +54,6 @@ __all__ = [
     "ByDistance",
     "ByMeanSize",
     "ClassifierFeatures",
-    "CodeUsage",
     "CollapseWarning",
     "Coupling",
     "DecoderObjective",

@@ -17,7 +17,17 @@ from tarflow.flows.checkpoint import CONFIG, check_weights
 from tarflow.machine.files import json_text, write_atomically
 
 MUST_MATCH = (
-    *("seed", "model", "codec", "noise", "objective", "optimizer", "schedule", "module"),
+    *(
+        "seed",
+        "model",
+        "codec",
+        "noise",
+        "noise_std",
+        "objective",
+        "optimizer",
+        "schedule",
+        "module",
+    ),
     "origin",
     *("data._target_", "data.batch_size", "data.drop_last", "data.data.horizontal_flip"),
 )

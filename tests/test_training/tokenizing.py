@@ -141,7 +141,7 @@ def fit(
         **QUIET,
         use_distributed_sampler=False,
         log_every_n_steps=1,
-        val_check_interval=2 * (8 // (device_batch_size or 8)),
+        val_check_interval=2,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=[

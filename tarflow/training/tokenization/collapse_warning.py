@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from tarflow.arguments import check_integer, check_real
 from tarflow.errors import ConfigurationError
 from tarflow.registry import register
+from tarflow.tokenizers.code_usage import share_in_use
 
 ENOUGH = 4
 """Positions for each code, of which all but 2 % of the codes would be used if all were likely."""
@@ -37,15 +38,16 @@ class CollapseWarning(Callback):
         self._told = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if "train" not in pl_module.usage or trainer.global_step < self.after_steps:
+        if pl_module.train_codes is None or trainer.global_step < self.after_steps:
             return
-        usage = pl_module.usage["train"]
-        if usage.total < ENOUGH * len(usage.counts):
+        counts = pl_module.train_codes.counts
+        if counts.sum() < ENOUGH * len(counts):
             return
-        collapsed = usage.share < self.least
+        share = share_in_use(counts)
+        collapsed = share < self.least
         if collapsed and not self._told and trainer.is_global_zero:
             warnings.warn(
-                f"the codebook has collapsed: {usage.share:.1%} of {len(usage.counts)} codes are"
+                f"the codebook has collapsed: {share:.1%} of {len(counts)} codes are"
                 f" in use after {trainer.global_step} steps. Try a linear map on the codebook"
                 " (model/bottleneck=linear), the rotation trick (vq_rotation, linear_rotation),"
                 " finite scalar quantization (fsq), a lower commitment or a longer warm-up",

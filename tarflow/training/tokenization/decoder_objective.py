@@ -39,24 +39,24 @@ class DecoderObjective(TokenizerObjective):
         return Reconstruction(x, x.new_zeros(len(x)), codes=None, logged={}, images=decoded)
 
 
-def to_tune(tokenizer: Tokenizer, noise: float) -> Tokenizer:
+def to_tune(tokenizer: Tokenizer, noise_std: float) -> Tokenizer:
     """Another tokenizer of the same latents, whose decoder alone learns, to remove noise.
 
     Args:
         tokenizer: The tokenizer, which stays as it is.
-        noise: Standard deviation of the noise in x that decoding is to remove.
+        noise_std: Standard deviation of the noise in x that decoding is to remove.
 
     Raises:
         ConfigurationError: The noise is out of range, or the tokenizer has no decoder to tune.
     """
-    noise = float(check_real("noise", noise))
-    if not 0 < noise < math.inf:
-        raise ConfigurationError(f"noise {noise} must be finite and positive")
+    noise_std = float(check_real("noise_std", noise_std))
+    if not 0 < noise_std < math.inf:
+        raise ConfigurationError(f"noise_std {noise_std} must be finite and positive")
     name, description = tokenizer.described
     decoder = dict(tokenizer.named_children()).get("decoder")
     if decoder is None or not hasattr(description, "decodes_noise"):
         raise ConfigurationError(f"a {name} has no decoder that could be tuned")
-    told = replace(description, decodes_noise=noise)  # pyright: ignore[reportCallIssue]
+    told = replace(description, decodes_noise=noise_std)  # pyright: ignore[reportCallIssue]
     tuned = tokenizer.kind(**vars(told))
     tuned.load_state_dict(tokenizer.state_dict())
     assert isinstance(tuned, Tokenizer)

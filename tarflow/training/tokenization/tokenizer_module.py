@@ -20,7 +20,7 @@ from tarflow.tokenizers.tokenizer import Tokenizer
 from tarflow.training.averaging import with_weights
 from tarflow.training.fit_module import WHOLE, FitModule
 from tarflow.training.objective import Loss
-from tarflow.training.tokenization.code_usage import CodeUsage
+from tarflow.training.tokenization.code_counter import CodeCounter
 from tarflow.training.tokenization.tokenizer_objective import TokenizerObjective
 
 MEASURED_AT_A_TIME = 256
@@ -43,8 +43,8 @@ class TokenizerModule(FitModule):
             latents are measured whenever the tokenizer is written.
 
     Attributes:
-        usage: How often codes were used, by `train`, in this epoch, and `val`; empty without
-            codebook.
+        train_codes: How often codes were used in this epoch; None without a codebook.
+        val_codes: The same of the last validation.
     """
 
     objective: TokenizerObjective
@@ -66,8 +66,8 @@ class TokenizerModule(FitModule):
         self.num_measured = check_integer("num_measured", num_measured, least=1)
         self.tokenizer = tokenizer
         num_codes = objective.num_codes(tokenizer)
-        parts = ("train", "val") if num_codes else ()
-        self.usage = nn.ModuleDict({part: CodeUsage(num_codes) for part in parts})
+        self.train_codes = None if num_codes is None else CodeCounter(num_codes)
+        self.val_codes = None if num_codes is None else CodeCounter(num_codes)
         self.train()  # a tokenizer that was loaded is in eval mode
 
     @property
@@ -103,45 +103,34 @@ class TokenizerModule(FitModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
-        if batch_idx == 0:  # of an epoch; not at its end, where a run may stop and go on
-            self._begin("train")
+        if batch_idx == 0 and self.train_codes is not None:  # not at the end of an epoch, where
+            self.train_codes.reset()  # a run may stop, and go on with what is counted
 
     def on_finite_step(self, step: list[Any]) -> None:
         """Count the codes of the whole batch."""
-        for loss in step:
-            self._count("train", loss.codes)
+        if self.train_codes is not None:
+            self.train_codes.add(torch.cat([loss.codes for loss in step]))
 
     def on_train_epoch_end(self) -> None:
-        self._log_usage("train")
+        self._log_usage("train", self.train_codes)
 
     def on_validation_epoch_start(self) -> None:
-        self._begin("val")
+        if self.val_codes is not None:
+            self.val_codes.reset()
 
     def validated(self, batch: Batch, source: ExampleSeeds) -> Mapping[str, Tensor]:
         loss = self.objective(self.tokenizer, batch, source)
-        if loss.codes is not None:
-            self._count("val", loss.codes[batch.index >= 0])
+        if self.val_codes is not None:
+            self.val_codes.add(loss.codes[batch.index >= 0])
         return {self.objective.name: loss.value / self.tokenizer.num_dims, **loss.logged}
 
     def on_validation_epoch_end(self) -> None:
-        self._log_usage("val")
+        self._log_usage("val", self.val_codes)
 
-    def _begin(self, part: str) -> None:
-        """Count codes anew."""
-        if part in self.usage:
-            self.usage[part].reset()
-
-    def _count(self, part: str, codes: Tensor | None) -> None:
-        """Count codes, if there are."""
+    def _log_usage(self, part: str, codes: CodeCounter | None) -> None:
+        """Log how the codes of a part were used."""
         if codes is not None:
-            self.usage[part].add(codes)
-
-    def _log_usage(self, part: str) -> None:
-        """Log how the codes were used."""
-        if part in self.usage:
-            usage = self.usage[part]
-            self.log(f"{part}/codes_in_use", usage.share)
-            self.log(f"{part}/perplexity", usage.perplexity)
+            self.log_dict({f"{part}/{name}": value for name, value in codes.told.items()})
 
     def _images(self) -> Iterator[UInt8[Tensor, "batch channels height width"]]:
         """Training images to measure latents on: the same ones every time."""
