@@ -38,7 +38,9 @@ def train(config: TrainSettings) -> float | None:
         if directory is not None:
             data = data.with_tokenizer(Tokenizer.from_pretrained(directory))
         flow = make_flow(config.model, config.codec, config.noise, data)
-        return instantiate(config.module, flow=flow)
+        module: FlowModule = instantiate(config.module, flow=flow)
+        module.objective.prepare(data)
+        return module
 
     return fit(config, make, None if directory is None else {"tokenizer": fingerprints(directory)})
 
@@ -63,6 +65,6 @@ def _codec(section: Section, data: ImageData) -> Codec:
     if find(section["_target_"]) is not Pixels:
         raise ConfigurationError(
             f"{section['_target_']}, as of noise=uniform, makes numbers of pixels, but {data.name}"
-            " is of latents: give noise=gaussian noise.std=0.3, noise=levels or noise=none"
+            " is of latents: give noise=gaussian noise.std=0.3, noise=levels or noise=no_noise"
         )
     return data.codec

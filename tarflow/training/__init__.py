@@ -33,6 +33,7 @@ from tarflow.training.distillation.time_draws import (
     TimeDraws,
     UniformTimes,
 )
+from tarflow.training.end_to_end import EndToEnd
 from tarflow.training.fit_module import DivergenceError, FitModule
 from tarflow.training.module import FlowModule
 from tarflow.training.monitoring import Throughput, TransformStatistics
@@ -60,6 +61,7 @@ __all__ = [
     "Distance",
     "DistributionMatching",
     "DivergenceError",
+    "EndToEnd",
     "FeatureDistance",
     "FitModule",
     "FlowCoupling",

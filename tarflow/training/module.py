@@ -12,7 +12,7 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.flow import Flow
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.registry import register
-from tarflow.training.fit_module import FitModule
+from tarflow.training.fit_module import WHOLE, FitModule
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
 from tarflow.training.operations import training_operations
 
@@ -50,6 +50,8 @@ class FlowModule(FitModule):
             )
         check_instance("objective", objective, Objective, "pass one, such as MaximumLikelihood()")
         self.flow = flow
+        objective.start(flow)
+        self.distances = nn.ModuleList(objective.distances)
 
     @property
     def model(self) -> Flow:
@@ -66,6 +68,14 @@ class FlowModule(FitModule):
     @property
     def length(self) -> int:
         return self.flow.base.shape[0]
+
+    def configure_model(self) -> None:
+        codec = self.flow.codec
+        learns = isinstance(codec, nn.Module) and any(p.requires_grad for p in codec.parameters())
+        if learns and self._device_mesh is not None:
+            raise ConfigurationError(WHOLE)
+        self.train()  # a codec that was loaded is in eval mode
+        super().configure_model()
 
     def explain(self, loss: Loss) -> None:
         self.flow.check_finite(torch.tensor(torch.nan), loss.x, loss.context)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.arguments import check_integer, check_real, keep
+from tarflow.data.images import ImageData
 from tarflow.data.loading.batches import Batch
 from tarflow.errors import ConfigurationError
 from tarflow.flows.conditioning import with_dropout
@@ -19,6 +20,7 @@ from tarflow.flows.shapes import PerExample
 from tarflow.flows.unit import Unit, nats_per_dim
 from tarflow.randomness import RandomSource
 from tarflow.registry import Part
+from tarflow.training.distillation.image_distances import Distance
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,25 @@ class Objective(Part, ABC):
     def named(self, flow: Flow) -> str:
         """What the loss per dimension of a flow is called in logs, after `train/` and `val/`."""
         return self.name
+
+    @property
+    def distances(self) -> tuple[Distance, ...]:
+        """The distances that it measures, which are moved and kept with what is trained."""
+        return ()
+
+    def start(self, flow: Flow) -> None:
+        """Be told of the flow that is to be trained: a codec with weights stays as it is.
+
+        Raises:
+            ConfigurationError: It is not for such a flow.
+        """
+        if flow.codec is not None:
+            flow.codec.held()
+
+    def prepare(self, data: ImageData) -> None:
+        """Let its distances learn what they need from the training part, before training."""
+        for distance in self.distances:
+            distance.fit(data)
 
     @abstractmethod
     def __call__(self, flow: Flow, batch: Batch, source: RandomSource) -> Loss:

@@ -146,7 +146,8 @@ def _sort(named_parameters: NamedParameters) -> tuple[list, list, list]:
         if parameter.ndim < 2 or "embedding" in name:
             free.append(parameter)
         else:
-            (hidden if "blocks." in name else others).append(parameter)
+            is_hidden = "blocks." in name and parameter.ndim == 2  # those of convolutions are not
+            (hidden if is_hidden else others).append(parameter)
     return hidden, others, free
 
 
