@@ -132,7 +132,7 @@ def save_latents(folder: Path) -> None:
     torch.manual_seed(0)
     tokenizers = {
         "photographs_kl": Autoencoder(32, width=8).eval(),
-        "photographs_fixed": Autoencoder(32, bottleneck=FixedVariance(4), width=8).eval(),
+        "photographs_fixed_variance": Autoencoder(32, bottleneck=FixedVariance(4), width=8).eval(),
     }
     tokenizers["decoder"] = to_tune(tokenizers["photographs_kl"], 0.3)
     for run, tokenizer in tokenizers.items():
