@@ -24,9 +24,10 @@ FITTING = ("optimizer", "lr", "max_grad_norm", "batch_size")
 
 def make_flow(data: ImageData, **changes: Any) -> TarFlow:
     """A new flow of a data set; changes are of its sizes."""
-    channels, *size = data.codec.encoded_shape(data.image_shape)
+    channels, height, width = data.codec.encoded_shape(data.image_shape)
     told = {"num_classes": data.num_classes, "class_names": data.class_names, "codec": data.codec}
-    return TarFlow(tuple(size), num_channels=channels, **told, **{**SIZES, **changes})
+    sizes = {**SIZES, **changes}
+    return TarFlow((height, width), num_channels=channels, **told, **sizes)
 
 
 def fit_flow(

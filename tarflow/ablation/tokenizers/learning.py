@@ -12,7 +12,7 @@ from tarflow.tokenizers import Autoencoder, Tokenizer
 from tarflow.training import DecoderObjective, TokenizerModule, TokenizerObjective, adamw
 from tarflow.training.tokenization.decoder_objective import to_tune
 
-FITTING = {"optimizer": "adamw", "lr": 2e-3, "batch_size": 64}
+FITTING: dict[str, Any] = {"optimizer": "adamw", "lr": 2e-3, "batch_size": 64}
 """How all are fitted; the learning rate is that at the peak."""
 
 

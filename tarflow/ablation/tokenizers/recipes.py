@@ -15,7 +15,7 @@ from tarflow.tokenizers import (
 )
 from tarflow.tokenizers.bottleneck import Bottleneck
 
-SIZES = {"factor": 4, "width": 32, "num_blocks": 1}
+SIZES: dict[str, Any] = {"factor": 4, "width": 32, "num_blocks": 1}
 """Of every autoencoder: 32 x 32 become 8 x 8 positions."""
 NUM_CHANNELS = 4
 NUM_CODES = 1024
@@ -39,7 +39,8 @@ class Recipe:
     def make(self, data: ImageData) -> Autoencoder:
         """A new autoencoder of images."""
         channels, *size = data.image_shape
-        return Autoencoder(tuple(size), channels, self.bottleneck, pixels=data.codec, **SIZES)
+        pixels: Any = data.codec
+        return Autoencoder((size[0], size[1]), channels, self.bottleneck, pixels=pixels, **SIZES)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -47,8 +48,8 @@ class Recipe:
         return {"bottleneck": repr(self.bottleneck), **SIZES}
 
 
-_CODES = {"num_channels": NUM_CHANNELS, "num_codes": NUM_CODES}
-_ROTATED = {**_CODES, "gradient": RotationTrick()}
+_CODES: dict[str, Any] = {"num_channels": NUM_CHANNELS, "num_codes": NUM_CODES}
+_ROTATED: dict[str, Any] = {**_CODES, "gradient": RotationTrick()}
 
 RECIPES = {
     recipe.name: recipe

@@ -34,9 +34,11 @@ def reconstruction(tokenizer: Autoencoder, name: str) -> dict[str, Any]:
     }
     if tokenizer.num_codes is None:
         return {"reconstruction": found}
-    pieces = whole(data.train).x.split(AT_A_TIME)
-    found_codes = (tokenizer.reconstruct(tokenizer.pixels.encode(each)).codes for each in pieces)
-    counts = torch.stack([count_codes(each, tokenizer.num_codes) for each in found_codes]).sum(0)
+    counts = torch.zeros(tokenizer.num_codes, dtype=torch.int64)
+    for part in whole(data.train).x.split(AT_A_TIME):
+        squeezed = tokenizer.reconstruct(tokenizer.pixels.encode(part))
+        assert squeezed.codes is not None
+        counts += count_codes(squeezed.codes, tokenizer.num_codes)
     used = share_in_use(counts)
     codes = {"in_use": used, "unused": 1 - used, "perplexity": perplexity(counts)}
     return {"reconstruction": found, "codes": codes}
