@@ -18,7 +18,7 @@ import sys
 import {module}
 
 heavy = {{"lightning", "pytorch_lightning", "hydra", "omegaconf", "torchvision", "sklearn"}}
-heavy |= {{"diffusers", "vector_quantize_pytorch"}}
+heavy |= {{"vector_quantize_pytorch", "diffusers"}}
 print(*sorted(heavy & sys.modules.keys()))
 """
 

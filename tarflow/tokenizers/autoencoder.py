@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tarflow.arguments import check_instance, check_integer, check_real, check_size, keep
 from tarflow.errors import ConfigurationError
-from tarflow.flows.codec import Pixels
+from tarflow.flows.codec import Pixels, UniformDequantization
 from tarflow.randomness import RandomSource
 from tarflow.registry import Part
 from tarflow.tokenizers.bottleneck import Bottleneck, Squeezed
@@ -43,6 +43,11 @@ class AutoencoderDescription(Part):
         hint = "pass tarflow.tokenizers.GaussianBottleneck(), say"
         check_instance("bottleneck", self.bottleneck, Bottleneck, hint)
         check_instance("pixels", self.pixels, Pixels, "pass Pixels(256) for images of bytes")
+        if isinstance(self.pixels, UniformDequantization):
+            raise ConfigurationError(
+                f"pixels {self.pixels} are drawn, but encoding draws nothing: pass"
+                f" Pixels({self.pixels.levels})"
+            )
         self._check_sizes()
 
     def _check_sizes(self) -> None:

@@ -166,9 +166,9 @@ class DiffusersAutoencoder(Tokenizer):
         if (directory / "model_index.json").is_file():
             directory = directory / "vae"
         model = _read_model(directory)
-        told = {each.name: model.config[each.name] for each in fields(KLConfig)}
-        listed = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
-        tokenizer = cls(image_size, KLConfig(**told | listed))
+        told: dict[str, Any] = {each.name: model.config[each.name] for each in fields(KLConfig)}
+        told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
+        tokenizer = cls(image_size, KLConfig(**told))
         tokenizer.encoder, tokenizer.decoder = _parts(model)
         return tokenizer.eval()
 
@@ -183,7 +183,7 @@ class DiffusersAutoencoder(Tokenizer):
 def _autoencoder_kl() -> Any:
     """The class of diffusers, which is imported here alone: that takes seconds."""
     try:
-        from diffusers import AutoencoderKL
+        from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
     except ImportError as error:
         raise ConfigurationError(
             "this autoencoder is one of diffusers, which is not installed: pip install"

@@ -68,6 +68,11 @@ class Tokenizer(Pretrained, Codec, ABC):
         self.register_buffer("shift", torch.zeros(latent_shape[0], 1, 1))
         self.register_buffer("scale", torch.ones(latent_shape[0], 1, 1))
 
+    @property
+    def num_codes(self) -> int | None:
+        """Number of codes that a position of latents can be; None where it is continuous."""
+        return None
+
     @abstractmethod
     def to_latents(self, images: Images) -> Latents:
         """The latents of images, before shift and scale."""

@@ -23,13 +23,15 @@ class VectorQuantized(CodebookBottleneck):
 class LearnedCodebook(Codebook):
     """Codes that are weights."""
 
+    # Not that of vector-quantize-pytorch: it has one weight for both terms of the loss, none of
+    # them in evaluation, and computes in float32 alone.
+
     def __init__(self, described: VectorQuantized):
         super().__init__(described)
-        # vector-quantize-pytorch has a codebook that learns, but with one weight for both terms
-        # of the loss, in float32 alone, and without a loss in evaluation.
-        self.weight = nn.Parameter(torch.empty(described.num_codes, described.num_channels))
-        bound = 1 / described.num_codes
-        nn.init.uniform_(self.weight, -bound, bound)
+        # As large as the vectors at first, and as the codes of `LinearCodebook`: 250 steps on
+        # photographs use 59 % of 1,024 codes, but 3 % from the usual uniform start of 1 / 1,024.
+        codes = torch.randn(described.num_codes, described.num_channels)
+        self.weight = nn.Parameter(codes * described.num_channels**-0.5)
 
     @property
     def codes(self) -> Float[Tensor, "num_codes latent_channels"]:

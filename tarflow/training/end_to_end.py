@@ -73,13 +73,13 @@ class EndToEnd(MaximumLikelihood):
                 with, or one whose latents are codes.
         """
         codec, noise = flow.codec, flow.noise
-        std = codec.decodes_noise if isinstance(codec, Tokenizer) else 0.0
-        if not std or getattr(codec, "num_codes", None):
+        if not (isinstance(codec, Tokenizer) and codec.decodes_noise) or codec.num_codes:
             raise ConfigurationError(
                 "end-to-end training needs a tokenizer of continuous latents that decodes their"
                 " noise: give tokenizer=RUN, of `tarflow train-tokenizer"
                 " model/bottleneck=fixed_variance`"
             )
+        std = codec.decodes_noise
         if not isinstance(noise, GaussianNoise) or noise.std != std:
             raise ConfigurationError(
                 f"the tokenizer decodes latents with noise of standard deviation {std}, but the"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tarflow
-from tarflow import CheckpointError, ConfigurationError, DataError, TarFlow
+from tarflow import CheckpointError, ConfigurationError, DataError, TarFlow, UniformDequantization
 from tarflow.tokenizers import Autoencoder, FiniteScalar, FixedVariance
 
 from .tiny_autoencoders import BOTTLENECKS, QUANTIZERS, some_images, tiny_autoencoder
@@ -198,6 +198,7 @@ def test_images_of_another_size_are_refused():
         ({"num_blocks": 0}, "num_blocks 0 must be at least 1"),
         ({"num_channels": 0}, "num_channels 0 must be at least 1"),
         ({"image_size": 0}, "image_size 0 must be at least 1"),
+        ({"pixels": UniformDequantization(17)}, r"encoding draws nothing: pass Pixels\(17\)"),
         ({"decodes_noise": -0.1}, "decodes_noise -0.1 must be finite and not negative"),
     ],
 )

@@ -15,7 +15,13 @@ from tarflow import ConfigurationError, GaussianNoise, NoNoise, Pixels, TarFlow,
 from tarflow.cli import main
 from tarflow.data.loading.batches import Batch
 from tarflow.randomness import Share, normal
-from tarflow.tokenizers import Autoencoder, FixedVariance, GaussianBottleneck, IdentityTokenizer
+from tarflow.tokenizers import (
+    Autoencoder,
+    FiniteScalar,
+    FixedVariance,
+    GaussianBottleneck,
+    IdentityTokenizer,
+)
 from tarflow.training import (
     EndToEnd,
     FlowModule,
@@ -137,6 +143,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(tmp_path, optimizer):
     [
         ({"codec": autoencoder(GaussianBottleneck(2))}, "needs a tokenizer of continuous latents"),
         ({"codec": IdentityTokenizer(4, 2)}, "needs a tokenizer of continuous latents"),
+        ({"codec": autoencoder(FiniteScalar((8, 5)), decodes_noise=STD)}, "of continuous latents"),
         ({"codec": Pixels()}, "needs a tokenizer of continuous latents"),
         ({"noise": GaussianNoise(0.5)}, r"give noise=gaussian noise.std=0.25"),
         ({"noise": NoNoise()}, r"give noise=gaussian noise.std=0.25"),
@@ -145,6 +152,13 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(tmp_path, optimizer):
 def test_flows_without_such_latents_are_refused(options, message):
     with pytest.raises(ConfigurationError, match=message):
         module_of(flow_of_latents(**options), EndToEnd())
+
+
+def test_weights_of_a_codec_that_learns_are_not_divided():
+    module = module_of(flow_of_latents(), EndToEnd())
+    module._device_mesh = object()  # as Lightning sets it
+    with pytest.raises(ConfigurationError, match="trainer=ddp"):
+        module.configure_model()
 
 
 @pytest.mark.parametrize(
