@@ -1,7 +1,6 @@
 """What a decoder minimizes that is tuned on noisy latents."""
 
 import math
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -56,8 +55,7 @@ def to_tune(tokenizer: Tokenizer, noise_std: float) -> Tokenizer:
     decoder = dict(tokenizer.named_children()).get("decoder")
     if decoder is None or not hasattr(description, "decodes_noise"):
         raise ConfigurationError(f"a {name} has no decoder that could be tuned")
-    told = replace(description, decodes_noise=noise_std)  # pyright: ignore[reportCallIssue]
-    tuned = tokenizer.kind(**vars(told))
+    tuned = tokenizer.kind(**{**vars(description), "decodes_noise": noise_std})
     tuned.load_state_dict(tokenizer.state_dict())
     assert isinstance(tuned, Tokenizer)
     tuned.requires_grad_(False).get_submodule("decoder").requires_grad_(True)
