@@ -16,7 +16,7 @@ from tarflow.cli import COMMANDS, PLAIN, run_command
 from tests import composing
 
 ROOT = Path(__file__).parents[1]
-AT_HAND = ("digits", "folder", "photographs")
+AT_HAND = ("digits", "folder", "photographs", "latents")
 """Data that the tests have; random bytes take the place of others in training."""
 
 SMALL = {
@@ -27,6 +27,9 @@ SMALL = {
     "prepare": {"num_workers": 1},
 }
 """What each command is given instead of what the page says, so that it ends soon."""
+
+STUDIES = ("ablate", "compare-samplers", "compare-tokenizers")
+"""Commands that take hours."""
 
 FEW_SAMPLES = {
     "metrics.num_samples": 20,
@@ -91,7 +94,7 @@ def shrink(name: str, arguments: list[str], config: DictConfig | None) -> list[s
     data = config.hydra.runtime.choices.get("data")
     if name in composing.SHRINK:
         return small_training(name, arguments, config, data)
-    if name in ("ablate", "compare-samplers") or (name == "prepare" and data not in AT_HAND):
+    if name in STUDIES or (name == "prepare" and data not in AT_HAND):
         return None  # minutes of training; data sets of gigabytes
     small = dict(SMALL[name])
     if name == "sample":
@@ -107,14 +110,14 @@ def shrink(name: str, arguments: list[str], config: DictConfig | None) -> list[s
 def small_training(name: str, arguments: list[str], config: DictConfig, data: str) -> list[str]:
     """Two steps with `trainer=smoke`, which must have the last word on what it sets."""
     taken = {"trainer", *leaves(composing.shrunk(name))}
-    if "trainer=smoke" in arguments:
+    if "trainer=smoke" in arguments and data in AT_HAND:
         return arguments
     kept = [word for word in arguments if key_of(word) not in taken]
     [grid] = (key for key in config.callbacks if key.endswith("_grid"))
     kept += ["trainer=smoke", f"callbacks.{grid}.every_n_steps=3"]  # none: they take long
     if data in AT_HAND:
         return kept
-    size = config.data.data.get("image_size", 64)
+    size = config.data.data.get("image_size", 32)
     kept = [word for word in kept if not word.startswith("data")]
     stand_in = ["data=random", f"data.data.image_size={size}", "data.data.num_train=16"]
     return [*kept, *stand_in, "data.data.num_test=4"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from diffusers import AutoencoderKL
 from hydra.errors import HydraException
 from PIL import Image
 
@@ -25,7 +26,10 @@ from tarflow import (
     UniformLevels,
     VelocityStudent,
 )
+from tarflow.data.sources.photographs import PHOTOGRAPHS
 from tarflow.flows.published import _published_name
+from tarflow.tokenizers import Autoencoder, FixedVariance
+from tarflow.training.tokenization.decoder_objective import to_tune
 from tests import doc_commands
 from tests.composing import composed
 from tests.doc_blocks import Block, blocks
@@ -38,7 +42,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), ROOT / "scripts/slurm/
 WITH_BLOCKS = [page for page in PAGES if blocks(page)]
 PACKAGES = (
     "tarflow",
-    *(f"tarflow.{name}" for name in ("data", "training", "evaluation", "doctor")),
+    *(f"tarflow.{name}" for name in ("data", "training", "evaluation", "tokenizers", "doctor")),
 )
 TINY = {"num_transforms": 2, "num_layers": 1, "model_dim": 64}
 
@@ -96,7 +100,8 @@ def test_every_public_name_is_in_the_reference(site):
     anchors = set(re.findall(r'<h[2-4] id="(tarflow[\w.]*)"', text))
     for package in PACKAGES:
         for name in import_module(package).__all__:
-            assert f"{package}.{name}" in anchors, f"{package}.{name}"
+            known = {f"{package}.{name}", f"tarflow.{name}"}
+            assert known & anchors, f"{package}.{name}"
 
 
 def test_every_page_is_in_the_navigation_and_pictures_are_small():
@@ -122,6 +127,27 @@ def flow_of(folder: Path) -> TarFlow:
     return TarFlow.from_pretrained(folder / "outputs/digits_samples/seed_0/pretrained")
 
 
+def save_latents(folder: Path) -> None:
+    """Write tokenizers of photographs, flows of their latents, and an autoencoder of diffusers."""
+    torch.manual_seed(0)
+    tokenizers = {
+        "photographs_kl": Autoencoder(32, width=8).eval(),
+        "photographs_fixed_variance": Autoencoder(32, bottleneck=FixedVariance(4), width=8).eval(),
+    }
+    tokenizers["decoder"] = to_tune(tokenizers["photographs_kl"], 0.3)
+    for run, tokenizer in tokenizers.items():
+        tokenizer.save_pretrained(folder / "outputs" / run / "seed_0" / "pretrained")
+    told = {"num_classes": len(PHOTOGRAPHS), "codec": tokenizers["photographs_kl"], **TINY}
+    noises = {"latents": GaussianNoise(0.3), "latents_levels": UniformLevels(0.02, 0.3)}
+    for run, noise in noises.items():
+        flow = TarFlow(8, 2, 4, class_names=PHOTOGRAPHS, noise=noise, **told)
+        flow.save_pretrained(folder / "outputs" / run / "seed_0" / "pretrained")
+    sides = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    blocks_of = {name: 4 * kinds for name, kinds in sides.items()}
+    given = AutoencoderKL(block_out_channels=(4, 4, 4, 4), norm_num_groups=2, **blocks_of)
+    given.save_pretrained(folder / "vae")
+
+
 @pytest.fixture(scope="module")
 def things(tmp_path_factory) -> Path:
     """What pages speak of, at the paths that they use: small flows, and pictures."""
@@ -144,6 +170,7 @@ def things(tmp_path_factory) -> Path:
         student = kind.of(flow_of(folder), num_layers=1, model_dim=64)
         student.save_pretrained(folder / "outputs" / name / "seed_0" / "pretrained")
     save_published(flow, folder / "weights.pth")
+    save_latents(folder)
     source = np.random.default_rng(0)
     for name in ("cats", "dogs"):
         (folder / "photos" / name).mkdir(parents=True)
@@ -214,6 +241,7 @@ def test_every_block_of_a_page_runs(page, here):
 def test_all_pages_with_code_are_run():
     names = {name_of(page) for page in WITH_BLOCKS}
     assert {"README.md", "docs/index.md", "docs/how-to/own-images.md", "docs/data.md"} <= names
+    assert {"docs/latents.md", "docs/how-to/latents.md"} <= names
     fences = sum(len(re.findall("^ *```\\w", page.read_text(), re.MULTILINE)) for page in PAGES)
     shown = sum(page.read_text().count("```text") for page in PAGES)
     assert fences - shown == sum(len(blocks(page)) for page in PAGES)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tarflow.ablation.marked_page import markdown
 from tarflow.evaluation.reporting import mean_and_deviation
 
 Results = Sequence[dict[str, Any]]
@@ -74,6 +75,13 @@ class Section:
     columns: Sequence[tuple[str, str]]  # headings and paths
     rows: Sequence[tuple[str, str]]  # names and variants
     claims: Sequence[Comparison] = ()
+
+
+def verdicts(claims: Sequence[Comparison], results: Results) -> str:
+    """A table of claims, and of what the runs say of them on every data set."""
+    names = data_of(results)
+    rows = [[claim.words, *(claim.verdict(results, data) for data in names)] for claim in claims]
+    return markdown(["claim", *names], *rows)
 
 
 def _of_failures(pairs: Sequence[tuple[float | None, float | None]]) -> str:

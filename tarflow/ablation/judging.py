@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from tarflow.ablation.baselines import Baseline
+from tarflow.ablation.data_sets import MOST_COMPONENTS, whole
 from tarflow.ablation.fitting import Fit, log_probs
 from tarflow.ablation.principal_components import PrincipalComponents
 from tarflow.ablation.variants import Model, Variant
 from tarflow.arguments import check_integer
 from tarflow.data import ImageData
-from tarflow.data.loading.batches import read_batch
 from tarflow.evaluation.distances import frechet_distance
 from tarflow.evaluation.image_features import ImageFeatures
 from tarflow.flows.codec import UniformDequantization
@@ -33,8 +33,6 @@ DRAWS = 4
 """Draws of the noise of every test image: some hundred images have little to say otherwise."""
 SLOWEST = 1000
 """Passes one after the other that a baseline's sample may take; more of them are not drawn."""
-MOST_COMPONENTS = 64
-"""Features of the Fréchet distance; more need more samples than are drawn."""
 WEIGHTS = (0.5, 1.0, 2.0, 3.0, 4.0)
 RULES = {
     "linear": LinearGuidance,
@@ -68,7 +66,7 @@ class Judge:
         self.data = data
         self.num_samples = check_integer("num_samples", num_samples, least=1)
         parts: Any = (data.train, data.validation, data.test)
-        self.train, self.validation, self.test = (read_batch(p, range(len(p))) for p in parts)
+        self.train, self.validation, self.test = map(whole, parts)
         self.agreement = ImageFeatures(data, {}, torch.device("cpu"))
         self.components = PrincipalComponents.of(self.train.x, MOST_COMPONENTS)
         self.reference = self._features(self.train.x)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tarflow.ablation.claims import Quantity, Results, Section, data_of
+from tarflow.ablation.claims import Quantity, Results, Section, data_of, verdicts
 from tarflow.ablation.marked_page import empty, markdown, with_blocks, write_page
 from tarflow.ablation.plots import draw
 from tarflow.ablation.sections import SECTIONS
@@ -51,8 +51,7 @@ def table(section: Section, results: Results) -> str:
     names = data_of(results)
     parts = [_numbers(section, results, data) for data in names]
     if section.claims:
-        rows = [[c.words, *(c.verdict(results, data) for data in names)] for c in section.claims]
-        parts.append(markdown(["claim", *names], *rows))
+        parts.append(verdicts(section.claims, results))
     return "\n\n".join(part for part in parts if part)
 
 

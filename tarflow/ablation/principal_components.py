@@ -27,8 +27,11 @@ class PrincipalComponents(Extractor):
     def of(cls, train: Stored, count: int) -> "PrincipalComponents":
         """The axes in which stored images vary most, all of them where there are no more."""
         flat = train.flatten(1).double()
-        axes = torch.linalg.eigh(flat.T.cov()).eigenvectors[:, -count:]
-        return cls(flat.mean(dim=0), axes)
+        mean = flat.mean(dim=0)
+        if len(flat) >= flat.shape[1]:
+            return cls(mean, torch.linalg.eigh(flat.T.cov()).eigenvectors[:, -count:])
+        rows = torch.linalg.svd(flat - mean, full_matrices=False).Vh  # the smaller problem
+        return cls(mean, rows[:count].T.flip(1))
 
     @property
     def identity(self) -> dict[str, Any]:

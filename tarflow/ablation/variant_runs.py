@@ -2,22 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tarflow.ablation.claims import Results
+from tarflow.ablation.data_sets import DATA
 from tarflow.ablation.fitting import fit
 from tarflow.ablation.judging import Judge
 from tarflow.ablation.study import Study, StudyRun, check_known
 from tarflow.ablation.variants import VARIANTS
-from tarflow.data import digits, photographs
 from tarflow.errors import ConfigurationError
 from tarflow.evaluation.provenance import software
-
-DATA = {"digits": partial(digits, validation_fraction=0.1), "photographs": photographs}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ usage: tarflow COMMAND [key=value ...]
   prepare   data=imagenet64 data.data.root=SOURCE output=FOLDER     convert a data set, once
   ablate    [seconds=40]                            what each part of the method is worth
   compare-samplers [seconds=120]                   exact samples and students', by quality and time
+  compare-tokenizers [flow_seconds=150]            what tokenizers keep, and flows of their latents
   doctor    [quick=true]                           tell whether this machine can train, how fast
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
@@ -33,6 +34,7 @@ COMMANDS = (
         "prepare",
         "ablate",
         "compare-samplers",
+        "compare-tokenizers",
         "doctor",
     ),
 )

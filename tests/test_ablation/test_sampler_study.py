@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from tarflow import ConfigurationError, load
+from tarflow.ablation.data_sets import data_of
 from tarflow.ablation.principal_components import PrincipalComponents
 from tarflow.ablation.samplers.distilling import distil
-from tarflow.ablation.samplers.methods import METHODS, make_flow
-from tarflow.ablation.samplers.sampler_runs import FlowRun, StudentRun, data_of
+from tarflow.ablation.samplers.methods import METHODS
+from tarflow.ablation.samplers.sampler_runs import FlowRun, StudentRun
 from tarflow.ablation.samplers.sampler_study import SamplerStudy
 from tarflow.ablation.samplers.sampler_tables import blocks, fill, table
-from tarflow.ablation.samplers.sampler_times import TimesRun
+from tarflow.ablation.small_flow import make_flow
+from tarflow.ablation.times_run import TimesRun
 from tarflow.cli import run_command
 from tarflow.data.loading.batches import read_batch
 
@@ -165,13 +167,14 @@ def test_wrong_choices_are_refused(tmp_path, options, message):
         study(tmp_path, **options)
 
 
-def test_principal_components_are_coordinates_along_the_axes():
+@pytest.mark.parametrize("count", [100, 40])
+def test_principal_components_are_coordinates_along_the_axes(count):
     data = data_of("digits")
-    train = read_batch(data.train, range(100)).x
+    train = read_batch(data.train, range(count)).x
     found = PrincipalComponents.of(train, 5)(train, data.codec)
     pixels = train.flatten(1).double() / 16
     values = torch.linalg.eigvalsh(pixels.T.cov())
-    assert found.shape == (100, 5)
+    assert found.shape == (count, 5)
     assert torch.allclose(found.mean(dim=0), torch.zeros(5, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(found.T.cov(), torch.diag(values[-5:]), atol=1e-10)
 

@@ -15,10 +15,11 @@ from tarflow import (
     UniformDequantization,
 )
 from tarflow.ablation import judging
+from tarflow.ablation.data_sets import DATA
 from tarflow.ablation.fitting import Fit, fit, rate, validation_loss
 from tarflow.ablation.judging import Judge
 from tarflow.ablation.study import Study, read_results
-from tarflow.ablation.variant_runs import DATA, ablation
+from tarflow.ablation.variant_runs import ablation
 from tarflow.ablation.variants import CHANGES, VARIANTS
 from tarflow.data import digits
 from tarflow.flows.transforms import Reverse

@@ -1,15 +1,12 @@
-"""What is compared: ways to fit a student, and the flow that they learn from."""
+"""What is compared: ways to fit a student."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from tarflow.ablation.variants import Variant
-from tarflow.data import ImageData
+from tarflow.ablation.small_flow import SIZES as FLOW
 from tarflow.flows.flow import Flow
-from tarflow.flows.noise import GaussianNoise
-from tarflow.flows.tar_flow import TarFlow
 from tarflow.nn.layers import PreNorm
 from tarflow.students.inverse_student import InverseStudent
 from tarflow.students.student import Student
@@ -24,16 +21,12 @@ from tarflow.training import (
     UniformWeights,
 )
 
-PATCH_SIZE = 2
-"""Digits of 8 x 8 become sequences of 16, patches of 16 x 16 sequences of 64."""
-FLOW: dict[str, Any] = {
-    **{"num_transforms": 4, "num_layers": 2, "model_dim": 64, "head_dim": 32},
-    **{"dropout": 0.1, "noise": GaussianNoise(0.1)},
+SIZES = {
+    "patch_size": 2 * FLOW["patch_size"],
+    "model_dim": 192,
+    "head_dim": 32,
+    "layer": PreNorm(),
 }
-"""Sizes of the flow, whatever the data."""
-FITTED = Variant("flow")
-"""How the flow is fitted: optimizer, learning rate, batches."""
-SIZES = {"patch_size": 2 * PATCH_SIZE, "model_dim": 192, "head_dim": 32, "layer": PreNorm()}
 """Sizes of every student, which attends to all patches at once and need not have the flow's."""
 STEPS = (1, 2, 4, 8)
 
@@ -116,13 +109,6 @@ class Method:
             "with_flow": self.with_flow,
             "batch_size": self.batch_size,
         }
-
-
-def make_flow(data: ImageData) -> TarFlow:
-    """A new flow of a data set."""
-    channels, height, width = data.image_shape
-    told = {"num_classes": data.num_classes, "class_names": data.class_names, "codec": data.codec}
-    return TarFlow((height, width), PATCH_SIZE, channels, **told, **FLOW)
 
 
 def _words(value: Any) -> str:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tarflow.ablation.data_sets import DATA
+from tarflow.ablation.sampled_run import SampledRun
 from tarflow.ablation.samplers.methods import METHODS
-from tarflow.ablation.samplers.sampler_runs import FlowRun, SamplerRun, StudentRun
-from tarflow.ablation.samplers.sampler_times import TimesRun
+from tarflow.ablation.samplers.sampler_runs import FlowRun, StudentRun
 from tarflow.ablation.study import Study, check_known, write_results
-from tarflow.ablation.variant_runs import DATA
+from tarflow.ablation.times_run import TimesRun, with_times
 from tarflow.arguments import check_integer
 from tarflow.errors import ConfigurationError
 
@@ -75,7 +76,7 @@ class SamplerStudy:
         return cls(directory, flows, students, repetitions, threads)
 
     @property
-    def fitted(self) -> list[SamplerRun]:
+    def fitted(self) -> list[SampledRun]:
         """Everything that is fitted."""
         return [*self.flows, *self.students]
 
@@ -99,21 +100,9 @@ class SamplerStudy:
 
     def results(self) -> list[dict[str, Any]]:
         """What the runs that fit have left, with the times of their samples."""
-        times = {}
-        for each in Study(self.directory, self._times).results():
-            times |= each["milliseconds"]
         found = Study(self.directory, self.fitted).results()
-        names = [_name(result["settings"]) for result in found]
-        return [
-            {**result, "milliseconds": times.get(name, {})}
-            for name, result in zip(names, found, strict=True)
-        ]
+        return with_times(found, Study(self.directory, self._times).results())
 
     def write(self) -> Path:
         """Put all results into one file, a line for each run."""
         return write_results(self.directory / "results.json", self.results())
-
-
-def _name(settings: dict[str, Any]) -> str:
-    """The name of the run of some settings."""
-    return f"{settings['data']}-{settings['variant']}-{settings['seed']}"

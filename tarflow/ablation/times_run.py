@@ -1,6 +1,6 @@
-"""How long the samples of a study's models take: all of them in turns, and nothing beside them."""
+"""How long samples of models take: all of them in turns, and nothing beside them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -8,20 +8,15 @@ from typing import Any
 
 import torch
 
-from tarflow.ablation.samplers.sampler_runs import SamplerRun
+from tarflow.ablation.claims import Results
+from tarflow.ablation.sampled_run import SampledRun
 from tarflow.ablation.study import StudyRun
 from tarflow.evaluation.provenance import software
-from tarflow.evaluation.ways import StudentWays
 from tarflow.flows.checkpoint import WEIGHTS
-from tarflow.flows.decoding import DecodeOptions
-from tarflow.flows.guidance import LinearGuidance
-from tarflow.flows.pretrained import load
+from tarflow.flows.codec import Stored
 from tarflow.machine.device import medians
-from tarflow.sampling.drawing import read_classes
-from tarflow.sampling.flow_sampler import FlowSampler
 from tarflow.sampling.sample_folder import fingerprints
 from tarflow.sampling.sampler import Sampler
-from tarflow.students.student import Student
 
 BATCH_SIZES = (1, 64)
 
@@ -41,7 +36,7 @@ class TimesRun(StudyRun):
     """
 
     data: str
-    models: tuple[SamplerRun, ...]
+    models: tuple[SampledRun, ...]
     repetitions: int
     threads: int
 
@@ -60,11 +55,8 @@ class TimesRun(StudyRun):
         torch.set_num_threads(self.threads)
         tasks: dict[Task, Callable[[], Any]] = {}
         for run in self.models:
-            for (way, sampler), size in product(ways_of(run).items(), BATCH_SIZES):
-                indices = range(size)
-                tasks[run.name, way, size] = partial(
-                    sampler.draw, indices, sampler.context(indices)
-                )
+            for (way, sampler), size in product(run.samplers().items(), BATCH_SIZES):
+                tasks[run.name, way, size] = partial(_pictures, sampler, size)
         for warm_up in tasks.values():
             warm_up()
         found = medians(tasks, "cpu", self.repetitions)
@@ -75,14 +67,33 @@ class TimesRun(StudyRun):
         return {"settings": self.settings, "software": software(), "milliseconds": times}
 
 
-def ways_of(run: SamplerRun) -> Mapping[str, Sampler]:
-    """What draws from a run's model, in every way that is judged, by its name."""
-    model, rule = load(run.pretrained), LinearGuidance(run.weight)
-    if isinstance(model, Student):
-        return StudentWays(model, rule, run.steps or ()).samplers(conditioned=True)
-    classes, found = read_classes("all", model.num_classes), {}
-    for words, guidance in {f"guidance {rule.weight:g}": rule, "no guidance": None}.items():
-        for panel, denoise in {"denoised": True, "not denoised": False}.items():
-            told = {"denoise": denoise, "options": DecodeOptions(guidance).prepared()}
-            found[f"{words}, {panel}"] = FlowSampler(model, classes=classes, **told)
+def with_times(results: Results, times: Results) -> list[dict[str, Any]]:
+    """What runs that fit have left, each with the times of its samples, as far as they are known.
+
+    Samples `per_second` are those of the larger batches.
+
+    Args:
+        results: Of the runs that fit.
+        times: Of the runs that time.
+    """
+    known: dict[str, Any] = {}
+    for each in times:
+        known |= each["milliseconds"]
+    found = []
+    for each in results:
+        ways = known.get(_name(each["settings"]), {})
+        rates = {way: 1000 / took[f"batch_{BATCH_SIZES[-1]}"] for way, took in ways.items()}
+        found.append({**each, "milliseconds": ways, "per_second": rates})
     return found
+
+
+def _name(settings: dict[str, Any]) -> str:
+    """The name of the run of some settings."""
+    return f"{settings['data']}-{settings['variant']}-{settings['seed']}"
+
+
+def _pictures(sampler: Sampler, count: int) -> Stored:
+    """Samples as they are stored."""
+    indices = range(count)
+    panels, _ = sampler.draw(indices, sampler.context(indices))
+    return sampler.codec.decode(panels[sampler.panels[-1]])

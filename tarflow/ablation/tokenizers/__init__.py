@@ -1,0 +1,1 @@
+"""The study of tokenizers: what they keep of images, and flows of their latents."""
