@@ -114,7 +114,7 @@ def settings_of(
         "data": data.name,
         "split": split,
         "count": len(part_of(data, split)),
-        "codec": flow.codec.words,
+        "codec": flow.codec and flow.codec.words,
         "noise": repr(noise),
         "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
         "software": software(),

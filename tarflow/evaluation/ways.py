@@ -92,7 +92,7 @@ class FlowWays(Ways):
         return {
             "guidance": repr(self.guidance),
             "denoiser": repr(self.denoiser.fitted(self.model.noise)) if removable else None,
-            "codec": self.model.codec.words,
+            "codec": self.model.codec and self.model.codec.words,
             "noise": repr(self.model.noise),
         }
 
@@ -134,5 +134,5 @@ class StudentWays(Ways):
         return {
             "guidance": self.guidance.weight,
             "steps": self._steps,
-            "codec": self.model.codec.words,
+            "codec": self.model.codec and self.model.codec.words,
         }

@@ -171,8 +171,9 @@ def encode(value: Any, name: str = "the description") -> Any:
     Raises:
         CheckpointError: It holds what a file cannot keep, such as a function, or NaN.
     """
-    if isinstance(value, nn.Module) and hasattr(value, "described"):  # a codec with weights
-        kind, description = value.described
+    described: Any = getattr(value, "described", None)  # of a codec with weights
+    if described is not None:
+        kind, description = described
         return {**encode(description, name), "type": kind}
     if is_dataclass(value) and not isinstance(value, type):
         held = {field.name: getattr(value, field.name) for field in fields(value)}
@@ -201,12 +202,13 @@ def _decode(value: Any, path: Path) -> Any:
     kind = arguments.pop("type", None)
     part = KNOWN.get(kind) if isinstance(kind, str) else None
     is_part = isinstance(part, type) and issubclass(part, Part)
-    if not (is_part and (is_dataclass(part) or issubclass(part, nn.Module))):
+    if part is None or not is_part or not (is_dataclass(part) or issubclass(part, nn.Module)):
         raise CheckpointError(
             f"{path} names {kind!r}, which is not known here: import the package that defines it"
             f" first, or give the commands its name in TARFLOW_TARGETS"
         )
+    make: Any = part
     try:
-        return part(**arguments)
+        return make(**arguments)
     except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: cannot make a {kind}: {error}") from error

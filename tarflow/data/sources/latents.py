@@ -36,8 +36,8 @@ def latents(root: str | Path, validation_fraction: float = 0.0, verify: bool = F
         )
     parts: dict[str, LabelledImages] = {}
     for part in description.counts:
-        files = (folder / f"{part}_{kind}.npy" for kind in ("latents", "labels"))
-        parts[part] = MappedImages(*files, description.dtype, description.layout)
+        stored, labels = (folder / f"{part}_{kind}.npy" for kind in ("latents", "labels"))
+        parts[part] = MappedImages(stored, labels, description.dtype, description.layout)
         check_part(folder, part, parts[part], description, tokenizer.latent_shape, verify)
     data = ImageData.of(
         f"{description.name}, {tokenizer.words}",
