@@ -66,7 +66,14 @@ def told(found: tuple[float, float] | None) -> str:
     if found is None:
         return ""
     mean, deviation = found
-    return f"{mean:.3g} ± {deviation:.1g}" if deviation else f"{mean:.3g}"
+    if deviation <= 1e-9 * abs(mean):  # the same in all runs, but for how it was rounded
+        return _plain(mean, 3)
+    return f"{_plain(mean, 3)} ± {_plain(deviation, 1)}"
+
+
+def _plain(value: float, digits: int) -> str:
+    """A number with so many digits that mean something, and no powers of ten."""
+    return f"{float(f'{value:.{digits}g}'):,g}"
 
 
 def _real(results: Results, data: str, path: str, variant: str) -> str:

@@ -18,3 +18,15 @@ def new_figure(**options: Any) -> Any:
             "pictures need matplotlib: pip install 'tarflow[plots]'"
         ) from error
     return Figure(layout="constrained", **options)
+
+
+def set_logarithmic(panel: Any, *names: str) -> None:
+    """Let axes of a panel, `x` or `y`, be logarithmic, with 1, 2, 5, 10 and so on told plainly."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for name in names:
+        getattr(panel, f"set_{name}scale")("log")
+        axis = getattr(panel, f"{name}axis")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())

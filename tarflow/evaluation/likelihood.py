@@ -120,8 +120,8 @@ class LikelihoodMetrics(Metrics):
         if Unit.of(flow).codec is not None:
             return
         reason = (
-            f"the flow was trained with {flow.codec and flow.codec.words} and {flow.noise}: its density is not"
-            " one of pixels, and bits/dim do not follow from it"
+            f"the flow was trained with {flow.codec and flow.codec.words} and {flow.noise}: its"
+            " density is not one of pixels, and bits/dim do not follow from it"
         )
         if self.unit == "bits":
             raise ConfigurationError(f"{reason}. Leave unit=bits out for its likelihood in nats")

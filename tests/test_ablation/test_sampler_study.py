@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from tarflow import ConfigurationError, load
 from tarflow.ablation.data_sets import data_of
+from tarflow.ablation.marked_page import with_blocks
 from tarflow.ablation.principal_components import PrincipalComponents
 from tarflow.ablation.samplers.distilling import distil
 from tarflow.ablation.samplers.methods import METHODS
@@ -19,6 +21,7 @@ from tarflow.ablation.times_run import TimesRun
 from tarflow.cli import run_command
 from tarflow.data.loading.batches import read_batch
 
+ROOT = Path(__file__).parents[2]
 SCORES = ("frechet_distance", "kernel_distance", "precision", "recall", "accuracy")
 SECONDS = 0.2
 
@@ -148,6 +151,13 @@ def test_a_page_keeps_its_words_and_gets_tables_and_a_plot(tmp_path):
     text = (tmp_path / "new.md").read_text()
     assert all(f"<!-- table: {name} -->" in text for name in blocks(RESULTS))
     assert "![Quality against time](images/few_passes.png)" in text
+
+
+def test_the_published_page_shows_the_published_results():
+    page = (ROOT / "docs" / "few-passes.md").read_text()
+    results = json.loads((ROOT / "benchmarks" / "results" / "samplers.json").read_text())
+    assert {result["settings"]["variant"] for result in results} == {"flow", *METHODS}
+    assert with_blocks(page, blocks(results)) == page
 
 
 @pytest.mark.parametrize(

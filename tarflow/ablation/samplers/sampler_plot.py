@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from tarflow.ablation.claims import Quantity, Results, data_of
-from tarflow.evaluation.figures import new_figure
+from tarflow.evaluation.figures import new_figure, set_logarithmic
 from tarflow.machine.files import replacing
 
 PICTURE = "few_passes.png"
 SIZES = (1, 64)
-COLORS = ("#222222", "#1f6f8b", "#6a994e", "#d1603d", "#7d4e9e", "#b08900", "#8a8a8a")
+COLORS = (
+    *("#222222", "#1f6f8b", "#6a994e", "#d1603d"),
+    *("#7d4e9e", "#b08900", "#8a8a8a", "#d183b0"),
+)
 
 
 def draw(path: Path, results: Results, lines: Mapping[str, Sequence[Any]]) -> Path:
@@ -57,8 +60,7 @@ def _draw_panel(
     real = Quantity("flow", "real/frechet_distance").spread(results, data)
     if real is not None:
         axes.axhline(real[0], color="0.6", linewidth=0.8, linestyle=":")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    set_logarithmic(axes, "x", "y")
     axes.set_title(f"{data}, {size} at a time", fontsize=9)
     axes.set_xlabel("milliseconds for each sample", fontsize=8)
     axes.set_ylabel("Fréchet distance (dotted: real images)", fontsize=8)

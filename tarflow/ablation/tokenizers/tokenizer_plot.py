@@ -7,7 +7,7 @@ from typing import Any
 from tarflow.ablation.claims import Quantity, Results, data_of
 from tarflow.ablation.tokenizers.recipes import RECIPES
 from tarflow.ablation.ways_table import WayRow
-from tarflow.evaluation.figures import new_figure
+from tarflow.evaluation.figures import new_figure, set_logarithmic
 from tarflow.machine.files import replacing
 
 PICTURE = "tokenizers.png"
@@ -61,7 +61,7 @@ def _draw_samples(axes: Any, results: Results, data: str, rows: Sequence[WayRow]
         distance = row.quantity("samples/{}/frechet_distance").spread(results, data)
         if speed is not None and distance is not None:
             _point(axes, speed, distance, {"color": f"C{number}", "label": row.words})
-    axes.set_xscale("log")
+    set_logarithmic(axes, "x")
     axes.set_xlabel("samples a second", fontsize=8)
     axes.set_ylabel("Fréchet distance", fontsize=8)
 
