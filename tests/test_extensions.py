@@ -139,7 +139,7 @@ def test_samples_lose_their_noise_as_the_denoiser_says(folder):
 
 def test_a_file_holds_an_idea_and_the_package_is_known_to_nothing():
     files = sorted(path.stem for path in (PACKAGE / "extra").glob("*.py"))
-    assert len(files) == 14
+    assert len(files) == 15
     root = Path(tarflow.__file__).parent
     named = [path for path in root.rglob("*.py") if "brightness" in path.read_text()]
     assert not named

@@ -1,6 +1,7 @@
 """Quantization of every number by itself."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ class FiniteScalar(Bottleneck):
         ConfigurationError: There is no channel, or a channel has fewer than 3 levels.
     """
 
-    levels: tuple[int, ...] = (8, 5, 5, 5)
+    levels: Sequence[int] = (8, 5, 5, 5)
 
     def __post_init__(self):
         if not isinstance(self.levels, tuple | list) or not self.levels:
@@ -49,7 +50,7 @@ class FiniteScalar(Bottleneck):
         return math.prod(self.levels)
 
     def module(self) -> Squeeze:
-        return FiniteScalars(self.levels)
+        return FiniteScalars(tuple(self.levels))
 
 
 class FiniteScalars(Squeeze):

@@ -52,7 +52,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "label": ("some", 3, -2, 1.5, [], ["a"], [0, 7], [0.5], {"a": 1}, True, None),
         "guidance": (-1.0, float("inf"), None, True, *REAL),
         "temperature": (0, -1, float("inf"), None, *REAL),
-        "denoise": (*TRUTH, None),
+        "denoise": TRUTH,
         "seed": ("text", 1.5, None, [1], {"a": 1}, True, float("nan")),
         "batch_size": POSITIVE,
         "dtype": ("float99", "float", 3, [1], {"a": 1}, True, "os.system"),
