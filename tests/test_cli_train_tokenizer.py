@@ -131,7 +131,10 @@ def test_smoke_tunes_in_two_small_steps():
 
 def test_what_is_no_tokenizer_cannot_be_tuned():
     tiny_flow(8, 2, 1).save_pretrained("run")
-    assert "run holds a TarFlow, which is not a tokenizer" in refused_to_tune()
+    assert (
+        "holds a TarFlow, which is not a Tokenizer: give the folder of a Tokenizer"
+        in refused_to_tune()
+    )
     IdentityTokenizer(8).save_pretrained("run")
     assert "a IdentityTokenizer has no decoder" in refused_to_tune()
     Autoencoder(16, factor=2, width=8).save_pretrained("run")

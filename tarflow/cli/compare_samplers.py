@@ -8,6 +8,7 @@ from tarflow.ablation.samplers.methods import METHODS
 from tarflow.ablation.samplers.sampler_study import SamplerStudy
 from tarflow.ablation.samplers.sampler_tables import blocks, fill
 from tarflow.cli.settings import Settings
+from tarflow.cli.study_page import leave_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,4 @@ def compare_samplers(config: CompareSamplersSettings) -> None:
         cores if config.threads is None else config.threads,
     )
     study.do(cores if config.workers is None else config.workers)
-    page = Path(config.page or study.directory / "few-passes.md")
-    results = study.results()
-    for path in (study.write(), *fill(page, results)):
-        print(path)
-    for name, table in blocks(results).items():
-        if name != "plot":
-            print(f"\n## {name}\n\n{table}")
+    leave_page(study, Path(config.page or study.directory / "few-passes.md"), fill, blocks)

@@ -8,6 +8,7 @@ from tarflow.ablation.tokenizers.recipes import RECIPES
 from tarflow.ablation.tokenizers.tokenizer_study import TokenizerStudy
 from tarflow.ablation.tokenizers.tokenizer_tables import blocks, fill
 from tarflow.cli.settings import Settings
+from tarflow.cli.study_page import leave_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +43,4 @@ def compare_tokenizers(config: CompareTokenizersSettings) -> None:
         cores if config.threads is None else config.threads,
     )
     study.do(cores if config.workers is None else config.workers)
-    page = Path(config.page or study.directory / "latents.md")
-    results = study.results()
-    for path in (study.write(), *fill(page, results)):
-        print(path)
-    for name, table in blocks(results).items():
-        if name != "plot":
-            print(f"\n## {name}\n\n{table}")
+    leave_page(study, Path(config.page or study.directory / "latents.md"), fill, blocks)

@@ -1,14 +1,12 @@
 """`tarflow tune-decoder`: lets the decoder of a tokenizer learn to remove noise from latents."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from tarflow.cli.choices import find_pretrained
 from tarflow.cli.command import instantiate
 from tarflow.cli.fit import FitSettings, check_whole, fit
 from tarflow.data import ImageData
-from tarflow.errors import CheckpointError, ConfigurationError
-from tarflow.flows.pretrained import load
+from tarflow.errors import ConfigurationError
 from tarflow.sampling.sample_folder import fingerprints
 from tarflow.tokenizers import Tokenizer
 from tarflow.training import TokenizerModule
@@ -36,7 +34,7 @@ def tune_decoder(config: TuneDecoderSettings) -> float | None:
     def make(data: ImageData) -> TokenizerModule:
         objective = instantiate(config.objective)
         objective.prepare(data)
-        tokenizer = to_tune(_tokenizer(directory), config.noise_std)
+        tokenizer = to_tune(Tokenizer.from_pretrained(directory), config.noise_std)
         if data.image_shape != tokenizer.image_shape or data.codec != tokenizer.pixels:
             raise ConfigurationError(
                 f"{data.name} has images of shape {data.image_shape} ({data.codec.words}), but"
@@ -45,14 +43,3 @@ def tune_decoder(config: TuneDecoderSettings) -> float | None:
         return instantiate(config.module, tokenizer=tokenizer, objective=objective)
 
     return fit(config, make, {"checkpoint": fingerprints(directory)})
-
-
-def _tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a folder."""
-    model = load(directory)
-    if not isinstance(model, Tokenizer):
-        raise CheckpointError(
-            f"{directory} holds a {type(model).__name__}, which is not a tokenizer: give the run"
-            " of one, by `tarflow train-tokenizer`"
-        )
-    return model

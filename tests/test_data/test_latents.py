@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks import preparing
 from tarflow import CheckpointError, DataError, Tokenizer
 from tarflow.data import ImageData, digits, latents, memory_mapped, prepare, random_images
 from tarflow.data.storage.latent_preparation import prepare_latents
@@ -252,14 +251,3 @@ def test_the_tokenizer_is_saved_as_it_is(tmp_path, data, tokenizer):
     read = Tokenizer.from_pretrained(tmp_path / "out/tokenizer")
     for name, value in tokenizer.state_dict().items():
         assert torch.equal(read.state_dict()[name], value)
-
-
-def test_the_benchmark_measures_both_in_turns(data, tokenizer):
-    seconds = preparing.measure(data, tokenizer, repeats=2)
-    assert {name: len(each) for name, each in seconds.items()} == {
-        "bare encoding": 2,
-        "preparation": 2,
-    }
-    assert preparing.cost({"bare encoding": [1.0, 9.0, 2.0], "preparation": [2.2]}) == (
-        pytest.approx(0.1)
-    )
