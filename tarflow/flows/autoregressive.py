@@ -18,7 +18,7 @@ from tarflow.flows.implicit import differentiable
 from tarflow.flows.report import Inverse
 from tarflow.flows.shapes import PerExample, Sequences
 from tarflow.flows.transforms import Transform
-from tarflow.nn.attention import KVCache, Window
+from tarflow.nn.attention import Fronts, KVCache, Window
 from tarflow.nn.networks import Network, Networks
 from tarflow.nn.transformer import CausalTransformer, Condition
 
@@ -121,7 +121,7 @@ class Prediction:
     cache: KVCache | None
     dtype: torch.dtype
 
-    def __call__(self, x: Vectors, start: int) -> Affine:
+    def __call__(self, x: Vectors, start: int | Fronts) -> Affine:
         """Predict the maps of positions `start + 1 ...` from the values before them."""
         window = Window(start, self.cache, self.temperature)
         return self.scale.affine(self.network(x, self.condition, window).to(self.dtype))
@@ -135,12 +135,15 @@ class GuidedPrediction:
     guidance: Guidance
     weights: Float[Tensor, "length 1"]
 
-    def __call__(self, x: Vectors, start: int) -> Affine:
+    def __call__(self, x: Vectors, start: int | Fronts) -> Affine:
         """Predict twice and combine."""
-        both = self.prediction(torch.cat([x, x]), start)
+        if isinstance(start, int):
+            twice, weight = start, self.weights.narrow(0, start + 1, x.shape[1])
+        else:
+            twice, weight = start.twice(), self.weights[start.positions + 1]
+        both = self.prediction(torch.cat([x, x]), twice)
         log_scale, null_log_scale = both.log_scale.chunk(2)
         shift, null_shift = both.shift.chunk(2)
-        weight = self.weights.narrow(0, start + 1, x.shape[1])
         return self.guidance(Affine(log_scale, shift), Affine(null_log_scale, null_shift), weight)
 
 
@@ -162,8 +165,12 @@ class Inversion:
 
     def solve(self, network: Network) -> Inverse:
         """Decode, with the transform's network or one made of that."""
-        options = self.options
-        return options.decoder.at(options.depth)(self.predict(network, cached=True), self.z)
+        cache = network.new_cache(len(self.z) * (1 if self.rule is None else 2))
+        decoder = self.options.decoder.at(self.options.depth)
+        inverse = decoder(self.predict(network, cache), self.z)
+        # Of a device this cannot be known without waiting for it.
+        cache.clean = self.z.device.type == "cpu" and bool(inverse.report.finite.all())
+        return inverse
 
     def repair(self, inverse: Inverse, exact: Network) -> Inverse:
         """Measure an inverse of lower precision with an exact network; redo what misses.
@@ -187,10 +194,9 @@ class Inversion:
         context = self.context.map(lambda part: part[rows])
         return inverse.put(rows, replace(self, z=self.z[rows], context=context).solve(exact))
 
-    def predict(self, network: Network, cached: bool = False) -> Predict:
+    def predict(self, network: Network, cache: KVCache | None = None) -> Predict:
         """The prediction to solve for, guided or not."""
         z, context, rule = self.z, self.context, self.rule
-        cache = network.new_cache(len(z) * (1 if rule is None else 2)) if cached else None
         if rule is None:
             return self.transform.predict(network, context, z, cache)
         stacked = with_null(context, self.transform.conditioners, z, rule.temperature)

@@ -15,11 +15,15 @@ from tarflow.flows.affine import Affine, Vectors
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.shapes import PerExample, Sequences
+from tarflow.nn.attention import Fronts
 from tarflow.nn.networks import Networks
 from tarflow.registry import Part
 
-Predict = Callable[[Vectors, int], Affine]
-"""Given values at positions `start ...`, predicts the maps one position further on."""
+Predict = Callable[[Vectors, int | Fronts], Affine]
+"""Given values at positions `start ...`, predicts the maps one position further on.
+
+The start is the same for all examples, or there is one for each, known to the device alone.
+"""
 
 
 def residual(affine: Affine, x: Sequences, z: Sequences) -> PerExample:

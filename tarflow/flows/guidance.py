@@ -15,8 +15,8 @@ from tarflow.flows.affine import Affine, SignedAffine
 from tarflow.flows.shapes import PerPosition
 from tarflow.registry import Part
 
-Weight = Float[Tensor, "window 1"]
-"""The weight of guidance at some positions."""
+Weight = Float[Tensor, "*batch window 1"]
+"""The weight of guidance at some positions, the same in all examples or not."""
 
 
 class Schedule(Part, ABC):

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tarflow.errors import ConfigurationError
 from tarflow.nn.gates import Gate
-from tarflow.nn.kernels import AttentionKernel, FullAttention, TorchAttention
+from tarflow.nn.kernels import AttentionKernel, FullAttention, TorchAttention, cached_kernel
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import turn
 
@@ -22,7 +22,9 @@ New = Float[Tensor, "batch heads window head_dim"]
 Known = Float[Tensor, "batch heads end head_dim"]
 """Keys or values of all positions up to the end of a window."""
 
-Turn = tuple[Float[Tensor, "window head_dim"], Float[Tensor, "window head_dim"]]
+Angle = Float[Tensor, "*own window head_dim"]
+
+Turn = tuple[Angle, Angle]
 """Cosines and sines by which queries and keys of a window are turned."""
 
 Modulation = Float[Tensor, "#batch *window numbers"]
@@ -36,17 +38,32 @@ class KVCache:
     Storage takes its batch size, dtype and device from the first keys that each layer writes, so a
     cache follows autocast and the model's device by itself. Writes are in place, hence not
     differentiable.
+
+    Attributes:
+        clean: Whether all of it is known to be finite, so that others may read what they mask.
     """
 
     def __init__(self, num_layers: int, length: int):
         self.length = length
+        self.clean = True
         self.keys: list[Tensor | None] = [None] * num_layers
         self.values: list[Tensor | None] = [None] * num_layers
 
     def update(self, layer: int, start: int, keys: New, values: New) -> tuple[Known, Known]:
         """Write a window at positions `start ...` and return everything up to its end."""
-        keys = self._write(self.keys, layer, start, keys)
-        return keys, self._write(self.values, layer, start, values)
+        window, known = keys.shape[2], []
+        for store, new in zip(self.storage(layer, keys, values), (keys, values), strict=True):
+            # half the time of an index, 5 % of a step
+            store.narrow(2, start, window).copy_(new)
+            known.append(store.narrow(2, 0, start + window))
+        return known[0], known[1]
+
+    def storage(self, layer: int, keys: New, values: New) -> tuple[Tensor, Tensor]:
+        """The whole storage of a layer, zeros at first: made for its first keys and values."""
+        if self.keys[layer] is None:
+            for stores, new in ((self.keys, keys), (self.values, values)):
+                stores[layer] = new.new_zeros(*new.shape[:2], self.length, new.shape[3])
+        return self.held(layer)
 
     def clear(self) -> None:
         """Fill all storage with zeros."""
@@ -69,13 +86,58 @@ class KVCache:
         assert values is not None
         return keys, values
 
-    def _write(self, store: list[Tensor | None], layer: int, start: int, new: Tensor) -> Tensor:
-        """Overwrite positions of one layer in place; the result is a view, not a copy."""
-        window, kept = new.shape[2], store[layer]
-        if kept is None:
-            kept = store[layer] = new.new_empty(*new.shape[:2], self.length, new.shape[3])
-        kept.narrow(2, start, window).copy_(new)  # half the time of an index, 5 % of a step
-        return kept.narrow(2, 0, start + window)
+
+@dataclass(frozen=True)
+class Fronts:
+    """Windows that start at a position of their own in each sequence, known to the device alone.
+
+    Every pass over as many sequences and inputs has the same shapes, so that one compiled code or
+    CUDA graph serves all positions. In return it reads a fixed number of cached positions, those
+    that an input does not see masked out.
+
+    Attributes:
+        positions: Those of the inputs; of one row where they are the same in all sequences.
+        seen: Which of the cached positions each input sees: those up to its own.
+    """
+
+    positions: Int[Tensor, "#batch window"]
+    seen: Bool[Tensor, "#batch 1 window keys"]
+
+    @classmethod
+    def at(cls, position: Int[Tensor, " #batch"], count: int, num_keys: int) -> "Fronts":
+        """Windows of so many inputs; all end within so many positions."""
+        steps = torch.arange(max(count, num_keys), device=position.device)
+        positions = position[:, None] + steps[:count]
+        return cls(positions, (steps[:num_keys] <= positions[..., None])[:, None])
+
+    def twice(self) -> "Fronts":
+        """Those of all sequences, and of all of them again."""
+        return Fronts(self.positions.repeat(2, 1), self.seen.repeat(2, 1, 1, 1))
+
+    def write(self, store: Tensor, new: New) -> None:
+        """Overwrite cached keys or values at the positions of the inputs."""
+        if len(self.positions) == 1:
+            store.index_copy_(2, self.positions[0], new)
+        else:
+            rows = torch.arange(len(new), device=new.device)[:, None]
+            store.transpose(1, 2)[rows, self.positions] = new.transpose(1, 2)
+
+    def attend(self, stored: tuple[Tensor, Tensor], q: New, k: New, v: New) -> New:
+        """Write keys and values, and attend to all that each query sees."""
+        kernel = cached_kernel(q)
+        if kernel is not None:
+            first = self.positions[:, 0].expand(len(q))
+            return kernel(q, *stored, k, v, first)
+        for store, new in zip(stored, (k, v), strict=True):
+            self.write(store, new)
+        keys, values = (store[:, :, : self.seen.shape[-1]] for store in stored)
+        if q.is_cuda or q.shape[2] > 1:
+            return F.scaled_dot_product_attention(q, keys, values, attn_mask=self.seen)
+        # Products and sums, not a kernel: inductor fuses them into one reading of the cache.
+        precise = torch.promote_types(q.dtype, torch.float32)
+        logits = (q * keys).sum(dim=-1, dtype=precise) * q.shape[-1] ** -0.5
+        weights = logits.masked_fill(~self.seen[:, :, 0], -torch.inf).softmax(dim=-1)
+        return (weights.to(values.dtype)[..., None] * values).sum(dim=2, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -83,73 +145,34 @@ class Window:
     """What a pass through the layers attends to besides its own inputs, and how sharply.
 
     Attributes:
-        start: Position of the first input.
+        start: Position of the first input, in all sequences; or where the windows of each lie.
         cache: Keys and values of the positions before; written at those of the inputs.
         temperature: Divisor of the attention logits, one per example.
         rotation: How a transformer with rotary positions turns queries and keys of the window.
         modulation: What the layer reads of the condition, where it reads any.
     """
 
-    start: int = 0
+    start: int | Fronts = 0
     cache: KVCache | None = None
     temperature: Float[Tensor, " batch"] | None = None
     rotation: Turn | None = None
     modulation: Modulation | None = None
 
     def rows(
-        self, table: Float[Tensor, "length model_dim"], count: int
-    ) -> Float[Tensor, "window model_dim"]:
+        self, table: Float[Tensor, "length numbers"], count: int
+    ) -> Float[Tensor, "*batch window numbers"]:
         """The rows of a table by position that belong to `count` inputs."""
+        if isinstance(self.start, Fronts):
+            return table[self.start.positions]
         return table.narrow(0, self.start, count)
 
     def attend(self, layer: int, q: New, k: New, v: New, dropout: float = 0.0) -> New:
         """Write a layer's keys and values into the cache and attend to all up to each query."""
-        if self.cache is not None:
-            k, v = self.cache.update(layer, self.start, k, v)
-        return attend(q, k, v, dropout)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A window of one input whose position is a tensor: one graph serves every position.
-
-    Compiled code and CUDA graphs hold the shapes they were made for, so that the step attends to
-    a fixed number of cached positions, those after its own masked out.
-
-    Attributes:
-        position: Position of the input.
-        num_keys: Number of cached positions to read; more than `position`.
-        cache: Keys and values; storage of every layer is there.
-        temperature: As in a `Window`, and so are `rotation` and `modulation`.
-    """
-
-    position: Int[Tensor, " 1"]
-    num_keys: int
-    cache: KVCache
-    temperature: Float[Tensor, " batch"] | None = None
-    rotation: Turn | None = None
-    modulation: Modulation | None = None
-
-    def rows(
-        self, table: Float[Tensor, "length model_dim"], count: int
-    ) -> Float[Tensor, "1 model_dim"]:
-        """The row of a table by position that belongs to the input."""
-        return table.index_select(0, self.position)
-
-    def attend(self, layer: int, q: New, k: New, v: New, dropout: float = 0.0) -> New:
-        """Write a layer's key and value into the cache and attend to all up to the query."""
-        stored = self.cache.held(layer)
-        for store, new in zip(stored, (k, v), strict=True):
-            store.index_copy_(2, self.position, new)
-        keys, values = (store[:, :, : self.num_keys] for store in stored)
-        later = torch.arange(self.num_keys, device=q.device) > self.position
-        if q.is_cuda:
-            return F.scaled_dot_product_attention(q, keys, values, attn_mask=~later[None])
-        # Products and sums, not a kernel: inductor fuses them into one reading of the cache.
-        precise = torch.promote_types(q.dtype, torch.float32)
-        logits = (q * keys).sum(dim=-1, dtype=precise) * q.shape[-1] ** -0.5
-        weights = logits.masked_fill(later, -torch.inf).softmax(dim=-1).to(values.dtype)
-        return (weights[..., None] * values).sum(dim=2, keepdim=True)
+        if self.cache is None:
+            return attend(q, k, v, dropout)
+        if isinstance(self.start, Fronts):
+            return self.start.attend(self.cache.storage(layer, k, v), q, k, v)
+        return attend(q, *self.cache.update(layer, self.start, k, v), dropout)
 
 
 WHOLE = Window()
@@ -191,7 +214,7 @@ class CausalSelfAttention(nn.Module):
         self.gate = None if gate is None else gate(model_dim)
 
     def forward(
-        self, x: Float[Tensor, "batch *window model_dim"], window: Window | Step = WHOLE
+        self, x: Float[Tensor, "batch *window model_dim"], window: Window = WHOLE
     ) -> Float[Tensor, "batch *window model_dim"]:
         """Attend to the inputs and to what the window's cache holds before them.
 

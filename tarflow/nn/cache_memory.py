@@ -23,13 +23,20 @@ class CacheMemory(threading.local):
         self.everywhere.add(self)
 
     def new_cache(self, kind: Hashable, rows: int, make: Callable[[int], KVCache]) -> KVCache:
-        """A cache of so many sequences; `make` makes one if none of this kind can be used."""
+        """A cache of so many sequences; `make` makes one if none of this kind can be used.
+
+        What it holds is finite: masked, it counts zero times, which what is not finite would not.
+        """
         # Tensors made in inference mode cannot be written to outside of it.
         kind = (kind, torch.is_inference_mode_enabled())
         kept = self.caches.get(kind)
         if kept is None or kept[0] != rows:
             kept = self.caches[kind] = (rows, make(rows))
-        return kept[1]
+        cache = kept[1]
+        if not cache.clean:
+            cache.clear()
+        cache.clean = False  # until whoever decodes with it finds that it is
+        return cache
 
     def release(self) -> None:
         """Let go of what this thread keeps; whoever still decodes with it may go on."""

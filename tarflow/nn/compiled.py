@@ -2,17 +2,17 @@
 
 import itertools
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tarflow.nn.attention import KVCache, Step, Window
+from tarflow.nn.attention import Fronts, KVCache, Window
 from tarflow.nn.cache_memory import CacheMemory
 from tarflow.nn.snapshot import Outline
 from tarflow.nn.transformer import CausalTransformer, Condition
@@ -48,22 +48,14 @@ class Room:
         cache.clear()  # what is not finite would pass the mask: zero times it is not a number
         return cache
 
-    def step(
-        self,
-        network: "CompiledNetwork",
-        x: Float[Tensor, "batch 1 in_features"],
-        condition: Condition,
-        step: Step,
-    ) -> Float[Tensor, "batch 1 out_features"]:
+    def step(self, network: "CompiledNetwork", step: "Step") -> Tensor:
         """Take a step by its graph, which is recorded where there is none."""
         graphs = self.graphs.setdefault(network, {})
-        key = len(x), step.num_keys, condition is None, step.temperature is None
-        if key not in graphs:
+        if step.shape not in graphs:
             # What is made in inference mode could not be written to outside of it.
             with torch.inference_mode(False), torch.no_grad():
-                recorded = GraphedStep(network.network, x, condition, step, self.pool, self.stream)
-            graphs[key] = recorded
-        return graphs[key](x, condition, step)
+                graphs[step.shape] = GraphedStep(network.network, step, self.pool, self.stream)
+        return graphs[step.shape](step)
 
 
 class GraphMemory(CacheMemory):
@@ -86,7 +78,7 @@ class CompiledNetwork:
     """A transformer whose single steps run compiled: inductor on CPUs, CUDA graphs on GPUs.
 
     A step reads a bucket of cached positions, and there is one graph for each bucket; windows of
-    several inputs run as they are.
+    several inputs have CUDA graphs too, and run as they are on CPUs.
 
     Args:
         network: The transformer to compile.
@@ -143,34 +135,68 @@ class CompiledNetwork:
         self, x: Float[Tensor, "batch window in_features"], condition: Condition, window: Window
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
+        cache, start, count = window.cache, window.start, x.shape[1]
         room = self.memory.caches.get(self.place) if x.is_cuda else None
-        graphed = room is not None and room.views.get(len(x)) is window.cache
-        if window.cache is None or x.shape[1] > 1 or x.is_cuda != graphed:
+        graphed = room is not None and room.views.get(len(x)) is cache
+        single = count == 1 and isinstance(start, int)
+        # A graph for each length of window would be made, were they not all the same in fronts.
+        ready = graphed and (single or not isinstance(start, int)) if x.is_cuda else single
+        if cache is None or not ready:
             return self.network(x, condition, window)
-        position = torch.full((1,), window.start, device=x.device)
-        num_keys = min(self.network.length, (window.start // self.bucket + 1) * self.bucket)
-        step = Step(position, num_keys, window.cache, window.temperature)
+        if isinstance(start, int):
+            position, end = torch.full((1,), start, device=x.device), start + 1
+        else:
+            position, end = start.positions[:, 0], start.seen.shape[-1]
+        num_keys = min(self.network.length, -(-end // self.bucket) * self.bucket)
+        step = Step(x, position, condition, window.temperature, num_keys, cache)
         if room is not None:
-            return room.step(self, x, condition, step)
+            return room.step(self, step)
         # A copy, for the strides of a slice would make another graph.
-        x = x.clone(memory_format=torch.contiguous_format)
-        compiled = compiled_step(self.kind, len(x), num_keys, self.backend)
-        return compiled(self.network, x, condition, step)
+        step = replace(step, x=x.clone(memory_format=torch.contiguous_format))
+        return compiled_step(self.kind, step.shape, self.backend)(self.network, step)
 
 
-def take_step(
-    network: CausalTransformer,
-    x: Float[Tensor, "batch 1 in_features"],
-    condition: Condition,
-    step: Step,
-) -> Float[Tensor, "batch 1 out_features"]:
+@dataclass(frozen=True)
+class Step:
+    """Inputs of a network at positions that are a tensor, so that compiled code serves all.
+
+    Attributes:
+        x: Inputs at one or several positions.
+        position: That of the first input, the same in all sequences or one for each.
+        condition: What the network adds.
+        temperature: As in a `Window`.
+        num_keys: Number of cached positions that are read.
+        cache: Keys and values; storage of every layer is there.
+    """
+
+    x: Float[Tensor, "batch window in_features"]
+    position: Int[Tensor, " #batch"]
+    condition: Condition
+    temperature: Float[Tensor, " batch"] | None
+    num_keys: int
+    cache: KVCache
+
+    @property
+    def shape(self) -> tuple[Hashable, ...]:
+        """What it shares with the steps that its code serves."""
+        given = (self.condition is None, self.temperature is None)
+        return *self.x.shape[:2], len(self.position), self.num_keys, *given
+
+    @property
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        """All tensors but those of the cache."""
+        return self.x, self.position, self.condition, self.temperature
+
+
+def take_step(network: CausalTransformer, step: Step) -> Tensor:
     """What is compiled; the network is an argument, so that transforms share the code."""
-    return network(x, condition, step)
+    fronts = Fronts.at(step.position, step.x.shape[1], step.num_keys)
+    return network(step.x, step.condition, Window(fronts, step.cache, step.temperature))
 
 
 @cache
-def compiled_step(kind: int, rows: int, num_keys: int, backend: str) -> Callable[..., Tensor]:
-    """`take_step` compiled for one kind of network, one number of rows and one of keys.
+def compiled_step(kind: int, shape: Hashable, backend: str) -> Callable[..., Tensor]:
+    """`take_step` compiled for one kind of network and steps of one shape.
 
     Each has code of its own: dynamo compiles the same code for a few shapes and then refuses.
     """
@@ -184,35 +210,22 @@ class GraphedStep:
     It reads its inputs at the addresses that it was recorded with, and copies new ones there.
     """
 
-    def __init__(
-        self,
-        network: CausalTransformer,
-        x: Float[Tensor, "batch 1 in_features"],
-        condition: Condition,
-        step: Step,
-        pool: Any,
-        stream: Any,
-    ):
-        self.x = x.clone()
-        self.condition = None if condition is None else condition.clone()
-        temperature = None if step.temperature is None else step.temperature.clone()
-        self.step = replace(step, position=step.position.clone(), temperature=temperature)
+    def __init__(self, network: CausalTransformer, step: Step, pool: Any, stream: Any):
+        copies = (None if each is None else each.clone() for each in step.inputs)
+        self.step = Step(*copies, step.num_keys, step.cache)  # pyright: ignore[reportArgumentType]
         # A recording must not be what first loads kernels; this also computes the step itself.
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            network(self.x, self.condition, self.step)
+            take_step(network, self.step)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile.
         with torch.cuda.graph(self.graph, pool, stream, capture_error_mode="thread_local"):
-            self.output = network(self.x, self.condition, self.step)
+            self.output = take_step(network, self.step)
 
-    def __call__(
-        self, x: Float[Tensor, "batch 1 in_features"], condition: Condition, step: Step
-    ) -> Float[Tensor, "batch 1 out_features"]:
+    def __call__(self, step: Step) -> Tensor:
         """Run the step on other inputs."""
-        own = (self.x, self.step.position, self.condition, self.step.temperature)
-        for static, new in zip(own, (x, step.position, condition, step.temperature), strict=True):
+        for static, new in zip(self.step.inputs, step.inputs, strict=True):
             if static is not None and new is not None:
                 static.copy_(new)
         self.graph.replay()

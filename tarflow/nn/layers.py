@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tarflow.arguments import check_instance
-from tarflow.nn.attention import WHOLE, CausalSelfAttention, Step, Window
+from tarflow.nn.attention import WHOLE, CausalSelfAttention, Window
 from tarflow.nn.feed_forward import FeedForward, GeluMLP
 from tarflow.nn.gates import Gate
 from tarflow.nn.norms import LayerNormalization, Norm
@@ -117,7 +117,7 @@ class Block(nn.Module):
         self.mlp = mlp
 
     def forward(
-        self, x: Float[Tensor, "batch *window model_dim"], window: Window | Step = WHOLE
+        self, x: Float[Tensor, "batch *window model_dim"], window: Window = WHOLE
     ) -> Float[Tensor, "batch *window model_dim"]:
         """Apply the layer."""
         x = self.add(self.attention(self.attention_norm(x), window), x)
@@ -128,7 +128,7 @@ class AdaptiveBlock(Block):
     """A layer whose norms are followed by scales and shifts of the window, and sums by gates."""
 
     def forward(
-        self, x: Float[Tensor, "batch *window model_dim"], window: Window | Step = WHOLE
+        self, x: Float[Tensor, "batch *window model_dim"], window: Window = WHOLE
     ) -> Float[Tensor, "batch *window model_dim"]:
         """Apply the layer."""
         # The network gives its layers what they ask for.

@@ -160,11 +160,12 @@ def in_a_row(length: int) -> Coordinates:
 
 def turn(
     x: Float[Tensor, "batch heads window head_dim"],
-    cos: Float[Tensor, "window head_dim"],
-    sin: Float[Tensor, "window head_dim"],
+    cos: Float[Tensor, "*own window head_dim"],
+    sin: Float[Tensor, "*own window head_dim"],
 ) -> Float[Tensor, "batch heads window head_dim"]:
     """Turn each pair of numbers, one of the first half and one of the second, by its angle.
 
-    The sines of the first half have their sign changed.
+    The sines of the first half have their sign changed. Angles may differ between
+    examples.
     """
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tarflow.nn.attention import WHOLE, CausalSelfAttention, KVCache, Step, Window
+from tarflow.nn.attention import WHOLE, CausalSelfAttention, KVCache, Window
 from tarflow.nn.kernels import FullAttention
 from tarflow.nn.layers import Layer, PreNorm
 from tarflow.nn.norms import Norm
@@ -110,7 +110,7 @@ class Transformer(nn.Module):
         self,
         x: Float[Tensor, "batch *window in_features"],
         condition: Condition = None,
-        window: Window | Step = WHOLE,
+        window: Window = WHOLE,
         kept: list[Tensor] | None = None,
     ) -> Float[Tensor, "batch *window out_features"]:
         """Transform vectors at the positions of a window, in the dtype of the weights.
@@ -123,11 +123,17 @@ class Transformer(nn.Module):
         count = x.shape[1] if x.ndim == 3 else 1
         h = self.proj_in(x.to(dtype))
         # Left alone, autocast would let all layers add to a sum in half precision.
-        h = h.to(dtype) if table is None else self.add(h, window.rows(table, count))
+        if table is None:
+            h = h.to(dtype)
+        else:
+            rows = window.rows(table, count)
+            h = self.add(h, rows[:, 0] if rows.ndim > x.ndim else rows)
         if self.rotation is not None:
-            cos, sin = window.rows(self.rotation.table, count).chunk(2, dim=-1)
+            angles = window.rows(self.rotation.table, count)
+            angles = angles[:, None] if angles.ndim == 3 else angles  # the same for all heads
+            cos, sin = angles.chunk(2, dim=-1)
             window = replace(window, rotation=(cos, sin))
-        windows: Iterable[Window | Step] = repeat(window)
+        windows: Iterable[Window] = repeat(window)
         if condition is not None:
             rows = condition.to(dtype)
             rows = rows[:, None] if x.ndim == 3 else rows

@@ -22,6 +22,7 @@ from tarflow.flows.jacobi import Jacobi
 from tarflow.flows.report import Inverse
 from tarflow.flows.transforms import Composition, Transform
 from tarflow.machine.device import medians, now
+from tarflow.nn.attention import Fronts
 from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.plan import Conditions, Measurement, Plan
 
@@ -197,7 +198,7 @@ class Limited(Decoder):
     def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
         end = now(z.device) + self.seconds
 
-        def predict_in_time(x: Tensor, start: int) -> Affine:
+        def predict_in_time(x: Tensor, start: int | Fronts) -> Affine:
             if time.perf_counter() > end:
                 raise TooSlow
             return predict(x, start)

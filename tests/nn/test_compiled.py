@@ -1,4 +1,4 @@
-"""Single steps at a position that is a tensor, as compiled code and CUDA graphs run them.
+"""Windows at positions that are a tensor, as compiled code and CUDA graphs run them.
 
 Compiling itself: tests/compilation.py.
 """
@@ -8,9 +8,9 @@ import weakref
 import pytest
 import torch
 
-from tarflow.nn.attention import KVCache, Step, Window
+from tarflow.nn.attention import Fronts, KVCache, Window
 from tarflow.nn.cache_memory import CacheMemory
-from tarflow.nn.compiled import CompiledNetwork, GraphMemory, take_step
+from tarflow.nn.compiled import CompiledNetwork, GraphMemory, Step, take_step
 from tarflow.nn.transformer import CausalTransformer
 from tarflow.sampling.chunks import ChunkSize
 
@@ -41,6 +41,48 @@ def stored(network, batch: int, value: float = 0.0) -> KVCache:
     return cache
 
 
+def at(position: list[int], count: int, cache: KVCache, num_keys: int = LENGTH) -> Window:
+    """Windows that start at positions of their own."""
+    return Window(Fronts.at(torch.tensor(position), count, num_keys), cache)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("batch", [3, 20])
+@pytest.mark.parametrize("conditional", [True, False])
+def test_every_sequence_has_a_window_of_its_own(network, count, batch, conditional):
+    x, condition, temperature = torch.randn(batch, LENGTH, 3).double(), None, None
+    if conditional:
+        condition = torch.randn(batch, 16).double()
+        temperature = torch.rand(batch).double() + 0.5
+    expected = network(x, condition, Window(temperature=temperature))
+    cache, rows = KVCache(2, LENGTH), torch.arange(batch)[:, None]
+    front = torch.zeros(batch, dtype=torch.long)
+    while (front < LENGTH - count).any():  # all advance by other steps, some rewrite positions
+        position = front.clamp(max=LENGTH - count)
+        num_keys = int(position.max()) + count
+        fronts = Fronts.at(position, count, num_keys)
+        inputs = x[rows, fronts.positions]
+        outs = network(inputs, condition, Window(fronts, cache, temperature))
+        wanted = expected[rows, fronts.positions]
+        torch.testing.assert_close(outs, wanted, rtol=0, atol=1e-12)
+        step = Step(inputs, position, condition, temperature, num_keys, cache)
+        torch.testing.assert_close(take_step(network, step), wanted, rtol=0, atol=1e-12)
+        front += 1 + torch.arange(batch) % count
+
+
+def test_what_masks_hide_is_never_read(network):
+    x, position = torch.randn(2, LENGTH, 3).double(), torch.tensor([1, 4])
+    outputs = []
+    for value in (0.0, 1e300):
+        cache = stored(network, 2, value)
+        for store in (*cache.keys, *cache.values):
+            store[:, :, :4] = torch.linspace(-1, 1, 8)
+        fronts = Fronts.at(position, 2, LENGTH)
+        inputs = x[torch.arange(2)[:, None], fronts.positions]
+        outputs.append(network(inputs, None, Window(fronts, cache)))
+    assert torch.equal(*outputs)
+
+
 @pytest.mark.parametrize("bucket", [1, 2, 4, LENGTH])
 @pytest.mark.parametrize("batch", [3, 20])  # few heads and many
 @pytest.mark.parametrize("conditional", [True, False])
@@ -54,8 +96,8 @@ def test_a_step_is_a_window_of_one(network, bucket, batch, conditional):
     for i in range(LENGTH):
         expected = network(x[:, i : i + 1], condition, Window(i, one, temperature))
         num_keys = min(LENGTH, (i // bucket + 1) * bucket)
-        step = Step(torch.tensor([i]), num_keys, other, temperature)
-        out = take_step(network, x[:, i : i + 1], condition, step)
+        inputs = x[:, i : i + 1], torch.tensor([i]), condition, temperature
+        out = take_step(network, Step(*inputs, num_keys, other))
         torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(out, whole[:, i : i + 1], rtol=0, atol=1e-12)
     for layer in range(2):
@@ -69,7 +111,8 @@ def test_steps_in_other_precisions(network, dtype):
     expected, network = network(x), network.to(dtype)
     cache = stored(network, 3)
     for i in range(LENGTH):
-        out = take_step(network, x[:, i : i + 1], None, Step(torch.tensor([i]), LENGTH, cache))
+        inputs = x[:, i : i + 1], torch.tensor([i]), None, None
+        out = take_step(network, Step(*inputs, LENGTH, cache))
         assert out.dtype == dtype
         error = (out.double() - expected[:, i : i + 1]).norm() / expected[:, i].norm()
         assert error < 5 * torch.finfo(dtype).eps
@@ -78,9 +121,9 @@ def test_steps_in_other_precisions(network, dtype):
 def test_steps_and_windows_share_a_cache(network):
     x, cache = torch.randn(3, LENGTH, 3).double(), stored(network, 3)
     parts = [network(x[:, :4], None, Window(0, cache))]
-    parts.append(network(x[:, 4:5], None, Step(torch.tensor([4]), 6, cache)))
+    parts.append(network(x[:, 4:5], None, at([4], 1, cache, 6)))
     parts.append(network(x[:, 5:8], None, Window(5, cache)))
-    parts.append(network(x[:, 8:9], None, Step(torch.tensor([8]), LENGTH, cache)))
+    parts.append(network(x[:, 8:9], None, at([8], 1, cache)))
     torch.testing.assert_close(torch.cat(parts, dim=1), network(x), rtol=0, atol=1e-12)
 
 
@@ -91,7 +134,7 @@ def test_later_positions_do_not_matter(network):
         cache = stored(network, 3)
         for store in (*cache.keys, *cache.values):
             store.fill_(value)
-        outputs.append(network(x[:, :1], None, Step(torch.tensor([0]), LENGTH, cache)))
+        outputs.append(network(x[:, :1], None, at([0], 1, cache)))
     assert torch.equal(*outputs)
 
 
@@ -136,7 +179,7 @@ def test_a_cache_that_graphs_were_made_for_is_emptied(network):
     cache = memory.new_cache("kind", 3, lambda rows: stored(network, rows))
     assert addresses(cache) == addresses(kept)
     x = torch.randn(3, 1, 3).double()
-    assert network(x, None, Step(torch.tensor([0]), LENGTH, cache)).isfinite().all()
+    assert network(x, None, at([0], 1, cache)).isfinite().all()
 
 
 def test_batches_of_other_sizes_share_the_storage_of_the_largest(network):

@@ -15,8 +15,8 @@ from tarflow import (
     TarFlow,
     load,
 )
-from tarflow.nn.attention import KVCache, Step, Window
-from tarflow.nn.compiled import CompiledNetwork, take_step
+from tarflow.nn.attention import Fronts, KVCache, Window
+from tarflow.nn.compiled import CompiledNetwork, Step, take_step
 from tarflow.nn.feed_forward import GatedMLP
 from tarflow.nn.packing import PackedLinear, PackedTransformer
 from tarflow.nn.transformer import CausalTransformer
@@ -141,13 +141,17 @@ def test_windows_with_a_cache_and_steps_equal_the_whole_sequence(network, count)
     steps = [
         take_step(
             network,
-            x[:, i : i + 1],
-            condition,
-            Step(torch.tensor([i]), LENGTH, stored, temperature),
+            Step(x[:, i : i + 1], torch.tensor([i]), condition, temperature, LENGTH, stored),
         )
         for i in range(LENGTH)
     ]
     torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=0, atol=1e-12)
+    own, rows = KVCache(2, LENGTH), torch.arange(2)[:, None]
+    for i in range(LENGTH - count + 1):  # one sequence is as far as it can be, one half as far
+        fronts = Fronts.at(torch.tensor([i, i // 2]), count, LENGTH)
+        inputs, wanted = (each[rows, fronts.positions] for each in (x, expected))
+        out = network(inputs, condition, Window(fronts, own, temperature))
+        torch.testing.assert_close(out, wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("batch", [2, 20])

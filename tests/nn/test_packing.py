@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from tarflow import AutoregressiveTransform, ExpScale, Flow, Networks, Patchify, StandardNormal
-from tarflow.nn.attention import CausalSelfAttention, KVCache, Step, Window
+from tarflow.nn.attention import CausalSelfAttention, KVCache, Window
 from tarflow.nn.layers import Layer
 from tarflow.nn.packing import (
     FEW_ROWS,
@@ -219,7 +219,7 @@ class ParallelLayer(nn.Module):
         self.attention = CausalSelfAttention(model_dim, head_dim, layer=index)
         self.up = nn.Linear(model_dim, 3 * model_dim)
 
-    def forward(self, x: Tensor, window: Window | Step) -> Tensor:
+    def forward(self, x: Tensor, window: Window) -> Tensor:
         h = self.norm(x)
         hidden = F.leaky_relu(self.up(h), self.slope)
         return x + self.attention(h, window) + F.linear(hidden, self.up.weight.mT)

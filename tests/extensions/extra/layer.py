@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tarflow import Layer
-from tarflow.nn.attention import WHOLE, CausalSelfAttention, Step, Window
+from tarflow.nn.attention import WHOLE, CausalSelfAttention, Window
 
 
 class ParallelBlock(nn.Module):
@@ -18,7 +18,7 @@ class ParallelBlock(nn.Module):
         self.up = nn.Linear(model_dim, 2 * expansion * model_dim)
         self.down = nn.Linear(expansion * model_dim, model_dim)
 
-    def forward(self, x: Tensor, window: Window | Step = WHOLE) -> Tensor:
+    def forward(self, x: Tensor, window: Window = WHOLE) -> Tensor:
         h = self.norm(x)
         gate, value = self.up(h).chunk(2, dim=-1)
         return x + self.attention(h, window) + self.down(nn.functional.silu(gate) * value)
