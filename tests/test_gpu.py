@@ -5,6 +5,7 @@ import functools
 import lightning
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from tarflow import (
     ExampleSeeds,
@@ -18,7 +19,8 @@ from tarflow import (
     denoise,
 )
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
-from tarflow.nn.attention import attend
+from tarflow.nn.attention import Fronts, attend
+from tarflow.nn.kernels import flash_cached
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.training import FlowModule, muon, warmup_cosine
 from tarflow.training.optimizers import orthogonalize
@@ -124,6 +126,36 @@ def test_cuda_graphs_draw_the_samples_of_eager_steps(flow):
     assert [len(graphs) for graphs in room.graphs.values()] == [4, 4]
     unguided = sampled(flow, guidance=None, networks=networks)
     torch.testing.assert_close(unguided, sampled(flow, guidance=None), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [2, 5, 99])
+def test_windows_on_cuda_graphs_draw_the_samples_of_sequential_steps(flow, window):
+    flow = flow.cuda()
+    networks, decoder = Networks(compile=True), Jacobi(window, 1e-5)
+    for first in (0, 4):
+        expected = sampled(flow, first)
+        for options in ({}, {"networks": networks}):
+            x = sampled(flow, first, decoder=decoder, **options)
+            torch.testing.assert_close(x, expected, rtol=0, atol=1e-3)
+    (room,) = networks.memory.caches.values()
+    assert all(1 <= len(graphs) <= 4 for graphs in room.graphs.values())
+
+
+def test_flash_attention_to_a_cache_is_that_of_torch():
+    pytest.importorskip("flash_attn")
+    q, k, v = torch.randn(3, 4, 2, 5, 64, device="cuda", dtype=torch.bfloat16)
+    cache = torch.randn(2, 4, 2, 16, 64, device="cuda", dtype=torch.bfloat16)
+    fronts = Fronts.at(torch.tensor([0, 3, 7, 11], device="cuda"), 5, 16)
+    (keys, values), (own_keys, own_values) = cache.clone(), cache.clone()
+    attended = flash_cached(q, keys, values, k, v, fronts.positions[:, 0])
+    for store, new in ((own_keys, k), (own_values, v)):
+        fronts.write(store, new)
+    expected = scaled_dot_product_attention(
+        q.float(), own_keys.float(), own_values.float(), attn_mask=fronts.seen
+    )
+    torch.testing.assert_close(attended.float(), expected, rtol=0, atol=2e-2)
+    assert torch.equal(keys, own_keys)
+    assert torch.equal(values, own_values)
 
 
 def test_batches_of_other_sizes_share_the_storage_of_the_largest(flow):

@@ -5,20 +5,20 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.flows.affine import Affine, Scale, Vectors
+from tarflow.flows.affine import Scale
 from tarflow.flows.conditioning import Conditioner, TemperatureConditioner, with_null
 from tarflow.flows.context import Context
-from tarflow.flows.decoding import DecodeOptions, Predict, residual
+from tarflow.flows.decoding import DecodeOptions, residual
 from tarflow.flows.first_position import FirstPosition, FixedFirst
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.implicit import differentiable
+from tarflow.flows.prediction import GuidedPrediction, Prediction, stepping
 from tarflow.flows.report import Inverse
 from tarflow.flows.shapes import PerExample, Sequences
 from tarflow.flows.transforms import Transform
-from tarflow.nn.attention import Fronts, KVCache, Window
+from tarflow.nn.attention import KVCache
 from tarflow.nn.networks import Network, Networks
 from tarflow.nn.transformer import CausalTransformer, Condition
 
@@ -92,11 +92,11 @@ class AutoregressiveTransform(Transform):
 
     def predict(
         self, network: Network, context: Context, example: Tensor, cache: KVCache | None = None
-    ) -> "Prediction":
+    ) -> Prediction:
         """Its prediction in a context, by its network or one made of that."""
         condition = network.conditioned(self.condition(context, example))
         return Prediction(
-            network, self.scale, condition, context.temperature, cache, example.dtype
+            network, cache, condition, context.temperature, self.scale, example.dtype
         )
 
     def condition(self, context: Context, example: Tensor) -> Condition:
@@ -108,43 +108,6 @@ class AutoregressiveTransform(Transform):
                 rows = context.get(conditioner.part)
                 vectors.append(module(conditioner.null(example) if rows is None else rows))
         return sum(vectors[1:], start=vectors[0]) if vectors else None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A transform's prediction, with all that stays the same between the steps of decoding."""
-
-    network: Network
-    scale: Scale
-    condition: Condition
-    temperature: PerExample | None
-    cache: KVCache | None
-    dtype: torch.dtype
-
-    def __call__(self, x: Vectors, start: int | Fronts) -> Affine:
-        """Predict the maps of positions `start + 1 ...` from the values before them."""
-        window = Window(start, self.cache, self.temperature)
-        return self.scale.affine(self.network(x, self.condition, window).to(self.dtype))
-
-
-@dataclass(frozen=True)
-class GuidedPrediction:
-    """Conditional and null prediction as one batch of twice the size, combined by a rule."""
-
-    prediction: Prediction
-    guidance: Guidance
-    weights: Float[Tensor, "length 1"]
-
-    def __call__(self, x: Vectors, start: int | Fronts) -> Affine:
-        """Predict twice and combine."""
-        if isinstance(start, int):
-            twice, weight = start, self.weights.narrow(0, start + 1, x.shape[1])
-        else:
-            twice, weight = start.twice(), self.weights[start.positions + 1]
-        both = self.prediction(torch.cat([x, x]), twice)
-        log_scale, null_log_scale = both.log_scale.chunk(2)
-        shift, null_shift = both.shift.chunk(2)
-        return self.guidance(Affine(log_scale, shift), Affine(null_log_scale, null_shift), weight)
 
 
 @dataclass(frozen=True)
@@ -167,7 +130,7 @@ class Inversion:
         """Decode, with the transform's network or one made of that."""
         cache = network.new_cache(len(self.z) * (1 if self.rule is None else 2))
         decoder = self.options.decoder.at(self.options.depth)
-        inverse = decoder(self.predict(network, cache), self.z)
+        inverse = decoder(stepping(self.predict(network, cache)), self.z)
         # Of a device this cannot be known without waiting for it.
         cache.clean = self.z.device.type == "cpu" and bool(inverse.report.finite.all())
         return inverse
@@ -194,7 +157,7 @@ class Inversion:
         context = self.context.map(lambda part: part[rows])
         return inverse.put(rows, replace(self, z=self.z[rows], context=context).solve(exact))
 
-    def predict(self, network: Network, cache: KVCache | None = None) -> Predict:
+    def predict(self, network: Network, cache: KVCache | None = None) -> Prediction:
         """The prediction to solve for, guided or not."""
         z, context, rule = self.z, self.context, self.rule
         if rule is None:
@@ -204,4 +167,6 @@ class Inversion:
         first = self.transform.first
         length = z.shape[1] - first.num_added
         weights = rule.weights(torch.arange(length, dtype=z.dtype, device=z.device))
-        return GuidedPrediction(unguided, rule, first.extend(weights[None, :, None])[0])
+        return GuidedPrediction(
+            **vars(unguided), guidance=rule, weights=first.extend(weights[None, :, None])[0]
+        )

@@ -12,6 +12,7 @@ from tarflow.nn.gates import Gate
 from tarflow.nn.kernels import AttentionKernel, FullAttention, TorchAttention, cached_kernel
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import turn
+from tarflow.nn.recording import up_to
 
 MANY_HEADS = 32
 """Examples times heads from which one query is attended to by two matrix products on CPUs."""
@@ -26,6 +27,9 @@ Angle = Float[Tensor, "*own window head_dim"]
 
 Turn = tuple[Angle, Angle]
 """Cosines and sines by which queries and keys of a window are turned."""
+
+Start = int | Int[Tensor, ""]
+"""A position; as a tensor where steps are recorded, to be run at any position."""
 
 Modulation = Float[Tensor, "#batch *window numbers"]
 """What a layer reads of the condition: so many numbers, the same at every position."""
@@ -49,13 +53,14 @@ class KVCache:
         self.keys: list[Tensor | None] = [None] * num_layers
         self.values: list[Tensor | None] = [None] * num_layers
 
-    def update(self, layer: int, start: int, keys: New, values: New) -> tuple[Known, Known]:
+    def update(self, layer: int, start: Start, keys: New, values: New) -> tuple[Known, Known]:
         """Write a window at positions `start ...` and return everything up to its end."""
         window, known = keys.shape[2], []
         for store, new in zip(self.storage(layer, keys, values), (keys, values), strict=True):
             # half the time of an index, 5 % of a step
             store.narrow(2, start, window).copy_(new)
-            known.append(store.narrow(2, 0, start + window))
+            end = start + window
+            known.append(store.narrow(2, 0, end) if isinstance(end, int) else up_to(store, end))
         return known[0], known[1]
 
     def storage(self, layer: int, keys: New, values: New) -> tuple[Tensor, Tensor]:
@@ -145,14 +150,14 @@ class Window:
     """What a pass through the layers attends to besides its own inputs, and how sharply.
 
     Attributes:
-        start: Position of the first input, in all sequences; or where the windows of each lie.
+        start: Position of the first input in all sequences; or where the windows of each lie.
         cache: Keys and values of the positions before; written at those of the inputs.
         temperature: Divisor of the attention logits, one per example.
         rotation: How a transformer with rotary positions turns queries and keys of the window.
         modulation: What the layer reads of the condition, where it reads any.
     """
 
-    start: int | Fronts = 0
+    start: Start | Fronts = 0
     cache: KVCache | None = None
     temperature: Float[Tensor, " batch"] | None = None
     rotation: Turn | None = None

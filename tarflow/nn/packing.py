@@ -15,6 +15,7 @@ from tarflow.nn.gates import SigmoidGating
 from tarflow.nn.layers import AdaptiveBlock, Block
 from tarflow.nn.lowering import LoweredLinear, is_plain, is_plain_linear
 from tarflow.nn.positions import Rotation
+from tarflow.nn.recording import Weights, packed_product
 from tarflow.nn.snapshot import Outline
 from tarflow.nn.transformer import CausalTransformer, Condition, Modulation
 
@@ -58,6 +59,7 @@ class PackedTransformer:
             hasten(module)
         # Products of rows of matrices: of three dimensions they take 2 us more of 29.
         self.takes_rows = all(type(module) in ROWWISE for module in modules)
+        self.weights = Weights(network)
 
     def new_cache(self, rows: int) -> KVCache:
         """A cache of so many sequences, in which nothing counts as written."""
@@ -89,7 +91,7 @@ class PackedLinear(nn.Linear):
 
     def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """Apply the layer."""
-        return MULTIPLY(x, self.packed, self.bias, "none", [], "none")
+        return multiply(x, self.packed, self.bias)
 
 
 class PackedNorm(nn.LayerNorm):
@@ -133,7 +135,7 @@ class PackedLoweredLinear(LoweredLinear):
     def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """Apply the layer."""
         x = x.to(self.lowered.dtype)
-        return MULTIPLY(x, self.packed, self.lowered_bias, "none", [], "none").to(self.outputs)
+        return multiply(x, self.packed, self.lowered_bias).to(self.outputs)
 
 
 class ActivatedLoweredLinear(PackedLoweredLinear):
@@ -145,13 +147,22 @@ class ActivatedLoweredLinear(PackedLoweredLinear):
         return activated(x, self.packed, self.lowered_bias).to(self.outputs)
 
 
+def multiply(
+    x: Float[Tensor, "*batch inputs"], packed: Tensor, bias: Tensor | None, after: str = "none"
+) -> Float[Tensor, "*batch outputs"]:
+    """A packed product, and what is to be done after it."""
+    if torch.jit.is_tracing():
+        return packed_product(x, packed, bias, after)
+    return MULTIPLY(x, packed, bias, after, [], "none")
+
+
 def activated(
     x: Float[Tensor, "*batch inputs"], packed: Tensor, bias: Tensor | None
 ) -> Float[Tensor, "*batch outputs"]:
     """The GELU of a packed product."""
     if x.shape[:-1].numel() <= FEW_ROWS:
-        return MULTIPLY(x, packed, bias, "gelu", [], "none")
-    return F.gelu(MULTIPLY(x, packed, bias, "none", [], "none"))
+        return multiply(x, packed, bias, "gelu")
+    return F.gelu(multiply(x, packed, bias))
 
 
 def direct(kind: type[nn.Module]) -> type[nn.Module]:

@@ -1,0 +1,150 @@
+"""What decoding asks a transform for: the maps of the next positions, guided or not."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tarflow.flows.affine import (
+    Affine,
+    ExpScale,
+    Scale,
+    SoftClipScale,
+    SoftplusScale,
+    UnitScale,
+    Vectors,
+)
+from tarflow.flows.decoding import Predict
+from tarflow.flows.guidance import (
+    ConstantSchedule,
+    GaussianGuidance,
+    Guidance,
+    LinearGuidance,
+    LinearScaleGuidance,
+)
+from tarflow.flows.shapes import PerExample
+from tarflow.nn.attention import Fronts, KVCache, Start, Window
+from tarflow.nn.networks import Network
+from tarflow.nn.packing import PackedTransformer
+from tarflow.nn.recording import Run, recorded
+from tarflow.nn.transformer import Condition
+
+MAX_RECORDED_ROWS = 128
+"""Rows above which steps are not recorded: there products take the time, not what is around."""
+
+KNOWN = {
+    *(ExpScale, SoftClipScale, SoftplusScale, UnitScale),
+    *(LinearGuidance, LinearScaleGuidance, GaussianGuidance, type(None)),
+}
+"""Scales and rules that choose nothing by the content of tensors, so that they can be recorded."""
+
+UNREAD: Any = {"temperature": 1.0, "schedule": ConstantSchedule(), "depths": None}
+"""Fields of rules, besides the weight, that come as tensors or have done what they do."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A transform's prediction, with all that stays the same between the steps of decoding."""
+
+    network: Network
+    cache: KVCache | None
+    condition: Condition
+    temperature: PerExample | None
+    scale: Scale
+    dtype: torch.dtype
+
+    def __call__(self, x: Vectors, start: Start | Fronts) -> Affine:
+        """Predict the maps of positions `start + 1 ...` from the values before them."""
+        window = Window(start, self.cache, self.temperature)
+        return self.scale.affine(self.network(x, self.condition, window).to(self.dtype))
+
+    @property
+    def rule(self) -> Guidance | None:
+        """The guidance, if any."""
+        return None
+
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """Its tensors but those of network and cache, by the names of their fields."""
+        return {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+
+
+@dataclass(frozen=True)
+class GuidedPrediction(Prediction):
+    """Conditional and null prediction as one batch of twice the size, combined by a rule."""
+
+    guidance: Guidance
+    weights: Float[Tensor, "length 1"]
+
+    def __call__(self, x: Vectors, start: Start | Fronts) -> Affine:
+        """Predict twice and combine."""
+        if isinstance(start, Fronts):
+            twice, weight = start.twice(), self.weights[start.positions + 1]
+        else:
+            twice, weight = start, self.weights.narrow(0, start + 1, x.shape[1])
+        both = super().__call__(torch.cat([x, x]), twice)
+        log_scale, null_log_scale = both.log_scale.chunk(2)
+        shift, null_shift = both.shift.chunk(2)
+        return self.guidance(Affine(log_scale, shift), Affine(null_log_scale, null_shift), weight)
+
+    @property
+    def rule(self) -> Guidance | None:
+        return self.guidance
+
+
+class RecordedPrediction:
+    """A prediction whose single steps, of a packed transformer, run without Python in between.
+
+    Transforms of one kind share what is recorded, which takes a tenth of a second.
+    """
+
+    def __init__(self, prediction: Prediction, network: PackedTransformer, cache: KVCache):
+        self.prediction, self.network, self.cache = prediction, network, cache
+        self.kind: type[Affine] | None = None
+        self.run: Run | None = None
+        self.inputs: tuple[Tensor, ...] = ()
+
+    def __call__(self, x: Vectors, start: int | Fronts) -> Affine:
+        """As the prediction; the first call makes room in the cache and tells the kind of map."""
+        if self.kind is None:
+            affine = self.prediction(x, start)
+            self.kind = type(affine)
+            return affine
+        if not isinstance(start, int) or x.shape[1] > 1 or len(x) > MAX_RECORDED_ROWS:
+            return self.prediction(x, start)
+        position = torch.tensor(start)
+        if not self.inputs:
+            self._record(x, position)
+        if self.run is None:
+            return self.prediction(x, start)
+        return self.kind(*self.run(x, position, *self.inputs))
+
+    def _record(self, x: Vectors, position: Tensor) -> None:
+        """Find what was recorded, or record it."""
+        prediction, network, weights = self.prediction, self.network, self.network.weights
+        stores = [each for each in (*self.cache.keys, *self.cache.values) if each is not None]
+        self.inputs = *prediction.given.values(), *stores, *weights.tensors
+
+        def run(x: Tensor, position: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+            cache, rest = KVCache(len(self.cache.keys), self.cache.length), iter(inputs)
+            given = {name: next(rest) for name in prediction.given}
+            cache.keys, cache.values = ([next(rest) for _ in cache.keys] for _ in range(2))
+            with weights.replaced([*rest]):
+                changed = replace(prediction, cache=cache, **given)
+                return tuple(vars(changed(x, position)).values())
+
+        rule = prediction.rule and replace(prediction.rule, weight=1.0, **UNREAD)
+        precisions = prediction.dtype, *(each.dtype for each in self.inputs)
+        parts = prediction.scale, rule, self.cache.length, x.shape, tuple(prediction.given)
+        self.run = recorded((network.outline, parts, precisions), run, (x, position, *self.inputs))
+
+
+def stepping(prediction: Prediction) -> Predict:
+    """The same prediction, for decoding: with its steps recorded where that is known to do."""
+    network, cache = prediction.network, prediction.cache
+    known = {type(prediction.scale), type(prediction.rule)} <= KNOWN
+    if isinstance(network, PackedTransformer) and network.takes_rows and known and cache:
+        return RecordedPrediction(prediction, network, cache)
+    return prediction
