@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tarflow.nn.transformer import CausalTransformer
-
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -33,13 +31,12 @@ class RoundedLinear(nn.Linear):
     """A linear layer whose weight is one of float16: half as much to read; nothing else is."""
 
 
-def lower_products(network: CausalTransformer, dtype: torch.dtype) -> None:
-    """Let the linear layers of a transformer's blocks, in place, multiply in a precision.
+def lower_products(blocks: nn.Module, dtype: torch.dtype) -> None:
+    """Let the linear layers within a module, in place, multiply in a precision.
 
-    Those before and after the blocks stay as they are: a hundredth of the operations, a third of
-    the deviation (docs/experiments.md). So does what is not known, as in `PackedTransformer`.
+    What is not known stays as it is, as in `PackedTransformer`.
     """
-    for module in filter(is_plain_linear, network.blocks.modules()):
+    for module in filter(is_plain_linear, blocks.modules()):
         weight, bias = cast(Tensor, module.weight), cast(Tensor | None, module.bias)
         lowered = None if bias is None else bias.detach().to(dtype)
         module.__class__ = LoweredLinear
@@ -47,10 +44,10 @@ def lower_products(network: CausalTransformer, dtype: torch.dtype) -> None:
         module.register_buffer("lowered_bias", lowered, persistent=False)
 
 
-def round_weights(network: CausalTransformer) -> None:
-    """Round the weights of the linear layers of a transformer's blocks, in place, to float16."""
+def round_weights(blocks: nn.Module) -> None:
+    """Round the weights of the linear layers within a module, in place, to float16."""
     largest = torch.finfo(torch.float16).max
-    for module in filter(is_plain_linear, network.blocks.modules()):
+    for module in filter(is_plain_linear, blocks.modules()):
         weight = cast(Tensor, module.weight).detach()
         rounded = weight.clamp(-largest, largest).half().to(weight.dtype)
         module.__class__ = RoundedLinear
