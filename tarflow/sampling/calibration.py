@@ -83,7 +83,7 @@ def calibrate(
     check_integer("batch_size", batch_size, least=1)
     check_integer("repetitions", repetitions, least=1)
     candidates = _read_windows(windows, tolerance)
-    chooses = deviation is not None
+    chooses = deviation is not None or precisions is not None
     names = _read_precisions(flow, dtype, deviation, precisions) if chooses else [dtype]
     z = flow.base.sample(batch_size, ExampleSeeds(seed, range(batch_size)))
     read = flow.sampling_context(context, z)
@@ -152,6 +152,8 @@ def _read_precisions(
         raise ConfigurationError(
             f"dtype {dtype} tells the precision that a deviation leaves to be chosen: give one"
         )
+    if deviation is None:
+        raise ConfigurationError("precisions are chosen from within a deviation: give it too")
     if not 0 < check_real("deviation", deviation) < torch.inf:
         raise ConfigurationError(
             f"deviation {deviation} must be positive and finite: leave it out for exact samples"
