@@ -15,31 +15,19 @@ from tarflow.nn.gates import SigmoidGating
 from tarflow.nn.layers import AdaptiveBlock, Block
 from tarflow.nn.lowering import LoweredLinear, RoundedLinear, is_plain, is_plain_linear
 from tarflow.nn.positions import Rotation
+from tarflow.nn.products import (
+    MULTIPLY,
+    MULTIPLY_HALF,
+    REORDER,
+    REORDER_HALF,
+    can_multiply,
+    has_half_kernels,
+)
 from tarflow.nn.snapshot import Outline
 from tarflow.nn.transformer import CausalTransformer, Condition, Modulation
 
 FEW_ROWS = 16
 """Rows up to which the product computes the GELU on the way; with more, it is faster apart."""
-
-REORDER: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
-MULTIPLY: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-"""oneDNN's kernels, which some builds of torch lack."""
-
-if MULTIPLY is not None:  # what its calls end in: a microsecond less of sixteen
-    MULTIPLY = getattr(MULTIPLY, "_op", MULTIPLY)
-
-REORDER_HALF: Any = getattr(torch.ops.quantized, "linear_prepack_fp16", None)
-MULTIPLY_HALF: Any = getattr(torch.ops.quantized, "linear_dynamic_fp16", None)
-"""FBGEMM's kernels, which read weights of float16 and multiply in float32."""
-
-if MULTIPLY_HALF is not None:  # 40 us instead of 57
-    MULTIPLY_HALF = getattr(MULTIPLY_HALF, "_op", MULTIPLY_HALF)
-
-PROBES = {
-    torch.bfloat16: "_is_mkldnn_bf16_supported",
-    torch.float16: "_is_mkldnn_fp16_supported",
-}
-"""What tells whether this processor has the kernels of a precision; it has those of float32."""
 
 
 class PackedTransformer:
@@ -257,8 +245,8 @@ def shorten(sequence: nn.Sequential) -> dict[str, nn.Module]:
             continue
         before = steps.get(last)
         if is_gelu(step) and type(before) in ACTIVATED:
-            steps[last] = copy.copy(before)
-            steps[last].__class__ = ACTIVATED[type(before)]
+            steps[last] = joined = copy.copy(cast(nn.Module, before))
+            joined.__class__ = ACTIVATED[type(joined)]
             continue
         if type(step) is PackedLoweredLinear and type(before) is ActivatedLoweredLinear:
             vars(before)["outputs"] = step.lowered.dtype
@@ -288,24 +276,6 @@ def is_gelu(module: nn.Module) -> bool:
 def is_packable(module: nn.Module) -> bool:
     """Whether a module is a linear layer for which torch has the kernels here."""
     return is_plain_linear(module) and can_multiply(cast(Tensor, module.weight))
-
-
-def can_multiply(weight: Tensor) -> bool:
-    """Whether torch has the kernels for a weight."""
-    return weight.device.type == "cpu" and has_kernels(weight.dtype)
-
-
-def has_kernels(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has packed products of a precision, for this processor."""
-    if REORDER is None or dtype == torch.float32:
-        return REORDER is not None
-    probe = getattr(torch.ops.mkldnn, PROBES.get(dtype, ""), None)
-    return probe is not None and probe()
-
-
-def has_half_kernels() -> bool:
-    """Whether this build of torch, as it is set, has FBGEMM's products of float16 weights."""
-    return REORDER_HALF is not None and torch.backends.quantized.engine in ("x86", "fbgemm")
 
 
 def can_pack(network: CausalTransformer) -> bool:

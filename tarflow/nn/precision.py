@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 
 from tarflow.errors import ConfigurationError
-from tarflow.nn.packing import has_half_kernels, has_kernels
+from tarflow.nn.products import has_half_kernels, has_kernels
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,10 @@ def calibrate(
     trials = [Trial(n, o.decoder, seconds[i], off[i]) for i, (n, o) in enumerate(ways)]
     best = choose(trials, torch.inf if deviation is None else deviation)
     conditions = Conditions.of(flow, batch_size, options[trials.index(best)], tolerance)
-    known = (conditions, best.decoder, best.seconds, trials[0].seconds, tuple(measurements))
-    return Plan(*known, *(() if deviation is None else (float(deviation), tuple(trials))))
+    plan = Plan(conditions, best.decoder, best.seconds, trials[0].seconds, tuple(measurements))
+    if deviation is None:
+        return plan
+    return replace(plan, accepted=float(deviation), trials=tuple(trials))
 
 
 def _measure(

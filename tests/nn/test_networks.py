@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tarflow import ConfigurationError, ExampleSeeds, Networks, TarFlow
-from tarflow.nn.packing import PackedTransformer, has_kernels
+from tarflow.nn.packing import PackedTransformer
+from tarflow.nn.products import has_kernels
 from tarflow.nn.transformer import CausalTransformer
 
 from ..models import randomized, tiny_flow, tiny_network

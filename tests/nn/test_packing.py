@@ -25,11 +25,10 @@ from tarflow.nn.packing import (
     PackedRootMeanSquare,
     PackedRoundedLinear,
     PackedTransformer,
-    has_half_kernels,
-    has_kernels,
     hasten,
     is_packable,
 )
+from tarflow.nn.products import has_half_kernels, has_kernels
 from tarflow.nn.transformer import CausalTransformer
 
 from ..models import randomized, tiny_network

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tarflow import ConfigurationError
-from tarflow.nn.packing import has_half_kernels, has_kernels
 from tarflow.nn.precision import PRECISIONS, Precision
+from tarflow.nn.products import has_half_kernels, has_kernels
 
 CPU = torch.device("cpu")
 
