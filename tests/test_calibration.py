@@ -16,12 +16,14 @@ from tarflow import (
     ExampleSeeds,
     Jacobi,
     LinearGuidance,
+    Networks,
     PerTransform,
     Sequential,
     TarFlow,
 )
-from tarflow.sampling.calibration import Limited, TooSlow, calibrate, fastest
-from tarflow.sampling.plan import Conditions, Measurement, Plan, Planned, read_plans
+from tarflow.sampling.calibration import calibrate, choose, fastest
+from tarflow.sampling.plan import Conditions, Measurement, Plan, Planned, Trial, read_plans
+from tarflow.sampling.race import Limited, TooSlow
 
 from .models import randomized
 
@@ -187,7 +189,7 @@ def test_without_plans_decoding_is_sequential(flow, tmp_path):
     [
         "{",
         "[]",
-        '{"format": 2, "plans": []}',
+        '{"format": 3, "plans": []}',
         '{"format": 1, "plans": [{}]}',
         '{"format": 1, "plans": 3}',
     ],
@@ -233,3 +235,163 @@ def test_windows_are_those_of_each_transform():
         (1, Sequential()),
         *((1, Jacobi(window)) for window in (2, 3)),
     ]
+
+
+# --- The precision, within a deviation ----------------------------------------------------------
+
+PLAIN, WINDOWS = PerTransform((Sequential(),)), PerTransform((Jacobi(4),))
+EXACT = Trial("float32", PLAIN, 1.0, 0.0)
+
+
+def trial(precision: str, seconds: float, deviation: float) -> Trial:
+    """What decoding sequentially took."""
+    return Trial(precision, PLAIN, seconds, deviation)
+
+
+@pytest.mark.parametrize(
+    ("others", "accepted", "chosen"),
+    [
+        ([], 0.1, EXACT),
+        ([trial("bfloat16", 0.5, 0.02)], 0.1, trial("bfloat16", 0.5, 0.02)),
+        ([trial("bfloat16", 0.5, 0.02)], 0.02, trial("bfloat16", 0.5, 0.02)),
+        ([trial("bfloat16", 0.5, 0.02)], 0.01, EXACT),
+        ([trial("bfloat16", 0.96, 0.02)], 0.1, EXACT),
+        ([trial("bfloat16", 2.0, 0.02)], 0.1, EXACT),
+        ([trial("bfloat16", 0.5, torch.inf)], 0.1, EXACT),
+        (
+            [trial("bfloat16", 0.5, 0.02), trial("float16_weights", 0.6, 2e-4)],
+            0.01,
+            trial("float16_weights", 0.6, 2e-4),
+        ),
+        # A window that is faster, but off by more; and one that another precision barely beats.
+        ([Trial("float32", WINDOWS, 0.5, 2e-2)], 0.01, EXACT),
+        (
+            [Trial("float32", WINDOWS, 0.5, 2e-4), trial("bfloat16", 0.49, 1e-3)],
+            0.01,
+            Trial("float32", WINDOWS, 0.5, 2e-4),
+        ),
+        (
+            [trial("bfloat16", 0.5, 2e-2), Trial("bfloat16", WINDOWS, 0.4, 0.2)],
+            0.1,
+            trial("bfloat16", 0.5, 2e-2),
+        ),
+    ],
+)
+def test_the_fastest_way_within_the_deviation_is_chosen(others, accepted, chosen):
+    assert choose([EXACT, *others], accepted) == chosen
+
+
+NAMES = ["float32", "bfloat16", "bfloat16_products", "float16_weights"]
+
+
+@pytest.fixture(scope="module")
+def compared() -> tuple[TarFlow, Plan]:
+    """A flow, and its plan among all precisions of one decoder."""
+    flow = TarFlow(4, 2, 1, 2, 1, model_dim=16, head_dim=8, num_classes=3)
+    flow = randomized(flow, std=0.1).eval()
+    label = torch.tensor([0, 2, 1])
+    told = {"guidance": GUIDANCE, "windows": (), "repetitions": 1, "precisions": NAMES[1:]}
+    return flow, calibrate(flow, 3, label, deviation=10.0, seed=5, **told)
+
+
+def test_every_precision_is_compared_with_exact_samples(compared):
+    flow, plan = compared
+    assert [each.precision for each in plan.trials] == NAMES
+    assert [m.precision for m in plan.measurements] == [n for n in NAMES for _ in range(2)]
+    label, noise = torch.tensor([0, 2, 1]), ExampleSeeds(5, range(18))
+    z = flow.base.sample(18, noise)  # six batches: no fewer than 16 samples
+
+    def decoded(name: str) -> torch.Tensor:
+        networks = Networks(name)
+        with torch.no_grad():
+            return flow.inverse(z, label.repeat(6), guidance=GUIDANCE, networks=networks)
+
+    for each in plan.trials:
+        gap = (decoded(each.precision) - decoded("float32")).square().mean().sqrt()
+        assert each.deviation == pytest.approx(float(gap), rel=0.05, abs=1e-6)
+    off = {each.precision: each.deviation for each in plan.trials}
+    assert 0 == off["float32"] < off["float16_weights"] < off["bfloat16"] < 1
+
+
+def test_the_plan_is_the_way_that_was_chosen(compared):
+    plan = compared[1]
+    assert plan.accepted == 10.0
+    best = choose(plan.trials, 10.0)
+    assert (plan.conditions.dtype, plan.decoder) == (best.precision, best.decoder)
+    assert (plan.seconds, plan.deviation) == (best.seconds, best.deviation)
+    assert plan.sequential_seconds == plan.trials[0].seconds
+    within = Plan(plan.conditions, plan.decoder, 0.5, 1.0, (), 0.1, plan.trials)
+    told = "2.00 x exact sequential, and off by "
+    assert f"in {best.precision}: {told}" in within.told
+    assert "accepted: 0.1" in within.told
+
+
+def test_a_deviation_that_none_keeps_leaves_exact_decoding(compared):
+    flow, _ = compared
+    told = {"windows": (), "repetitions": 1, "precisions": ["bfloat16"]}
+    plan = calibrate(flow, 16, None, deviation=1e-9, **told)
+    assert plan.conditions.dtype == "float32"
+    assert plan.deviation == 0.0
+
+
+def test_precisions_that_are_no_lower_are_not_measured(flow):
+    told = {"windows": (), "repetitions": 1, "deviation": 0.1}
+    plan = calibrate(flow, 1, precisions=["float32", "float64", torch.float32], **told)
+    assert [each.precision for each in plan.trials] == ["float32"]
+    plan = calibrate(flow.double(), 1, precisions=["float32"], **told)
+    assert [each.precision for each in plan.trials] == ["float64", "float32"]
+    assert 0 < plan.trials[1].deviation < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        *(({"deviation": d}, "positive and finite") for d in (0.0, -1.0, torch.inf, torch.nan)),
+        ({"deviation": 0.1, "dtype": torch.bfloat16}, r"dtype torch.bfloat16 .*give one"),
+        ({"deviation": 0.1, "precisions": ["float31"]}, "dtype float31: choose one"),
+        ({"deviation": 0.1, "precisions": "bfloat16"}, "are not a list of names"),
+        ({"precisions": ["bfloat16"]}, "precisions are chosen from within a deviation"),
+    ],
+)
+def test_a_wrong_choice_of_precisions_is_refused(flow, told, message):
+    with pytest.raises(ConfigurationError, match=message):
+        calibrate(flow, 1, **told)
+
+
+def chosen_plan(flow, precision: str, accepted: float | None = 0.1) -> Plan:
+    """A plan of windows, in some precision that was chosen, or told."""
+    windows = PerTransform((Jacobi(4), Sequential()))
+    trials = (Trial(precision, windows, 0.5, torch.inf),) if accepted else ()
+    own = conditions(flow, dtype=getattr(torch, precision))
+    return Plan(own, windows, 0.5, 1.0, (SEQUENTIAL,), accepted, trials)
+
+
+def test_a_plan_with_a_precision_is_read_back_and_others_are_as_ever(flow, tmp_path):
+    plain = chosen_plan(flow, "float16", None)
+    content = json.loads(plain.save(tmp_path).read_text())
+    assert content["format"] == 1
+    [saved] = content["plans"]
+    assert not {"accepted", "trials"} & set(saved)
+    assert "precision" not in saved["measurements"][0]
+    chosen = chosen_plan(flow, "bfloat16")
+    path = chosen.save(tmp_path)
+    assert json.loads(path.read_text())["format"] == 2
+    assert read_plans(tmp_path) == [plain, chosen]
+
+
+def test_the_latest_plan_tells_the_precision_unless_that_is_told(flow, tmp_path):
+    own = conditions(flow)
+    assert Planned().settle(tmp_path, own) == own
+    chosen_plan(flow, "bfloat16").save(tmp_path)
+    settled = Planned().settle(tmp_path, own)
+    assert settled == conditions(flow, dtype=torch.bfloat16)
+    assert Planned().choose(tmp_path, settled)[0] == chosen_plan(flow, "bfloat16").decoder
+    assert Planned().choose(tmp_path, own)[0] == Sequential()
+    other = conditions(flow, batch_size=3)
+    assert Planned().settle(tmp_path, other) == other
+    chosen_plan(flow, "float16", None).save(tmp_path)  # told, not chosen
+    assert Planned().settle(tmp_path, own) == settled
+    Plan(own, PerTransform((Sequential(),) * 2), 1.0, 1.0).save(tmp_path)
+    assert Planned().settle(tmp_path, own) == own
+    chosen_plan(flow, "bfloat16").save(tmp_path)
+    assert Planned().settle(tmp_path, own) == settled

@@ -265,6 +265,25 @@ def test_weights_in_bfloat16_are_certified_in_float32(flow, z):
     torch.testing.assert_close(inverse.x, exact, rtol=0, atol=0.2)
 
 
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("bfloat16_products", 1e-2), ("float16_weights", 1e-4)]
+)
+def test_rounded_layers_are_certified_and_redone_as_lower_precisions_are(flow, z, name, tolerance):
+    options = DecodeOptions(networks=Networks(name), certify=True)
+    exact = flow.decode(z, LABEL)
+    plain = flow.decode(z, LABEL, options=options)
+    assert plain.report.exact == (False,) * len(plain.report)
+    assert (plain.report.residual > exact.report.residual).all()
+    assert not plain.report.redone.any()
+    unchecked = flow.decode(z, LABEL, networks=Networks(name))
+    assert unchecked.report.residual.isnan().all()
+    assert torch.equal(unchecked.x, plain.x)
+    decoder = Jacobi(5, tolerance)
+    windows = flow.decode(z, LABEL, options=replace(options, decoder=decoder))
+    assert windows.report.redone.any()
+    assert windows.report.certified.all()
+
+
 # --- Options --------------------------------------------------------------------------------
 
 

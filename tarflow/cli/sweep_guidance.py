@@ -43,7 +43,7 @@ class SweepGuidanceSettings(Settings):
     metrics: Section  # how many samples of which seeds, and how they are judged
     denoiser: Section
     denoising_steps: int = 30  # levels that denoisers of many noise levels go through
-    dtype: str | None = None  # float32, bfloat16 or float16: of the transformer; its weights'
+    dtype: str | None = None  # precision of the transformers: as for sampling
     compile: bool = False  # run single steps compiled: pays after many samples, if at all
     decoder: Section
     tolerance: float = 1e-3  # largest residual of a certified sample

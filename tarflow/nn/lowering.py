@@ -1,4 +1,4 @@
-"""Linear layers that multiply in a lower precision than that of what they take and give."""
+"""Linear layers of a lower precision than that of what they take and give."""
 
 from typing import cast
 
@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from tarflow.nn.transformer import CausalTransformer
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -29,20 +27,31 @@ class LoweredLinear(nn.Linear):
         return product.to(self.weight.dtype)
 
 
-def lower(network: CausalTransformer, dtype: torch.dtype) -> None:
-    """Let the linear layers of a transformer's blocks, in place, multiply in a precision.
+class RoundedLinear(nn.Linear):
+    """A linear layer whose weight is one of float16: half as much to read; nothing else is."""
 
-    Those before and after the blocks stay as they are: a hundredth of the operations, and half
-    of the deviation (docs/experiments.md). So does what is not known, as in `PackedTransformer`.
+
+def lower_products(blocks: nn.Module, dtype: torch.dtype) -> None:
+    """Let the linear layers within a module, in place, multiply in a precision.
+
+    What is not known stays as it is, as in `PackedTransformer`.
     """
-    for module in network.blocks.modules():
-        if is_plain_linear(module):
-            module.__class__ = LoweredLinear
-            for name in ("weight", "bias"):
-                value = getattr(module, name)
-                lowered = None if value is None else value.detach().to(dtype)
-                suffix = "_bias" if name == "bias" else ""
-                module.register_buffer(f"lowered{suffix}", lowered, persistent=False)
+    for module in filter(is_plain_linear, blocks.modules()):
+        weight, bias = cast(Tensor, module.weight), cast(Tensor | None, module.bias)
+        lowered = None if bias is None else bias.detach().to(dtype)
+        module.__class__ = LoweredLinear
+        module.register_buffer("lowered", weight.detach().to(dtype), persistent=False)
+        module.register_buffer("lowered_bias", lowered, persistent=False)
+
+
+def round_weights(blocks: nn.Module) -> None:
+    """Round the weights of the linear layers within a module, in place, to float16."""
+    largest = torch.finfo(torch.float16).max
+    for module in filter(is_plain_linear, blocks.modules()):
+        weight = cast(Tensor, module.weight).detach()
+        rounded = weight.clamp(-largest, largest).half().to(weight.dtype)
+        module.__class__ = RoundedLinear
+        module.weight = nn.Parameter(rounded, requires_grad=False)
 
 
 def is_plain_linear(module: nn.Module) -> bool:

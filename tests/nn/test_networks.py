@@ -9,6 +9,7 @@ import torch
 
 from tarflow import ConfigurationError, ExampleSeeds, Networks, TarFlow
 from tarflow.nn.packing import PackedTransformer
+from tarflow.nn.products import has_kernels
 from tarflow.nn.transformer import CausalTransformer
 
 from ..models import randomized, tiny_flow, tiny_network
@@ -20,16 +21,21 @@ def network() -> CausalTransformer:
     return tiny_network(2, 3, 5)
 
 
-def test_on_cpus_float32_is_packed_and_the_rest_cast(network):
+def test_on_cpus_what_has_kernels_is_packed_and_the_rest_cast(network):
     assert isinstance(Networks().of(network), PackedTransformer)
     assert isinstance(
         Networks(torch.float32).of(copy.deepcopy(network).bfloat16()), PackedTransformer
     )
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         ready = Networks(dtype).of(network)
+        assert isinstance(ready, PackedTransformer) == has_kernels(dtype)
         assert ready.dtype == dtype
-        assert {parameter.dtype for parameter in ready.parameters()} == {dtype}
-        assert not isinstance(ready, PackedTransformer)
+        modules = getattr(ready, "network", ready)
+        assert {parameter.dtype for parameter in modules.parameters()} == {dtype}
+    for name in ("bfloat16_products", "float16_weights"):
+        ready = Networks(name).of(network)
+        assert isinstance(ready, PackedTransformer)
+        assert ready.dtype == torch.float32
     assert network.dtype == torch.float32
 
 
@@ -52,6 +58,12 @@ def test_what_needs_no_preparation_is_left_alone(network):
         (torch.bfloat16, None, True),
         (torch.bfloat16, torch.float32, False),
         (torch.float16, torch.bfloat16, True),
+        (torch.float32, "float32", False),
+        (torch.float32, "float16", True),
+        (torch.float32, "bfloat16_products", True),
+        (torch.float32, "float16_weights", True),
+        (torch.float64, "float16_weights", True),
+        (torch.bfloat16, "bfloat16_products", True),
     ],
 )
 def test_what_is_lower_than_exact(network, weights, dtype, lowers):
@@ -64,6 +76,8 @@ def test_what_is_lower_than_exact(network, weights, dtype, lowers):
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ConfigurationError, match=r"dtype torch\.int32: choose one of torch\.fl"):
         Networks(torch.int32)
+    with pytest.raises(ConfigurationError, match=r"dtype half: .*torch.float64, bfloat16_product"):
+        Networks("half")
 
 
 # --- Kept, and made anew --------------------------------------------------------------------
@@ -174,7 +188,7 @@ class Scaled(torch.nn.GELU):
         return self.gains[0] * super().forward(x)
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float64, "bfloat16_products"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_other_weights_are_prepared_anew(network, dtype, change):
     networks, x = Networks(dtype), torch.randn(2, 5, 2)
@@ -260,9 +274,10 @@ def test_a_hook_is_seen_that_tells_no_weights_of_it(network):
 
 
 def test_a_network_that_is_ready_is_not_prepared_while_another_precision_is(network):
-    networks = Networks()
+    networks, lowered = Networks(), Networks("bfloat16_products")
     with torch.autocast("cpu", torch.bfloat16):
         half = networks.of(network)
+        assert lowered.of(network).dtype == torch.float32
     assert half.dtype == torch.bfloat16
     assert networks.of(network).dtype == torch.float32
 
@@ -273,7 +288,7 @@ def test_not_a_number_among_weights_does_not_prepare_anew(network):
     assert networks.of(network) is networks.of(network)
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, "bfloat16_products", "float16_weights"])
 def test_eight_threads_may_use_one_flow_and_one_networks(dtype):
     flow, networks = tiny_flow(num_transforms=2, num_layers=1, num_classes=3), Networks(dtype)
 
@@ -281,7 +296,7 @@ def test_eight_threads_may_use_one_flow_and_one_networks(dtype):
         source = ExampleSeeds(seed, range(2 + seed % 3))
         return flow.sample(2 + seed % 3, 1, source=source, **options)
 
-    expected = [sample(seed, dtype=dtype) for seed in range(8)]
+    expected = [sample(seed, networks=Networks(dtype)) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda seed: sample(seed, networks=networks), range(8)))
     assert all(map(torch.equal, found, expected))

@@ -13,15 +13,22 @@ from torch.nn.utils import parametrize, prune
 from tarflow import AutoregressiveTransform, ExpScale, Flow, Networks, Patchify, StandardNormal
 from tarflow.nn.attention import CausalSelfAttention, KVCache, Window
 from tarflow.nn.layers import Layer
+from tarflow.nn.lowering import LoweredLinear, RoundedLinear, lower_products, round_weights
 from tarflow.nn.packing import (
     FEW_ROWS,
     ActivatedLinear,
+    ActivatedLoweredLinear,
+    ActivatedRoundedLinear,
     CacheMemory,
     PackedLinear,
+    PackedLoweredLinear,
+    PackedRootMeanSquare,
+    PackedRoundedLinear,
     PackedTransformer,
     hasten,
     is_packable,
 )
+from tarflow.nn.products import has_half_kernels, has_kernels
 from tarflow.nn.transformer import CausalTransformer
 
 from ..models import randomized, tiny_network
@@ -325,12 +332,6 @@ def test_preparing_leaves_the_network_as_it_was(network):
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_only_float32_is_packed(network, dtype):
-    assert is_packable(network.proj_in)
-    assert not any(map(is_packable, network.to(dtype).modules()))
-
-
 def test_what_drops_activations_in_training_does_so_packed():
     network = randomized(CausalTransformer(2, 3, 5, 16, 1, head_dim=8, dropout=0.5), 0.3)
     ready, x = packed(network), torch.randn(2, 5, 2)
@@ -341,3 +342,147 @@ def test_what_drops_activations_in_training_does_so_packed():
         found = ready(x)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert not torch.equal(ready(x), found)
+
+
+# --- Lower precisions ---------------------------------------------------------------------------
+
+LOWER = [
+    pytest.param(
+        dtype,
+        marks=pytest.mark.skipif(
+            not has_kernels(dtype), reason=f"needs instructions that multiply {name}"
+        ),
+    )
+    for dtype, name in ((torch.bfloat16, "bfloat16: AVX-512"), (torch.float16, "float16"))
+]
+HALF = pytest.mark.skipif(not has_half_kernels(), reason="needs FBGEMM")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8]
+)
+def test_what_this_processor_has_kernels_for_is_packed(network, dtype):
+    assert has_kernels(torch.float32)
+    assert not has_kernels(torch.float64)
+    if dtype.is_floating_point:
+        linear = network.to(dtype).proj_in
+        assert is_packable(linear) == has_kernels(dtype)
+        hasten(linear)
+        assert (type(linear) is PackedLinear) == has_kernels(dtype)
+    else:
+        assert not has_kernels(dtype)
+
+
+@pytest.mark.parametrize("dtype", LOWER)
+@pytest.mark.parametrize("batch", [0, 1, 4, 33])
+def test_a_network_of_lower_precision_computes_the_same_packed(network, dtype, batch):
+    network, x = network.to(dtype), torch.randn(batch, 7, 3)
+    eps, expected = torch.finfo(dtype).eps, decoded(network, x, None, 1)
+    found = decoded(packed(network), x, None, 1)
+    torch.testing.assert_close(found, expected, rtol=10 * eps, atol=10 * eps)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *LOWER])
+def test_a_lowered_layer_multiplies_what_is_rounded(bias, dtype):
+    linear, x = nn.Linear(24, 6, bias=bias), torch.randn(5, 24)
+    weight, given = linear.weight.to(dtype).double(), x.to(dtype).double()
+    expected = given @ weight.T + (linear.bias.to(dtype).double() if bias else 0)
+    lower_products(linear, dtype)
+    hasten(linear)
+    assert (type(linear) is PackedLoweredLinear) == has_kernels(dtype)
+    found, eps = linear(x), torch.finfo(dtype).eps
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=eps, atol=eps / 4)
+    assert not torch.equal(found, F.linear(x, linear.weight, linear.bias))
+
+
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("batch", [0, 1, 4, 33])
+def test_a_lowered_network_is_packed_as_a_plain_one(network, window, batch):
+    """Products lowered to float32 itself, for which every processor has kernels."""
+    x = torch.randn(batch, 7, 3)
+    expected = decoded(network, x, None, window)
+    lower_products(network.blocks, torch.float32)
+    ready = packed(network)
+    block, proj_in = ready.network.blocks[0], ready.network.proj_in
+    assert ready.takes_rows
+    assert type(proj_in) is PackedLinear
+    assert type(block.attention.qkv) is PackedLoweredLinear
+    assert [type(step) for step in block.mlp] == [ActivatedLoweredLinear, PackedLoweredLinear]
+    assert block.add is Tensor.add_
+    found = decoded(ready, x, None, window)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", LOWER)
+def test_within_an_mlp_lowered_layers_hand_on_what_is_rounded(network, dtype):
+    lower_products(network.blocks, dtype)
+    ready = packed(network)
+    first, second = ready.network.blocks[0].mlp
+    x = torch.randn(3, 16)
+    assert [first.outputs, second.outputs] == [dtype, torch.float32]
+    assert second(first(x)).dtype == torch.float32
+    expected = decoded(network, x := torch.randn(3, 7, 3), None, 1)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(decoded(ready, x, None, 1), expected, rtol=10 * eps, atol=10 * eps)
+
+
+@HALF
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("batch", [0, 1, 4, 33])
+def test_a_network_with_rounded_weights_computes_the_same_packed(network, window, batch):
+    plain, x = copy.deepcopy(network), torch.randn(batch, 7, 3)
+    with torch.no_grad():
+        network.blocks[0].mlp[0].weight[0, 0] = 1e6  # more than float16 holds
+    round_weights(network.blocks)
+    assert float(network.blocks[0].mlp[0].weight[0, 0]) == 65504
+    for name, weight in network.named_parameters():
+        if "weight" in name and "norm" not in name:
+            rounded = weight if "proj_" in name else weight.half().float()
+            assert torch.equal(weight, rounded)
+    ready = packed(network)
+    block = ready.network.blocks[1]
+    assert ready.takes_rows
+    assert block.add is Tensor.add_
+    assert [type(step) for step in block.mlp] == [ActivatedRoundedLinear, PackedRoundedLinear]
+    assert type(ready.network.proj_out) is PackedLinear
+    expected = decoded(network, x, None, window)
+    torch.testing.assert_close(decoded(ready, x, None, window), expected, rtol=1e-5, atol=1e-5)
+    assert not batch or not torch.equal(expected, decoded(plain, x, None, window))
+
+
+@pytest.mark.parametrize("batch", [2, 20])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_is_not_known_runs_as_it_is_between_rounded_layers(network, change, batch):
+    x = torch.randn(batch, 7, 3)
+    change(network)
+    expected = decoded(network, x, None, 1)
+    for name, gap in (("bfloat16_products", 0.3), ("float16_weights", 0.02)):
+        found = decoded(Networks(name).of(network), x, None, 1)
+        torch.testing.assert_close(found, expected, rtol=gap, atol=gap)
+        assert not torch.equal(found, expected)
+
+
+def test_a_foreign_layer_that_uses_a_weight_itself_finds_it():
+    network, x = foreign_network(), torch.randn(3, 7, 3)
+    expected = decoded(network, x, None, 1)
+    for name, kind in (("bfloat16_products", LoweredLinear), ("float16_weights", RoundedLinear)):
+        ready = Networks(name).of(network)
+        assert isinstance(ready.network.blocks[0].up, kind)
+        torch.testing.assert_close(decoded(ready, x, None, 1), expected, rtol=0.1, atol=0.1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_packed_norm_rounds_once(dtype):
+    norm, x = randomized(nn.RMSNorm(24, 1e-5), 0.3).to(dtype), torch.randn(9, 24).to(dtype)
+    hasten(norm)
+    assert type(norm) is PackedRootMeanSquare
+    found, wide = norm(x), x.double()
+    size = (wide.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+    expected = wide / size * norm.weight.double()
+    assert found.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), expected, rtol=2 * eps, atol=eps / 100)
