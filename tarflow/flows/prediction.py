@@ -28,7 +28,7 @@ from tarflow.flows.shapes import PerExample
 from tarflow.nn.attention import Fronts, KVCache, Start, Window
 from tarflow.nn.networks import Network
 from tarflow.nn.packing import PackedTransformer
-from tarflow.nn.recording import Run, recorded
+from tarflow.nn.recording import Run
 from tarflow.nn.transformer import Condition
 
 MAX_RECORDED_ROWS = 128
@@ -123,22 +123,21 @@ class RecordedPrediction:
 
     def _record(self, x: Vectors, position: Tensor) -> None:
         """Find what was recorded, or record it."""
-        prediction, network, weights = self.prediction, self.network, self.network.weights
+        prediction = self.prediction
         stores = [each for each in (*self.cache.keys, *self.cache.values) if each is not None]
-        self.inputs = *prediction.given.values(), *stores, *weights.tensors
+        self.inputs = *prediction.given.values(), *stores
 
         def run(x: Tensor, position: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
             cache, rest = KVCache(len(self.cache.keys), self.cache.length), iter(inputs)
             given = {name: next(rest) for name in prediction.given}
             cache.keys, cache.values = ([next(rest) for _ in cache.keys] for _ in range(2))
-            with weights.replaced([*rest]):
-                changed = replace(prediction, cache=cache, **given)
-                return tuple(vars(changed(x, position)).values())
+            changed = replace(prediction, cache=cache, **given)
+            return tuple(vars(changed(x, position)).values())
 
         rule = prediction.rule and replace(prediction.rule, weight=1.0, **UNREAD)
-        precisions = prediction.dtype, *(each.dtype for each in self.inputs)
-        parts = prediction.scale, rule, self.cache.length, x.shape, tuple(prediction.given)
-        self.run = recorded((network.outline, parts, precisions), run, (x, position, *self.inputs))
+        parts = prediction.scale, rule, prediction.dtype, tuple(prediction.given)
+        name = *parts, x.shape, self.cache.length
+        self.run = self.network.recorder.recorded(name, run, (x, position, *self.inputs))
 
 
 def stepping(prediction: Prediction) -> Predict:

@@ -23,7 +23,7 @@ from tarflow.nn.products import (
     has_half_kernels,
     multiply,
 )
-from tarflow.nn.recording import Weights
+from tarflow.nn.recording import Recorder
 from tarflow.nn.snapshot import Outline
 from tarflow.nn.transformer import CausalTransformer, Condition, Modulation
 
@@ -54,7 +54,7 @@ class PackedTransformer:
             hasten(module)
         # Products of rows of matrices: of three dimensions they take 2 us more of 29.
         self.takes_rows = all(type(module) in ROWWISE for module in modules)
-        self.weights = Weights(network)
+        self.recorder = Recorder(network, self.outline)
 
     def new_cache(self, rows: int) -> KVCache:
         """A cache of so many sequences, in which nothing counts as written."""

@@ -3,9 +3,9 @@
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, List, Optional, Union, no_type_check  # noqa: UP035
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,86 +15,115 @@ log = logging.getLogger(__name__)
 Run = Callable[..., tuple[Tensor, ...]]
 """A function of tensors."""
 
-RECORDINGS: dict[Hashable, Run | None] = {}
-"""What was recorded in this process, by what it is of; None where that failed."""
-MOST = 64
-"""Recordings that are kept."""
+RECORDINGS: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+"""What was recorded in this process, by what it is of, as long as a network uses it."""
+FAILED: set[Hashable] = set()
+"""What could not be recorded."""
+MOST = 16
+"""Recordings that a network keeps."""
 LOCK = threading.Lock()
 
 
-class Weights:
-    """The tensors that a transformer's modules hold, in order, and where they are."""
+class Recorder:
+    """Records functions in which a network's modules compute, and keeps what was recorded.
 
-    def __init__(self, network: nn.Module):
-        self.places: dict[int, list[tuple[dict[str, Any], str]]] = {}
-        self.tensors: list[Tensor] = []
-        for module in network.modules():
-            for mapping in (vars(module), module._parameters, module._buffers):
-                for name, value in mapping.items():
-                    if isinstance(value, Tensor):
-                        if id(value) not in self.places:
-                            self.tensors.append(value)
-                        self.places.setdefault(id(value), []).append((mapping, name))
+    What is recorded are a function's operators, for inputs of any content: it must choose nothing
+    by that. TorchScript's interpreter runs them; torch has nothing else yet that starts in a tenth
+    of a second and takes packed weights. Networks of one kind share what was recorded, each with
+    its own weights.
 
-    @contextmanager
-    def replaced(self, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """Have other tensors in their places for a while."""
-        try:
-            self._put(tensors)
-            yield
-        finally:
-            self._put(self.tensors)
-
-    def _put(self, tensors: Sequence[Tensor]) -> None:
-        for places, tensor in zip(self.places.values(), tensors, strict=True):
-            for mapping, name in places:
-                mapping[name] = tensor
-
-
-def recorded(key: Hashable, run: Run, inputs: Sequence[Tensor]) -> Run | None:
-    """A function of tensors, recorded on inputs where that was not done before; None if it failed.
-
-    What is recorded are its operators, for inputs of any content: it must choose nothing by that,
-    and equal keys must stand for equal operators. TorchScript's interpreter runs them; torch has
-    nothing else yet that starts in a tenth of a second and takes packed weights as inputs.
+    Args:
+        network: The network.
+        kind: Hashable; networks of one kind compute the same from their weights.
     """
-    with LOCK:
-        if key not in RECORDINGS:
-            if len(RECORDINGS) >= MOST:
-                RECORDINGS.clear()
-            RECORDINGS[key] = _record(run, inputs)
-        return RECORDINGS[key]
+
+    def __init__(self, network: nn.Module, kind: Hashable):
+        self.weights = weights_of(network)
+        kinds = (each.dtype if isinstance(each, Tensor) else type(each) for each in self.weights)
+        self.kind = kind, *kinds
+        self.kept: dict[Hashable, Run | None] = {}
+
+    def recorded(self, name: Hashable, run: Run, inputs: Sequence[Tensor]) -> Run | None:
+        """A function of tensors, recorded on inputs if it is not yet; None if that failed.
+
+        Equal names must stand for equal operators, in a network of this kind.
+        """
+        with LOCK:
+            if name not in self.kept:
+                if len(self.kept) >= MOST:
+                    self.kept.clear()
+                self.kept[name] = self._recorded((self.kind, name), run, inputs)
+            return self.kept[name]
+
+    def _recorded(self, key: Hashable, run: Run, inputs: Sequence[Tensor]) -> Run | None:
+        """What was recorded, with this network's weights."""
+        if key in FAILED:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is deprecated, and that sizes are fixed
+                known = RECORDINGS.get(key)
+                if known is None:
+                    function = Function(run, self.weights)
+                    known = torch.jit.trace(function, tuple(inputs), check_trace=False)
+                # The copy has attributes of its own, and does not keep the function.
+                own: Any = torch.jit.RecursiveScriptModule.__copy__(known)
+                for index, weight in enumerate(self.weights):
+                    setattr(own, f"weight_{index}", weight)
+        except (RuntimeError, AttributeError) as error:
+            FAILED.add(key)
+            log.warning("single steps run as they are written: they were not recorded, %s", error)
+            return None
+        RECORDINGS[key] = own
+
+        def call(*tensors: Tensor) -> tuple[Tensor, ...]:
+            with torch.jit.optimized_execution(False):  # there is nothing to profile and fuse
+                return own.forward(*tensors)
+
+        return call
 
 
-def _record(run: Run, inputs: Sequence[Tensor]) -> Run | None:
-    """Record a function."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is deprecated, and that sizes are fixed
-            traced: Any = torch.jit.trace(run, tuple(inputs), check_trace=False)
-            traced._torchdynamo_inline = None  # would keep the function, and a network with it
-    except (RuntimeError, AttributeError) as error:
-        log.warning("single steps run as they are written, for they were not recorded: %s", error)
-        return None
+class Function(nn.Module):
+    """A function as a module with a network's weights, as which recording knows them."""
 
-    def call(*tensors: Tensor) -> tuple[Tensor, ...]:
-        with torch.jit.optimized_execution(False):  # there is nothing to profile and fuse
-            return traced(*tensors)
+    def __init__(self, run: Run, weights: Sequence[Any]):
+        super().__init__()
+        self.run = run
+        for index, weight in enumerate(weights):
+            name = f"weight_{index}"
+            if isinstance(weight, Tensor):
+                self.register_buffer(name, weight)
+            else:
+                setattr(self, name, weight)
 
-    return call
-
-
-# TorchScript reads these functions itself: of the language it knows a part, and these annotations.
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Call the function."""
+        return self.run(*inputs)
 
 
-@torch.jit.script_if_tracing
+def weights_of(network: nn.Module) -> list[Any]:
+    """The tensors, and packed weights of other types, that a network's modules hold, in order."""
+    found: dict[int, Any] = {}
+    for module in network.modules():
+        for mapping in (vars(module), module._parameters, module._buffers):
+            for value in mapping.values():
+                if isinstance(value, Tensor | torch.ScriptObject):
+                    found.setdefault(id(value), value)
+    return [*found.values()]
+
+
+scripted: Any = getattr(torch.jit, "script_if_tracing", no_type_check)
+"""Lets TorchScript read a function itself, which knows old annotations alone."""
+
+
+@scripted
 @no_type_check
 def up_to(store: Tensor, end: Tensor) -> Tensor:
     """The first positions of cached keys or values, a view."""
     return store.narrow(2, 0, int(end))
 
 
-@torch.jit.script_if_tracing
+@scripted
 @no_type_check
 def packed_product(x: Tensor, packed: Tensor, bias: Optional[Tensor], after: str) -> Tensor:  # noqa: UP045
     """A packed product and what follows it, where it is recorded."""
