@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tarflow.flows.decoding import Sequential
 from tarflow.sampling.plan import Measurement, Plan
 
 COLUMNS = ("transform", "decoder", "passes", "largest residual", "ms", "against sequential")
@@ -62,11 +63,13 @@ class PlanTable:
         table = _table(f"samples that may deviate by {accepted:.1e}", WAYS)
         for trial in plan.trials:
             own = (trial.precision, trial.decoder) == (plan.conditions.dtype, plan.decoder)
-            kinds = " ".join(str(getattr(d, "window", 1)) for d in trial.decoder.decoders)
+            windows = [getattr(each, "window", 1) for each in trial.decoder.decoders]
+            plain = all(isinstance(each, Sequential) for each in trial.decoder.decoders)
+            kinds = "sequential" if plain else f"windows {' '.join(map(str, windows))}"
             factor = f"{plan.sequential_seconds / trial.seconds:.2f} x"
             numbers = (f"{trial.deviation:.1e}", f"{trial.seconds:.3f}", factor)
             style = "bold green" if own else ""
-            table.add_row(trial.precision, f"windows {kinds}", *numbers, style=style)
+            table.add_row(trial.precision, kinds, *numbers, style=style)
         self.console.print(table)
 
 
