@@ -23,9 +23,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from benchmarks.precision import PRECISIONS, Precision
 from tarflow import AutoregressiveTransform, Decoder, Flow
 from tarflow.machine.device import LARGEST, MEGABYTE, copy_bandwidth, matrix_rate
 
+FLOAT32 = "float32"
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 """Megabytes that are read and written by the copies that are timed."""
 
@@ -46,7 +48,7 @@ class Machine:
     def measure(
         cls,
         device: torch.device | str,
-        dtypes: Sequence[torch.dtype],
+        precisions: Sequence[Precision],
         sizes: Sequence[int] = SIZES,
         largest: int = LARGEST,
     ) -> "Machine":
@@ -54,27 +56,30 @@ class Machine:
 
         Args:
             device: The device.
-            dtypes: Precisions of matrix products.
+            precisions: Of matrix products; float32 is measured in any case.
             sizes: Megabytes of the copies.
             largest: Side of the largest matrices.
         """
         bandwidth = {size: copy_bandwidth(device, size) for size in sizes}
-        return cls(
-            bandwidth, {str(dtype): matrix_rate(device, dtype, largest) for dtype in dtypes}
-        )
+        rate = {}
+        for precision in {PRECISIONS[FLOAT32]: None} | dict.fromkeys(precisions):
+            with precision.applied():
+                rate[precision.name] = matrix_rate(device, precision.dtype, largest)
+        return cls(bandwidth, rate)
 
     def bandwidth_for(self, num_bytes: float) -> float:
         """Bytes per second at which a working set of that size can be read at best."""
         large = [rate for size, rate in self.bandwidth.items() if size * MEGABYTE >= num_bytes]
         return max(large, default=self.bandwidth[max(self.bandwidth)])
 
-    def rate_for(self, dtype: torch.dtype) -> float:
+    def rate_for(self, precision: Precision) -> float:
         """Operations per second at best on numbers of a precision, widened if that is faster."""
-        return max(self.rate[str(dtype)], self.rate[str(torch.float32)])
+        return max(self.rate[precision.name], self.rate[FLOAT32])
 
-    def share(self, dtype: torch.dtype) -> float:
-        """The rate of a precision, of that of float32."""
-        return self.rate[str(dtype)] / self.rate[str(torch.float32)]
+    @property
+    def shares(self) -> dict[str, float]:
+        """The rate of each precision, of that of float32."""
+        return {name: rate / self.rate[FLOAT32] for name, rate in self.rate.items()}
 
 
 @dataclass(frozen=True)
@@ -156,22 +161,22 @@ class Transformer:
         return matrices + 4 * self.num_layers * self.model_dim * rows * attended
 
     def floor(
-        self, machine: Machine, passes: Sequence[Pass], dtype: torch.dtype, guided: bool = True
+        self, machine: Machine, passes: Sequence[Pass], precision: Precision, guided: bool = True
     ) -> float:
         """Least seconds of some passes.
 
         Args:
             machine: What the device does at best.
             passes: The passes.
-            dtype: Precision of weights, keys and values.
+            precision: That of weights, keys and values.
             guided: Whether every example takes two rows.
         """
         total, copies = 0.0, 2 if guided else 1
         for each in passes:
             rows, end = copies * each.examples, each.start + each.width
-            num_bytes = self.num_bytes(rows, end, dtype.itemsize)
-            working_set = self.num_bytes(rows, self.length, dtype.itemsize)
+            num_bytes = self.num_bytes(rows, end, precision.dtype.itemsize)
+            working_set = self.num_bytes(rows, self.length, precision.dtype.itemsize)
             reading = num_bytes / machine.bandwidth_for(working_set)
-            computing = self.operations(rows, each.start, each.width) / machine.rate_for(dtype)
+            computing = self.operations(rows, each.start, each.width) / machine.rate_for(precision)
             total += max(reading, computing)
         return total
