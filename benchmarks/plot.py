@@ -86,7 +86,10 @@ def draw_lengths(results: LengthResults, path: Path) -> None:
                 name = f"{each.mode}, {each.precision}: {each.slope:.2f} ± {each.error:.2f}"
                 line = "o-" if each.precision == "float32" else "s--"
                 axes.plot(x, y, line, color=COLORS.get(each.mode, OTHER), label=name)
+        sizes = sorted({getattr(each, over) for each in results.measurements})
         axes.set(xscale="log", yscale="log", xlabel=over.replace("_", " "), ylabel="seconds")
+        axes.set_xticks(sizes, map(str, sizes))
+        axes.minorticks_off()
         axes.legend(frameon=False, fontsize=7)
     save(figure, f"Time to sample on {results.device}", path)
 
