@@ -45,9 +45,11 @@ def measure(
         x = run()
         first[key] = now(z.device) - begin, x.double() - reference
     times = interleave(runs, case.repeats, z.device, lambda text: tell(f"{case}: {text}"))
-    return [
-        summarize(flow, case, run, machine, *first[key], times[key]) for key, run in runs.items()
-    ]
+    found = []
+    for key, run in runs.items():
+        seconds, error = first[key]
+        found.append(summarize(flow, case, run, machine, seconds, error, times[key]))
+    return found
 
 
 @dataclass(frozen=True)

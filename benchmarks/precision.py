@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-BACKENDS = {"bf16": torch.backends.mkldnn.matmul, "tf32": torch.backends.cuda.matmul}
+BACKENDS: dict[str, Any] = {
+    "bf16": torch.backends.mkldnn.matmul,  # pyright: ignore[reportAttributeAccessIssue]
+    "tf32": torch.backends.cuda.matmul,
+}
 """What multiplies matrices of float32 in a lower precision when told to."""
 
 

@@ -36,13 +36,13 @@ def test_the_published_page_shows_the_published_results():
 
 
 def test_a_quick_run_of_all_ways_to_sample_makes_a_page(tmp_path, capsys):
-    wanted = ["--quick", "--device", "cpu", "--output", str(tmp_path)]
+    wanted = ["--quick", "--device", "cpu", "--repeats", "1", "--output", str(tmp_path)]
     written = run.main([*wanted, "--only", "speed", "peers", "lengths"])
     [speed, peers, lengths] = (read(kind, tmp_path)[0] for kind in [*SECTIONS][:3])
     modes = ["baseline", "sequential", "windowed"]
     assert [each.mode for each in speed.measurements] == 2 * modes
     for each in speed.measurements:
-        assert len(each.seconds) == 2
+        assert len(each.seconds) == 1
         assert 0 < each.floor_seconds < each.median
         assert each.rms <= each.maximum < 1e-2
         assert each.passes <= each.positions
