@@ -20,8 +20,9 @@ from tarflow import (
     Sequential,
     TarFlow,
 )
-from tarflow.sampling.calibration import Limited, TooSlow, calibrate, fastest
+from tarflow.sampling.calibration import calibrate, fastest
 from tarflow.sampling.plan import Conditions, Measurement, Plan, Planned, read_plans
+from tarflow.sampling.race import Limited, TooSlow
 
 from .models import randomized
 
@@ -187,7 +188,7 @@ def test_without_plans_decoding_is_sequential(flow, tmp_path):
     [
         "{",
         "[]",
-        '{"format": 2, "plans": []}',
+        '{"format": 3, "plans": []}',
         '{"format": 1, "plans": [{}]}',
         '{"format": 1, "plans": 3}',
     ],

@@ -4,7 +4,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tarflow.arguments import check_integer
-from tarflow.cli.choices import device_of, find_pretrained, guidance_of, load_model, read_dtype
+from tarflow.cli.choices import (
+    device_of,
+    find_pretrained,
+    guidance_of,
+    load_model,
+    read_dtype,
+    read_precision,
+)
 from tarflow.cli.settings import Section, Settings
 from tarflow.flows.checkpoint import WEIGHTS
 from tarflow.flows.flow import Flow
@@ -19,7 +26,7 @@ from tarflow.students.timing import time_samples
 from tarflow.students.timing_table import TimingTable
 
 OF_STUDENTS = ("steps",)
-OF_FLOWS = ("guidance_rule", "temperature", "tolerance", "windows")
+OF_FLOWS = ("guidance_rule", "temperature", "tolerance", "windows", "deviation")
 """Keys that mean nothing for the other kind of model."""
 
 
@@ -33,7 +40,8 @@ class CalibrateSettings(Settings):
     guidance: float = 0.0  # weight; 0 is off
     guidance_rule: Section
     temperature: float = 1.0  # attention temperature of the null prediction
-    dtype: str | None = None  # float32, bfloat16 or float16: precision of the transformers
+    dtype: str | None = None  # precision of the transformers: as for sampling
+    deviation: float | None = None  # RMS, in units of the data, within which to choose it
     tolerance: float = 1e-3  # largest residual of a certified sample
     # Those over the length count as the whole length.
     windows: list[int] = field(default_factory=lambda: [8, 16, 32, 64, 128, 1000000])
@@ -65,10 +73,11 @@ def _plan(config: CalibrateSettings, flow: Flow, directory: Path) -> None:
             config.batch_size,
             None if classes is None else in_turn(classes, range(config.batch_size)),
             guidance=guidance_of(config.guidance_rule, config.guidance, flow),
-            dtype=read_dtype(config.dtype),
+            dtype=read_precision(config.dtype),
             tolerance=config.tolerance,
             windows=config.windows,
             repetitions=config.repetitions,
+            deviation=config.deviation,
             show=table.show,
             tell=tell,
         )

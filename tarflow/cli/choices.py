@@ -17,6 +17,8 @@ from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.pretrained import load
+from tarflow.nn.networks import Networks
+from tarflow.nn.precision import PRECISIONS
 from tarflow.sampling.plan import Conditions, Planned
 from tarflow.sampling.sample_folder import fingerprints
 from tarflow.students.student import Student
@@ -121,11 +123,22 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def read_precision(name: str | None) -> torch.dtype | str | None:
+    """Read the name of a precision, a dtype where it is one; None is that of the weights."""
+    names = [each for each in PRECISIONS if each != "float64"]
+    if name not in (None, *names):
+        raise ConfigurationError(f"dtype={name} is unknown: give {', '.join(names)}")
+    return getattr(torch, name, name) if name else None
+
+
 def read_dtype(name: str | None) -> torch.dtype | None:
-    """Read the name of a precision; None is that of the weights."""
-    if name not in (None, "float32", "bfloat16", "float16"):
-        raise ConfigurationError(f"dtype={name} is unknown: give float32, bfloat16, float16")
-    return getattr(torch, name) if name else None
+    """Read the name of a precision of all tensors; None is that of the weights."""
+    dtype = read_precision(name)
+    if isinstance(dtype, str):
+        raise ConfigurationError(
+            f"dtype={name} is one of flows: give float32, bfloat16, float16 for a student"
+        )
+    return dtype
 
 
 def guidance_of(section: Section, weight: float, flow: Flow) -> Guidance | None:
@@ -138,11 +151,24 @@ def guidance_of(section: Section, weight: float, flow: Flow) -> Guidance | None:
 def decode_options(
     config: Any, flow: Flow, directory: Path, batch_size: int, guidance: Guidance | None
 ) -> DecodeOptions:
-    """How to decode a flow of a folder, under settings with a decoder, a dtype and `compile`."""
-    decoder = instantiate(config.decoder)
-    options = DecodeOptions(guidance, dtype=read_dtype(config.dtype))
+    """How to decode a flow of a folder, under settings with a decoder, a dtype and `compile`.
+
+    A precision that is not one of all tensors, or that a plan chose, is one of decoding alone.
+    """
+    decoder, dtype = instantiate(config.decoder), read_precision(config.dtype)
+    options = DecodeOptions(guidance, compile=config.compile, certify=True)
+    if isinstance(dtype, str):
+        options = replace(options, networks=Networks(dtype, config.compile))
+    else:
+        options = replace(options, dtype=dtype)
     if isinstance(decoder, Planned):
         told = (batch_size, options, decoder.tolerance, fingerprints(directory)[WEIGHTS])
-        decoder, message = decoder.choose(directory, Conditions.of(flow, *told))
+        conditions = Conditions.of(flow, *told)
+        if dtype is None:
+            own, conditions = conditions, decoder.settle(directory, conditions)
+            if conditions != own:  # its deviation is known, and accepted
+                networks = Networks(conditions.dtype, config.compile)
+                options = replace(options, networks=networks, certify=False)
+        decoder, message = decoder.choose(directory, conditions)
         print(message)
-    return replace(options, decoder=decoder, compile=config.compile)
+    return replace(options, decoder=decoder)

@@ -22,7 +22,7 @@ SHOWN = ("num_samples", "grid_samples", "columns", "save_png", "save_npz", "data
 OF_STUDENTS = ("steps", "flow", "best_of")
 OF_FLOWS = (
     *("guidance_rule", "temperature", "denoise", "denoiser", "denoising_steps"),
-    *("compile", "decoder", "tolerance", "window"),
+    *("compile", "decoder", "tolerance", "window", "certify"),
 )
 """Keys that mean nothing for the other kind of model."""
 
@@ -44,7 +44,10 @@ class SampleSettings(Settings):
     denoising_steps: int = 30  # levels that denoisers of many noise levels go through
     seed: int = 0  # sample n of a seed is the same whatever the batch size
     batch_size: int = 100  # samples drawn, and written, at a time; fewer where memory runs out
-    dtype: str | None = None  # float32, bfloat16 or float16: of the transformer; its weights'
+    # Of the transformers: float32, bfloat16, float16 or bfloat16_products; by default that of the
+    # plan, or of the weights.
+    dtype: str | None = None
+    certify: bool | None = None  # check each of lower precision; null: unless the plan chose that
     compile: bool = False  # run single steps compiled: pays after many samples, if at all
     steps: int | None = None  # passes of a student; by default its own number
     flow: str | None = None  # a flow that judges a student's samples, by log p and residual

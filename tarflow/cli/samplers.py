@@ -42,7 +42,8 @@ def _of_flow(config: Any, flow: Flow, directory: Path) -> tuple[Sampler, dict[st
     others = read_others(config.composed["context"], flow)
     denoiser = instantiate(config.denoiser)
     told = (flow, config.seed, classes, others)
-    return FlowSampler(*told, config.denoise, options, denoiser), origin
+    certify = options.certify if config.certify is None else config.certify
+    return FlowSampler(*told, config.denoise, options, denoiser, certify), origin
 
 
 def _of_student(config: Any, student: Student, directory: Path) -> tuple[Sampler, dict[str, str]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from tarflow.flows.decoding import DecodeOptions
 from tarflow.flows.guidance import Guidance
 from tarflow.machine.files import json_text, write_atomically
 from tarflow.machine.processes import Process
+from tarflow.nn.networks import Networks
 from tarflow.sampling.certificates import Certificates
 from tarflow.sampling.flow_sampler import FlowSampler
 from tarflow.sampling.gallery import Gallery
@@ -123,10 +124,13 @@ class GuidanceSweep:
     @cached_property
     def runs(self) -> dict[Turn, list[SampleRun]]:
         """For every turn, the samples of each seed."""
-        runs, networks = {}, None
+        runs, prepared = {}, {}
         for turn in self.turns:
-            options = replace(self.options_of(turn.guidance), networks=networks).prepared()
-            networks = options.networks  # prepared once for all turns
+            options = self.options_of(turn.guidance).prepared()
+            networks = cast(Networks, options.networks)
+            # Once for all turns of a precision.
+            networks = prepared.setdefault(networks.precision, networks)
+            options = replace(options, networks=networks)
             samplers = (replace(self.sampler, seed=s, options=options) for s in self.metrics.seeds)
             runs[turn] = [self._run(turn, sampler) for sampler in samplers]
         return runs

@@ -7,14 +7,13 @@ from functools import cached_property
 
 import torch
 
-from tarflow.errors import ConfigurationError
 from tarflow.nn.cache_memory import CacheMemory
 from tarflow.nn.compiled import CompiledNetwork, GraphMemory
+from tarflow.nn.lowering import lower_products, round_weights
 from tarflow.nn.packing import PackedTransformer, can_pack
+from tarflow.nn.precision import Precision
 from tarflow.nn.snapshot import Snapshot
 from tarflow.nn.transformer import CausalTransformer
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 Network = CausalTransformer | CompiledNetwork | PackedTransformer
 """A transformer as it was trained, or as decoding runs it."""
@@ -25,13 +24,14 @@ class Prepared:
     """A transformer made ready, and what it was made from."""
 
     network: CausalTransformer
-    dtype: torch.dtype
+    precision: Precision
     snapshot: Snapshot
     ready: Network
 
-    def serves(self, network: CausalTransformer, dtype: torch.dtype) -> bool:
+    def serves(self, network: CausalTransformer, precision: Precision) -> bool:
         """Whether it is of a transformer as that is now, in a precision."""
-        return self.network is network and self.dtype == dtype and self.snapshot.shows(network)
+        same = self.network is network and self.precision == precision
+        return same and self.snapshot.shows(network)
 
 
 class Networks:
@@ -41,16 +41,17 @@ class Networks:
 
     Args:
         dtype: Precision in which transformers compute; by default that of their weights. The
-            flow's state stays in float32 or above.
+            flow's state stays in float32 or above. By name also `bfloat16_products` and
+            `float16_weights`: tensors are of float32, and rounded where the layers multiply them,
+            or weights alone are rounded.
         compile: Whether single steps run compiled; see `CompiledNetwork`.
 
     Raises:
         ConfigurationError: The dtype is not one to compute in.
     """
 
-    def __init__(self, dtype: torch.dtype | None = None, compile: bool = False):
-        if dtype is not None and dtype not in DTYPES:
-            raise ConfigurationError(f"dtype {dtype}: choose one of {', '.join(map(str, DTYPES))}")
+    def __init__(self, dtype: torch.dtype | str | None = None, compile: bool = False):
+        self.precision = None if dtype is None else Precision.of(dtype)
         self.dtype = dtype
         self.compile = compile
         self.memory = GraphMemory() if compile else CacheMemory()
@@ -64,42 +65,48 @@ class Networks:
 
     def lowers(self, network: CausalTransformer) -> bool:
         """Whether the transformer is made ready in a lower precision than `exact` has."""
-        return torch.finfo(self._dtype(network)).eps > torch.finfo(self.exact._dtype(network)).eps
+        return self._precision(network).eps > self.exact._precision(network).eps
 
     def of(self, network: CausalTransformer) -> Network:
         """The transformer, ready; made anew where it has changed since, its weights or modules.
 
         What needs no preparation is left alone; everything else is done to a copy.
         """
-        dtype = self._dtype(network)
+        precision = self._precision(network)
         with self.lock:
             kept = self.prepared.get(id(network))
-            if kept is None or not kept.serves(network, dtype):
-                if not (self.compile or dtype != network.dtype or can_pack(network)):
+            if kept is None or not kept.serves(network, precision):
+                as_it_is = precision == Precision.of(network.dtype)
+                if as_it_is and not (self.compile or can_pack(network)):
                     return network
-                kept = self.prepared[id(network)] = self._copy(network, dtype)
+                kept = self.prepared[id(network)] = self._copy(network, precision)
             return kept.ready
 
-    def _copy(self, network: CausalTransformer, dtype: torch.dtype) -> Prepared:
+    def _copy(self, network: CausalTransformer, precision: Precision) -> Prepared:
         """Prepare a copy."""
         # Tensors made in inference mode could not be used outside of it.
         with torch.inference_mode(False), torch.no_grad():
             copied = copy.deepcopy(network).requires_grad_(False)
             snapshot = Snapshot(network, copied)
-            return Prepared(network, dtype, snapshot, self._prepare(copied))
+            return Prepared(network, precision, snapshot, self._prepare(copied))
 
-    def _dtype(self, network: CausalTransformer) -> torch.dtype:
+    def _precision(self, network: CausalTransformer) -> Precision:
         """The precision to compute in: as asked for, or that of autocast, or of the weights."""
         device = network.like.device.type
-        if self.dtype is not None:
-            return self.dtype
+        if self.precision is not None:
+            return self.precision
         if torch.is_autocast_enabled(device) and network.dtype != torch.float64:
-            return torch.get_autocast_dtype(device)
-        return network.dtype  # of float64, which autocast leaves alone, too
+            return Precision.of(torch.get_autocast_dtype(device))
+        return Precision.of(network.dtype)  # of float64, which autocast leaves alone, too
 
     def _prepare(self, network: CausalTransformer) -> Network:
         """Cast, and pack or compile, a copy that is nobody else's."""
-        ready = network.to(self._dtype(network))
+        precision = self._precision(network)
+        ready = network.to(precision.dtype)
+        if precision.products != precision.dtype:
+            lower_products(ready, precision.products)
+        elif precision.weights != precision.dtype:
+            round_weights(ready)
         if isinstance(self.memory, GraphMemory):
             return CompiledNetwork(ready, memory=self.memory)
         return PackedTransformer(ready, self.memory) if can_pack(ready) else ready
@@ -108,5 +115,5 @@ class Networks:
 class ExactNetworks(Networks):
     """Transformers in the precision of their weights, and no less than float32."""
 
-    def _dtype(self, network: CausalTransformer) -> torch.dtype:
-        return torch.promote_types(network.dtype, torch.float32)
+    def _precision(self, network: CausalTransformer) -> Precision:
+        return Precision.of(torch.promote_types(network.dtype, torch.float32))

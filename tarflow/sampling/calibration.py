@@ -1,35 +1,36 @@
-"""Picks the fastest decoder for each transform, from measurements on this machine."""
+"""Picks the fastest decoders, and the precision, from measurements on this machine."""
 
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_integer, shown
+from tarflow.arguments import check_integer, check_real, shown
 from tarflow.errors import ConfigurationError
-from tarflow.flows.affine import Affine
-from tarflow.flows.context import Context, ContextLike
-from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Predict, Sequential
+from tarflow.flows.context import ContextLike
+from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.jacobi import Jacobi
-from tarflow.flows.report import Inverse
-from tarflow.flows.transforms import Composition, Transform
-from tarflow.machine.device import medians, now
+from tarflow.machine.device import medians
+from tarflow.nn.networks import Networks
+from tarflow.nn.precision import PRECISIONS, Precision
 from tarflow.randomness import ExampleSeeds
-from tarflow.sampling.plan import Conditions, Measurement, Plan
+from tarflow.sampling.deviation import deviations
+from tarflow.sampling.plan import Conditions, Measurement, Plan, Trial
+from tarflow.sampling.race import Race
 
 WINDOWS = (8, 16, 32, 64, 128, 1_000_000)
 """Windows to try; the last is any sequence's whole length."""
 
 MARGIN = 0.95
-"""Share of sequential decoding's time that a window must not exceed, since timings scatter."""
+"""Share of sequential decoding's time that a window must not exceed, since timings scatter.
+
+So it is with a precision, and the time that the exact one takes.
+"""
 
 
 @torch.no_grad()
@@ -39,11 +40,13 @@ def calibrate(
     context: ContextLike = None,
     *,
     guidance: Guidance | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     tolerance: float = 1e-3,
     windows: Sequence[int] = WINDOWS,
     repetitions: int = 3,
     seed: int = 0,
+    deviation: float | None = None,
+    precisions: Sequence[torch.dtype | str] | None = None,
     show: Callable[[Measurement], None] = lambda measurement: None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Plan:
@@ -53,42 +56,69 @@ def calibrate(
     where it is faster than sequential decoding of the same noise, in interleaved repetitions; and
     the whole plan only if it is faster as a whole.
 
+    Where a deviation is accepted, that is done in every precision, and the plan is the fastest of
+    the ways whose samples deviate by no more from exact ones: those decoded one position after the
+    other in the precision of the weights, or float32 if that is higher.
+
     Args:
         flow: The flow, on the device to calibrate for.
         batch_size: Number of samples that will be decoded at a time.
         context: What to condition on, as for sampling.
-        guidance: As in `DecodeOptions`, like dtype.
-        dtype: Precision in which transformers compute.
+        guidance: As in `DecodeOptions`.
+        dtype: Precision in which transformers compute, as in `Networks`.
         tolerance: That of `Jacobi`.
         windows: Windows to try; those over the length of a transform count as that.
         repetitions: Number of times that each is measured.
         seed: Seed of the noise.
+        deviation: The largest that is accepted: the root mean square over all numbers of 16
+            samples or more, in units of the data. By default the precision is not chosen.
+        precisions: Those to choose from besides the exact one; by default all that the device has
+            instructions for.
         show: Called with the measurements of a transform, one by one, when it is done.
         tell: Called with what is measured next, in words.
 
     Raises:
-        ConfigurationError: There is nothing to measure.
+        ConfigurationError: There is nothing to measure, or to choose from.
     """
     check_integer("batch_size", batch_size, least=1)
     check_integer("repetitions", repetitions, least=1)
     candidates = _read_windows(windows, tolerance)
+    chooses = deviation is not None
+    names = _read_precisions(flow, dtype, deviation, precisions) if chooses else [dtype]
     z = flow.base.sample(batch_size, ExampleSeeds(seed, range(batch_size)))
     read = flow.sampling_context(context, z)
-    options = DecodeOptions(guidance=guidance, dtype=dtype).prepared()
-    flow.decode(z, read, options=options)  # checks, warms up
-    race = Race(read, options, candidates, repetitions, tell)
-    decoders, measurements = [], []
+    measurements, ways = [], []
+    for name in names:
+        options = DecodeOptions(guidance, networks=Networks(name))
+        told = (candidates, repetitions, tell, str(name) if chooses else "")
+        results, decoders = _measure(Race(read, options, *told), flow, z, show)
+        measurements += results
+        ways += [(str(name), replace(options, decoder=each)) for each in decoders]
+    tell("whole samples")
+    options = [each for _, each in ways]
+    functions = {n: partial(flow.attempt, z, read, options=o) for n, o in enumerate(options)}
+    seconds = medians(functions, z.device, repetitions)
+    off = deviations(flow, options, read, batch_size, seed) if chooses else [0.0] * len(ways)
+    trials = [Trial(n, o.decoder, seconds[i], off[i]) for i, (n, o) in enumerate(ways)]
+    best = choose(trials, torch.inf if deviation is None else deviation)
+    conditions = Conditions.of(flow, batch_size, options[trials.index(best)], tolerance)
+    known = (conditions, best.decoder, best.seconds, trials[0].seconds, tuple(measurements))
+    return Plan(*known, *(() if deviation is None else (float(deviation), tuple(trials))))
+
+
+def _measure(
+    race: Race, flow: Flow, z: Tensor, show: Callable[[Measurement], None]
+) -> tuple[list[Measurement], list[PerTransform]]:
+    """Measure every transform; whole samples are decoded sequentially, and by the fastest."""
+    flow.decode(z, race.context, options=race.options)  # checks, warms up
+    measurements, decoders = [], []
     for results in race.transforms(flow.transform, z):
         decoders.append(fastest(results))
         for result in results:
             measurements.append(result)
             show(result)
-    plans = [PerTransform((Sequential(),) * len(decoders)), PerTransform(tuple(decoders))]
-    tell("whole samples")
-    seconds = race.whole(flow, z, plans)
-    conditions = Conditions.of(flow, batch_size, options, tolerance)
-    choice = int(seconds[1] < seconds[0])
-    return Plan(conditions, plans[choice], seconds[choice], seconds[0], tuple(measurements))
+    both = ((Sequential(),) * len(decoders), tuple(decoders))
+    return measurements, [*map(PerTransform, dict.fromkeys(both))]
 
 
 def _read_windows(windows: Any, tolerance: float) -> list[Jacobi]:
@@ -111,95 +141,42 @@ def fastest(results: Sequence[Measurement]) -> Decoder:
     return best.decoder if best.seconds <= MARGIN * sequential.seconds else sequential.decoder
 
 
-@dataclass(frozen=True)
-class Race:
-    """Times decoders against each other, under options but for the decoder."""
-
-    context: Context
-    options: DecodeOptions
-    candidates: Sequence[Jacobi]
-    repetitions: int
-    tell: Callable[[str], None]
-
-    def transforms(self, composition: Composition, z: Tensor) -> Iterator[list[Measurement]]:
-        """Measure each autoregressive transform, that nearest the noise first."""
-        race = self
-        for transform in reversed(list(composition)):
-            if isinstance(transform, Composition):
-                yield from race.transforms(transform, z)
-            elif transform.num_decoded:
-                yield race.measure(transform, z)
-            z = transform.inverse(z, race.context, race.options).x
-            race = replace(race, options=race.options.deeper(transform.num_decoded))
-
-    def measure(self, transform: Transform, z: Tensor) -> list[Measurement]:
-        """Measure sequential decoding and all candidates, in turns.
-
-        What takes more than twice the time of sequential decoding is given up.
-        """
-        results = [self.run(transform, z, Sequential())]
-        limit = 2 * results[0].seconds
-        windows = _clipped(self.candidates, results[0].passes)
-        results += [self.run(transform, z, Limited(window, limit)) for window in windows]
-        times = {m.decoder: [m.seconds] for m in results if m.seconds < torch.inf}
-        for _ in range(self.repetitions - 1):
-            for decoder, seconds in times.items():
-                seconds.append(self.run(transform, z, decoder).seconds)
-        medians = {decoder: statistics.median(seconds) for decoder, seconds in times.items()}
-        return [replace(m, seconds=medians.get(m.decoder, torch.inf)) for m in results]
-
-    def run(self, transform: Transform, z: Tensor, decoder: Decoder) -> Measurement:
-        """Decode one transform once."""
-        subject = decoder.decoder if isinstance(decoder, Limited) else decoder
-        options = replace(self.options, decoder=decoder)
-        self.tell(f"transform {options.depth} from the noise: {subject}")
-        begin = now(z.device)
-        try:
-            report = transform.inverse(z, self.context, options).report
-        except TooSlow:
-            return Measurement(options.depth, subject, torch.inf, 0, torch.inf)
-        seconds = now(z.device) - begin
-        known = report.residual[report.finite]
-        residual = float(known.max()) if known.numel() else torch.nan
-        return Measurement(options.depth, subject, seconds, report.passes[0], residual)
-
-    def whole(self, flow: Flow, z: Tensor, decoders: Sequence[Decoder]) -> list[float]:
-        """Median time of decoding a batch from end to end, for each decoder, in turns."""
-        told = {"options": self.options}
-        functions = {
-            index: partial(flow.attempt, z, self.context, **told, decoder=decoder)
-            for index, decoder in enumerate(decoders)
-        }
-        return list(medians(functions, z.device, self.repetitions).values())
+def _read_precisions(
+    flow: Flow,
+    dtype: torch.dtype | str | None,
+    deviation: Any,
+    precisions: Any,
+) -> list[str]:
+    """The names of precisions to choose from, that of exact samples first."""
+    if dtype is not None:
+        raise ConfigurationError(
+            f"dtype {dtype} tells the precision that a deviation leaves to be chosen: give one"
+        )
+    if not 0 < check_real("deviation", deviation) < torch.inf:
+        raise ConfigurationError(
+            f"deviation {deviation} must be positive and finite: leave it out for exact samples"
+        )
+    anchor = flow.base.anchor
+    exact = Precision.of(torch.promote_types(anchor.dtype, torch.float32))
+    if precisions is None:
+        suited = [each for each in PRECISIONS.values() if each.suits(anchor.device)]
+    elif isinstance(precisions, str) or not isinstance(precisions, Iterable):
+        raise ConfigurationError(f"precisions {shown(precisions)} are not a list of names")
+    else:
+        suited = [*map(Precision.of, precisions)]
+    return list(dict.fromkeys(map(str, [exact, *(p for p in suited if p.eps > exact.eps)])))
 
 
-def _clipped(candidates: Sequence[Jacobi], last: int) -> list[Jacobi]:
-    """The candidates that differ where there are so many positions to decode."""
-    windows = {min(each.window, last): each for each in candidates}
-    return [replace(windows[window], window=window) for window in sorted(windows) if window > 1]
+def choose(trials: Sequence[Trial], deviation: float) -> Trial:
+    """The fastest way whose samples deviate by no more than that.
 
-
-class TooSlow(Exception):
-    """A decoder took longer than it may."""
-
-
-@dataclass(frozen=True)
-class Limited(Decoder):
-    """Gives a decoder up when it takes more than some seconds."""
-
-    decoder: Decoder
-    seconds: float
-
-    @property
-    def tolerance(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.decoder.tolerance
-
-    def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
-        end = now(z.device) + self.seconds
-
-        def predict_in_time(x: Tensor, start: int) -> Affine:
-            if time.perf_counter() > end:
-                raise TooSlow
-            return predict(x, start)
-
-        return self.decoder(predict_in_time, z)
+    The first way is exact. One in a lower precision also has to be clearly faster than all in that
+    of the first.
+    """
+    kept = [trial for trial in trials if trial is trials[0] or trial.deviation <= deviation]
+    exact = min(
+        (trial for trial in kept if trial.precision == trials[0].precision),
+        key=lambda trial: trial.seconds,
+    )
+    best = min(kept, key=lambda trial: trial.seconds)
+    return best if best.seconds <= MARGIN * exact.seconds else exact

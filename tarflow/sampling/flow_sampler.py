@@ -26,21 +26,24 @@ class FlowSampler(Sampler):
         model: The flow.
         denoise: Whether to denoise too, where the flow was trained with noise that can be removed;
             None: unless its codec decodes noisy samples.
-        options: How to decode; `dtype` is the precision of denoising as well.
+        options: How to decode; `dtype` is the precision of denoising as well, that of `networks`
+            is not.
         denoiser: How to denoise.
+        certify: Whether samples of a lower precision are checked one by one.
     """
 
     model: Flow
     denoise: bool | None = None
     options: DecodeOptions = DecodeOptions()
     denoiser: Denoiser = AutoDenoiser()
+    certify: bool = True
     _drawn: ChunkSize = field(default_factory=ChunkSize, repr=False)
     _denoised: ChunkSize = field(default_factory=ChunkSize, repr=False)
 
     @cached_property
     def _prepared(self) -> DecodeOptions:
         """The options, with transformers made ready once for all batches, and certificates."""
-        return replace(self.options, certify=True).prepared()
+        return replace(self.options, certify=self.certify).prepared()
 
     @property
     def panels(self) -> tuple[str, ...]:
@@ -55,6 +58,8 @@ class FlowSampler(Sampler):
     @property
     def choices(self) -> dict[str, Any]:
         dtype, guidance = self.options.dtype, self.options.guidance
+        networks = self.options.networks
+        precision = networks.precision if dtype is None and networks is not None else None
         denoises = "denoised" in self.panels
         denoiser = self.denoiser.fitted(self.model.noise) if denoises else OneStep()
         return {
@@ -63,6 +68,7 @@ class FlowSampler(Sampler):
             **({} if isinstance(denoiser, OneStep) else {"denoiser": repr(denoiser)}),
             "decoder": str(self.options.decoder),
             **({} if dtype is None else {"dtype": str(dtype)}),
+            **({} if precision is None else {"precision": str(precision)}),
         }
 
     def draw(self, indices: range, context: Context) -> tuple[dict[str, Tensor], Certificates]:

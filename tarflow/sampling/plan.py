@@ -3,7 +3,7 @@
 import json
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,15 @@ from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequent
 from tarflow.flows.flow import Flow
 from tarflow.flows.jacobi import Jacobi
 from tarflow.machine.files import json_text, write_atomically
+from tarflow.nn.precision import Precision
 from tarflow.registry import KNOWN, Part
 
 PLANS = "plans.json"
-FORMAT = 1
+FORMATS = (1, 2)
+"""Those that are read; the second, written where a precision was chosen, has more in it."""
+
+LATER = ("accepted", "trials", "precision")
+"""Fields that the first format lacks."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,9 @@ class Conditions:
         weights: str = "",
     ) -> "Conditions":
         """The conditions of sampling from a flow, on the device that it is on."""
-        anchor = flow.base.anchor
-        precision = str(options.dtype or anchor.dtype).removeprefix("torch.")
+        anchor, networks = flow.base.anchor, options.networks
+        told = options.dtype if networks is None else networks.dtype
+        precision = str(Precision.of(anchor.dtype if told is None else told))
         place = hardware(anchor.device)
         return cls(place, batch_size, repr(options.guidance), precision, tolerance, weights)
 
@@ -67,6 +73,7 @@ class Measurement:
         seconds: Median time for the batch; infinite where it was given up as too slow.
         passes: Number of passes through the transformer.
         residual: The largest of all examples.
+        precision: What was computed in, where that is not the plan's.
     """
 
     depth: int
@@ -74,6 +81,23 @@ class Measurement:
     seconds: float
     passes: int
     residual: float
+    precision: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What decoding whole samples in one way took, and what came out.
+
+    Attributes:
+        precision: The name of that.
+        seconds: Median time for a batch.
+        deviation: Root mean square distance from exact samples, in units of the data.
+    """
+
+    precision: str
+    decoder: PerTransform
+    seconds: float
+    deviation: float
 
 
 @dataclass(frozen=True)
@@ -83,8 +107,11 @@ class Plan:
     Attributes:
         conditions: What it holds for.
         seconds: Median time of a whole batch with it.
-        sequential_seconds: Median time of the same batch with sequential decoding.
+        sequential_seconds: Median time of the same batch with sequential decoding; where the
+            precision was chosen, in the exact one.
         measurements: What was measured of single transforms.
+        accepted: The deviation of samples by which the precision was chosen, if it was.
+        trials: The ways to choose from, the exact one first.
     """
 
     conditions: Conditions
@@ -92,17 +119,39 @@ class Plan:
     seconds: float
     sequential_seconds: float
     measurements: tuple[Measurement, ...] = ()
+    accepted: float | None = None
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def deviation(self) -> float:
+        """That of its samples; NaN where the precision was not chosen."""
+        own = (self.conditions.dtype, self.decoder)
+        found = (each.deviation for each in self.trials if (each.precision, each.decoder) == own)
+        return next(found, torch.nan)
 
     @property
     def ratio(self) -> float:
         """How many times faster than sequential decoding it was."""
         return self.sequential_seconds / self.seconds
 
+    @property
+    def told(self) -> str:
+        """What decoding by it is, in a sentence."""
+        told = "decoding by the calibrated plan"
+        if self.accepted is None:
+            return f"{told}: {self.ratio:.2f} x sequential when measured"
+        return (
+            f"{told}, in {self.conditions.dtype}: {self.ratio:.2f} x exact sequential, and off by"
+            f" {self.deviation:.1e} (RMS; accepted: {self.accepted:g}), when measured"
+        )
+
     def save(self, directory: Path | str) -> Path:
         """Add it to the plans of a pretrained folder, in place of one for the same conditions."""
         others = [p for p in read_plans(directory) if p.conditions != self.conditions]
         path = Path(directory) / PLANS
-        content = {"format": FORMAT, "plans": [*others, self]}
+        plans = [*others, self]
+        chosen = any(plan.accepted is not None for plan in plans)
+        content = {"format": FORMATS[chosen], "plans": plans}
         write_atomically(path, json_text(content, _encode))
         return path
 
@@ -118,8 +167,8 @@ def read_plans(directory: Path | str) -> list[Plan]:
         return []
     try:
         content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r}, not {FORMAT}")
+        if content["format"] not in FORMATS:
+            raise ValueError(f"format {content['format']!r}, not one of {FORMATS}")
         return [_decode(plan) for plan in content["plans"]]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
@@ -136,13 +185,23 @@ class Planned(Part):
     def __post_init__(self):
         Jacobi(1, self.tolerance)  # which checks it
 
+    def settle(self, directory: Path | str, conditions: Conditions) -> Conditions:
+        """The same conditions, in the precision that the latest plan for them chose, if one did.
+
+        A later plan for the precision that they name leaves them as they are.
+        """
+        for plan in reversed(read_plans(directory)):
+            elsewhere = replace(plan.conditions, dtype=conditions.dtype) != conditions
+            if not elsewhere and (plan.accepted is not None or plan.conditions == conditions):
+                return plan.conditions
+        return conditions
+
     def choose(self, directory: Path | str, conditions: Conditions) -> tuple[Decoder, str]:
         """Look for a plan in a pretrained folder; also tells in a sentence what was found."""
         plans = read_plans(directory)
         for plan in plans:
             if plan.conditions == conditions:
-                told = f"decoding by the calibrated plan: {plan.ratio:.2f} x sequential"
-                return plan.decoder, f"{told} when measured"
+                return plan.decoder, plan.told
         hint = "decoding sequentially: run `tarflow calibrate` to find out what is fastest here"
         if not plans:
             return Sequential(), hint
@@ -163,12 +222,15 @@ def hardware(device: torch.device) -> str:
     return f"{device.type}, {platform.machine()}"
 
 
-def _encode(part: Plan | Measurement | Decoder | Conditions) -> dict[str, Any]:
-    """What JSON, which has no infinity, keeps of a part of a plan; of a decoder also its name."""
-    content = dict(vars(part))
+def _encode(part: Plan | Trial | Measurement | Decoder | Conditions) -> dict[str, Any]:
+    """What JSON, which has no infinity, keeps of a part of a plan; of a decoder also its name.
+
+    What the first format lacks is left out where it is the default.
+    """
     if isinstance(part, Decoder):
-        return {"type": type(part).__name__, **content}
-    if isinstance(part, Plan):
+        return {"type": type(part).__name__, **vars(part)}
+    content = {key: value for key, value in vars(part).items() if value or key not in LATER}
+    if isinstance(part, Plan | Trial):
         content = {"decoders": content.pop("decoder").decoders, **content}
     return {name: None if value == torch.inf else value for name, value in content.items()}
 
@@ -176,9 +238,21 @@ def _encode(part: Plan | Measurement | Decoder | Conditions) -> dict[str, Any]:
 def _decode(content: dict[str, Any]) -> Plan:
     """Undo `_encode`."""
     conditions = Conditions(**content.pop("conditions"))
-    decoder = PerTransform(tuple(map(_decode_decoder, content.pop("decoders"))))
     measurements = tuple(map(_decode_measurement, content.pop("measurements")))
-    return Plan(conditions, decoder, **content, measurements=measurements)
+    trials = tuple(map(_decode_trial, content.pop("trials", ())))
+    told = {"decoder": _decode_decoders(content.pop("decoders")), "measurements": measurements}
+    return Plan(conditions, **content, **told, trials=trials)
+
+
+def _decode_trial(content: dict[str, Any]) -> Trial:
+    """Undo `_encode`."""
+    decoder, off = _decode_decoders(content.pop("decoders")), content.pop("deviation")
+    return Trial(**content, decoder=decoder, deviation=torch.inf if off is None else off)
+
+
+def _decode_decoders(contents: list[dict[str, Any]]) -> PerTransform:
+    """Undo `_encode`."""
+    return PerTransform(tuple(map(_decode_decoder, contents)))
 
 
 def _decode_measurement(content: dict[str, Any]) -> Measurement:
