@@ -112,7 +112,9 @@ def measure_loading(
     """
     flow = make_flow(source, case.model)
     batches = ImageDataModule(source.data, case.batch_size, num_workers=source.num_workers)
-    training = PackageTraining(flow, batches, precision.dtype, device, MODES[mode](case.model))
+    training = PackageTraining(
+        flow, batches, precision.parts.dtype, device, MODES[mode](case.model)
+    )
     profiler = SimpleProfiler()
     with precision.applied():
         seconds = training.run(case.warmup, steps, profiler)

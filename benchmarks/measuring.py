@@ -34,9 +34,8 @@ def measure(
     z, y = draw(flow, case.batch_size)
     runs = {}
     for precision in case.precisions:
-        with precision.applied():
-            for mode in make_modes(flow, case, precision, tell):
-                runs[f"{precision}, {mode.name}"] = Run(mode, precision, z, y)
+        for mode in make_modes(flow, case, precision, tell):
+            runs[f"{precision}, {mode.name}"] = Run(mode, precision, z, y)
     tell(f"{case}: warming up, and sampling in float64")
     reference = in_float64(flow, z, y)
     first = {}
@@ -63,7 +62,7 @@ class Run:
 
     def __call__(self) -> Tensor:
         """Sample; what is not finite is told of by its deviation."""
-        with self.precision.applied(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*not finite")
             return self.mode.sample(self.z, self.y)
 
@@ -136,7 +135,8 @@ def count(flow: TarFlow, run: Run) -> list[Pass]:
         steps = range(flow.base.shape[0] - 1)
         return [Pass(batch_size, i, 1) for i in steps] * flow.transform.num_decoded
     counted = Counted(decoder)
-    replace(run, mode=decoding("counted", flow, Networks(run.precision.dtype), counted))()
+    networks = Networks(run.precision.parts.name)
+    replace(run, mode=decoding("counted", flow, run.precision, networks, counted))()
     return counted.passes
 
 

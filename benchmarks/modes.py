@@ -86,27 +86,30 @@ def compared(
     flow: TarFlow, case: Case, precision: Precision, tell: Tell, compiled: bool = False
 ) -> list[Mode]:
     """The baseline and the library's ways: sequential, by a plan, and compiled if asked for."""
-    plan, networks = make_plan(flow, case, precision, tell), Networks(precision.dtype)
+    plan, networks = make_plan(flow, case, precision, tell), Networks(precision.parts.name)
     modes = plain(flow, precision, networks)
-    modes.append(decoding("windowed", flow, networks, plan.decoder))
+    modes.append(decoding("windowed", flow, precision, networks, plan.decoder))
     if compiled:
-        networks = Networks(precision.dtype, compile=True)
-        modes.append(decoding("compiled", flow, networks, Sequential()))
+        networks = Networks(precision.parts.name, compile=True)
+        modes.append(decoding("compiled", flow, precision, networks, Sequential()))
     return modes
 
 
 def sequential(flow: TarFlow, case: Case, precision: Precision, tell: Tell) -> list[Mode]:
     """The baseline, and the library's sequential decoding."""
-    return plain(flow, precision, Networks(precision.dtype))
+    return plain(flow, precision, Networks(precision.parts.name))
 
 
 def plain(flow: TarFlow, precision: Precision, networks: Networks) -> list[Mode]:
     """The same, with weights that are prepared once for several modes."""
-    baseline = Baseline(flow, precision.dtype)
-    return [
-        Mode("baseline", lambda z, y: baseline(z, y, GUIDANCE.weight), Sequential()),
-        decoding("sequential", flow, networks, Sequential()),
-    ]
+    baseline = Baseline(flow, precision.parts.dtype)
+
+    def sample(z: Tensor, y: Tensor) -> Tensor:
+        with precision.applied():
+            return baseline(z, y, GUIDANCE.weight)
+
+    own = decoding("sequential", flow, precision, networks, Sequential())
+    return [Mode("baseline", sample, Sequential()), own]
 
 
 def against_peers(flow: TarFlow, case: Case, precision: Precision, tell: Tell) -> list[Mode]:
@@ -121,23 +124,25 @@ def against_peers(flow: TarFlow, case: Case, precision: Precision, tell: Tell) -
         decoders[f"GS-Jacobi, {count}"] = gs_jacobi(tough, number, case.length // 8, count)
     for threshold in THRESHOLDS:
         decoders[f"selective Jacobi, {threshold:g}"] = selective_jacobi(number, threshold)
-    networks = Networks(precision.dtype)
-    modes = [decoding(name, flow, networks, decoder) for name, decoder in decoders.items()]
-    return plain(flow, precision, networks) + modes
+    networks = Networks(precision.parts.name)
+    modes = plain(flow, precision, networks)
+    modes += [decoding(name, flow, precision, networks, each) for name, each in decoders.items()]
+    return modes
 
 
 def make_plan(flow: TarFlow, case: Case, precision: Precision, tell: Tell) -> Plan:
     """Calibrate for a case."""
     tell(f"{case}, {precision}: calibrating")
-    return calibrate(
-        flow,
-        case.batch_size,
-        draw(flow, case.batch_size)[1],
-        guidance=GUIDANCE,
-        dtype=precision.dtype,
-        tolerance=precision.tolerance,
-        repetitions=min(3, case.repeats),
-    )
+    with precision.for_networks():
+        return calibrate(
+            flow,
+            case.batch_size,
+            draw(flow, case.batch_size)[1],
+            guidance=GUIDANCE,
+            dtype=precision.parts.name,
+            tolerance=precision.tolerance,
+            repetitions=min(3, case.repeats),
+        )
 
 
 def fastest_windows(plan: Plan, tolerance: float) -> PerTransform:
@@ -154,16 +159,20 @@ def toughest(flow: TarFlow, precision: Precision) -> int:
     """The depth of the transform that takes the most passes of Jacobi iteration."""
     z, y = draw(flow, batch_size=8)
     whole = Jacobi(flow.base.shape[0], precision.tolerance)
-    decoded = flow.decode(z, y, guidance=GUIDANCE, decoder=whole, dtype=precision.dtype)
+    networks = Networks(precision.parts.name)
+    decoded = flow.decode(z, y, guidance=GUIDANCE, decoder=whole, networks=networks)
     passes = decoded.report.passes
     return passes.index(max(passes))
 
 
-def decoding(name: str, flow: TarFlow, networks: Networks, decoder: Decoder) -> Mode:
+def decoding(
+    name: str, flow: TarFlow, precision: Precision, networks: Networks, decoder: Decoder
+) -> Mode:
     """A mode of the library."""
 
     @torch.no_grad()
     def sample(z: Tensor, y: Tensor) -> Tensor:
-        return flow.inverse(z, y, guidance=GUIDANCE, decoder=decoder, networks=networks)
+        with precision.for_networks():
+            return flow.inverse(z, y, guidance=GUIDANCE, decoder=decoder, networks=networks)
 
     return Mode(name, sample, decoder)

@@ -1,17 +1,12 @@
-"""The precisions in which benchmarks compute."""
+"""The precisions in which benchmarks compute: those of the package, and what torch is told."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-BACKENDS: dict[str, Any] = {
-    "bf16": torch.backends.mkldnn.matmul,  # pyright: ignore[reportAttributeAccessIssue]
-    "tf32": torch.backends.cuda.matmul,
-}
-"""What multiplies matrices of float32 in a lower precision when told to."""
+from tarflow.nn.precision import Precision as NetworkPrecision
 
 
 @dataclass(frozen=True)
@@ -19,71 +14,73 @@ class Precision:
     """How transformers compute.
 
     Attributes:
-        name: What options and tables call it.
-        dtype: Of weights and activations.
+        name: What options and tables call it; the package calls it the same, unless told.
         tolerance: Largest residual of windowed decoding: above the rounding of the precision.
-        products: Precision in which matrices of float32 are multiplied, where it is a lower one.
-        least: Rate of matrix products, of float32's, below which it is not worth measuring.
+        matmul: How exactly torch multiplies matrices of float32 for those who know no better.
+        network: What the package calls it, where it leaves products to torch as well.
     """
 
     name: str
-    dtype: torch.dtype
     tolerance: float
-    products: str = ""
-    least: float = 1 / 5
+    matmul: str = "highest"
+    network: str = ""
 
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def parts(self) -> NetworkPrecision:
+        """What is of which dtype."""
+        return NetworkPrecision.of(self.network or self.name)
+
+    def suits(self, device: torch.device) -> bool:
+        """Whether a device has instructions for it."""
+        if self.matmul == "high":
+            return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return self.parts.suits(device)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Multiply in this precision within the context; the dtype is the caller's to use."""
-        if not self.products:
-            yield
-            return
-        backend = BACKENDS[self.products]
-        before = backend.fp32_precision
-        backend.fp32_precision = self.products
+        """Within the context, torch multiplies matrices of float32 as it is told."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.matmul)
         try:
             yield
         finally:
-            backend.fp32_precision = before
+            torch.set_float32_matmul_precision(before)
+
+    def for_networks(self) -> AbstractContextManager[None]:
+        """The same for networks that the package prepares, where they leave products to torch."""
+        return self.applied() if self.network else nullcontext()
 
 
 PRECISIONS = {
     each.name: each
     for each in (
-        Precision("float32", torch.float32, 1e-3),
-        Precision("float32-bf16", torch.float32, 1e-1, products="bf16", least=1.2),
-        Precision("float32-tf32", torch.float32, 1e-2, products="tf32", least=1.2),
-        Precision("bfloat16", torch.bfloat16, 1e-1),
-        Precision("float16", torch.float16, 1e-2),
+        Precision("float32", 1e-3),
+        Precision("tf32_products", 1e-2, matmul="high", network="float32"),
+        Precision("bfloat16_products", 1e-1, matmul="medium"),
+        Precision("bfloat16", 1e-1),
+        Precision("float16_weights", 1e-2),
+        Precision("float16", 1e-2),
     )
 }
-"""All of them; those with `products` keep tensors in float32 and accumulate in it."""
-
-OF_DEVICES = {
-    "cpu": ("float32", "float32-bf16", "bfloat16"),
-    "cuda": ("float32", "float32-tf32", "bfloat16", "float16"),
-}
-"""For each type of device, those that it may multiply fast."""
+"""All of them; the tensors of `products` and `weights` are of float32."""
 
 
-def worth_measuring(
-    names: Sequence[str], shares: dict[str, float]
-) -> tuple[tuple[Precision, ...], list[str]]:
-    """The precisions that a machine multiplies fast, and a sentence on each other one.
+def choose(names: Sequence[str], device: torch.device) -> tuple[tuple[Precision, ...], list[str]]:
+    """The precisions that a device has instructions for, and a sentence on each other one.
 
     Args:
         names: Of precisions; one alone is taken in any case.
-        shares: Their rates of matrix products, of that of float32.
+        device: The device.
     """
     asked = [PRECISIONS[name] for name in names]
-    taken = [p for p in asked if len(asked) == 1 or shares[p.name] >= p.least]
+    taken = [each for each in asked if len(asked) == 1 or each.suits(device)]
     notes = [
-        f"{p} was left out: matrix products reach {100 * shares[p.name]:.1f} % of float32's rate"
-        f" here, less than {100 * p.least:.0f} %; --precision {p} measures it"
-        for p in asked
-        if p not in taken
+        f"{each} was left out, for which there are no instructions here; --precision {each}"
+        " measures it"
+        for each in asked
+        if each not in taken
     ]
     return tuple(taken), notes

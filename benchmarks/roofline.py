@@ -3,8 +3,8 @@ r"""The least time that a machine needs to decode, from what it was measured to 
 A pass of B rows through a transformer of P weights (the entries of its matrices), L layers and
 width C, for the m positions from s on, moves and computes at least
 
-    bytes = itemsize * (P + 2 L C B (s + m))                weights once; keys and values up to it
-    operations = 2 P B m + 4 L C B sum_{i=1..m} (s + i)     matrices; logits and weighted sums
+    bytes = w P + k 2 L C B (s + m)         weights of w bytes once; keys, values of k up to it
+    operations = 2 P B m + 4 L C B sum_{i=1..m} (s + i)         matrices; logits, weighted sums
 
 and takes no less than max(bytes / bandwidth, operations / rate). The floor of a decoder is the sum
 over the passes that it made: T - 1 of one position for each transform when sequential, as counted
@@ -19,6 +19,7 @@ a floor made of main memory's bandwidth would be none.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,8 @@ class Machine:
         rate = {}
         for precision in {PRECISIONS[FLOAT32]: None} | dict.fromkeys(precisions):
             with precision.applied():
-                rate[precision.name] = matrix_rate(device, precision.dtype, largest)
+                products = precision.parts.products
+                rate[precision.name] = matrix_rate(device, products, largest)
         return cls(bandwidth, rate)
 
     def bandwidth_for(self, num_bytes: float) -> float:
@@ -76,11 +78,6 @@ class Machine:
         """Operations per second at best on numbers of a precision, widened if that is faster."""
         return max(self.rate[precision.name], self.rate[FLOAT32])
 
-    @property
-    def shares(self) -> dict[str, float]:
-        """The rate of each precision, of that of float32."""
-        return {name: rate / self.rate[FLOAT32] for name, rate in self.rate.items()}
-
 
 @dataclass(frozen=True)
 class Pass:
@@ -88,12 +85,12 @@ class Pass:
 
     Attributes:
         examples: Number of examples.
-        start: Position of the first input.
+        start: Position of the first input: the mean, where every example has its own.
         width: Number of inputs.
     """
 
     examples: int
-    start: int
+    start: float
     width: int
 
 
@@ -114,8 +111,9 @@ class Counted(Decoder):
         return self.decoder.tolerance
 
     def __call__(self, predict, z):
-        def counted(x: Tensor, start: int):
-            self.passes.append(Pass(len(x), start, x.shape[1]))
+        def counted(x: Tensor, start: Any):
+            own = start if isinstance(start, int) else float(start.positions[:, 0].double().mean())
+            self.passes.append(Pass(len(x), own, x.shape[1]))
             return predict(x, start)
 
         return self.decoder(counted, z)
@@ -150,11 +148,13 @@ class Transformer:
         num_weights = sum(p.numel() for p in matrices if p is not table)
         return cls(num_weights, len(network.blocks), network.model_dim, network.length)
 
-    def num_bytes(self, rows: int, end: int, itemsize: int) -> float:
+    def num_bytes(self, rows: int, end: float, precision: Precision) -> float:
         """What a pass reads: the weights, and the keys and values up to its end."""
-        return itemsize * (self.num_weights + 2 * self.num_layers * self.model_dim * rows * end)
+        weights = precision.parts.weights.itemsize * self.num_weights
+        cached = 2 * self.num_layers * self.model_dim * rows * end
+        return weights + precision.parts.dtype.itemsize * cached
 
-    def operations(self, rows: int, start: int, width: int) -> float:
+    def operations(self, rows: int, start: float, width: int) -> float:
         """What a pass computes."""
         attended = width * start + width * (width + 1) / 2
         matrices = 2 * self.num_weights * rows * width
@@ -174,8 +174,8 @@ class Transformer:
         total, copies = 0.0, 2 if guided else 1
         for each in passes:
             rows, end = copies * each.examples, each.start + each.width
-            num_bytes = self.num_bytes(rows, end, precision.dtype.itemsize)
-            working_set = self.num_bytes(rows, self.length, precision.dtype.itemsize)
+            num_bytes = self.num_bytes(rows, end, precision)
+            working_set = self.num_bytes(rows, self.length, precision)
             reading = num_bytes / machine.bandwidth_for(working_set)
             computing = self.operations(rows, each.start, each.width) / machine.rate_for(precision)
             total += max(reading, computing)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from rich.console import Console
 
-from benchmarks.precision import OF_DEVICES, PRECISIONS, Precision, worth_measuring
+from benchmarks.precision import PRECISIONS, Precision, choose
 from benchmarks.results import Key, Report, describe_environment
 from benchmarks.roofline import Machine
 
@@ -88,17 +88,15 @@ def begin(
     kind: type[R], options: argparse.Namespace, device: torch.device, output: Path
 ) -> tuple[R, tuple[Precision, ...]]:
     """The results of the same code on the same machine so far, and the precisions to measure."""
-    usual = ("float32",) if options.quick else OF_DEVICES[device.type]
-    names = options.precision or usual
+    names = options.precision or (["float32"] if options.quick else [*PRECISIONS])
+    precisions, notes = choose(names, device)
     results = kind(describe_environment(device), Machine({}, {}))
     path = results.path(output)
     if path.is_file() and place(kind.read(path)) == place(results):
         results = kind.read(path)
-    if not {*names} <= {*results.machine.rate}:
-        wanted = [PRECISIONS[name] for name in dict.fromkeys((*usual, *names))]
+    if not {each.name for each in precisions} <= {*results.machine.rate}:
         few: dict[str, Any] = {"sizes": (8, 16), "largest": 256} if options.quick else {}
-        results.machine = Machine.measure(device, wanted, **few)
-    precisions, notes = worth_measuring(names, results.machine.shares)
+        results.machine = Machine.measure(device, precisions, **few)
     results.notes += [note for note in notes if note not in results.notes]
     return results, precisions
 

@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for checkouts that are not installed
 
 from benchmarks.loading import Loading, measure_loading, sources
-from benchmarks.precision import OF_DEVICES, PRECISIONS, Precision
+from benchmarks.precision import PRECISIONS, Precision
 from benchmarks.session import Tell, make_parser, run
 from benchmarks.training_cases import MODES, Case, Model
 from benchmarks.training_measuring import measure_what_fits
@@ -39,6 +39,11 @@ MODELS = {
     "cuda": Model(64, 2, num_transforms=8, num_layers=8, model_dim=768),
 }
 """For each type of device, what is trained on it."""
+USUAL = {
+    "cpu": ["float32", "bfloat16_products", "bfloat16"],
+    "cuda": ["tf32_products", "bfloat16"],
+}
+"""For each type of device, the precisions that it may have instructions for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> TrainingResults:
@@ -61,9 +66,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--mode", nargs="+", choices=MODES, default=list(MODES), help="ways to train")
     add("--steps", type=int, help="steps in a block, one for each repetition: 8")
     options = parser.parse_args(arguments)
-    device = torch.device(options.device).type
-    usual = {"cpu": OF_DEVICES["cpu"], "cuda": ("float32-tf32", "bfloat16")}[device]
-    options.precision = options.precision or (["float32"] if options.quick else usual)
+    usual = ["float32"] if options.quick else USUAL[torch.device(options.device).type]
+    options.precision = options.precision or usual
     options.batch = options.batch or [4 if options.quick else 32]
     options.repeats = options.repeats or (2 if options.quick else 7)
     options.steps = options.steps or (2 if options.quick else 8)

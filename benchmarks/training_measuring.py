@@ -88,12 +88,12 @@ def make_runs(flow: TarFlow, case: Case, modes: list[str], device: torch.device)
     data = case.model.images((case.warmup + case.steps + 1) * case.batch_size)
     runs = []
     for precision in case.precisions:
-        baseline = TrainingBaseline(flow, data, case.batch_size, precision.dtype, device)
+        baseline = TrainingBaseline(flow, data, case.batch_size, precision.parts.dtype, device)
         runs.append(Run("baseline", precision, baseline))
         for name in modes:
             batches = ImageDataModule(image_data(data), case.batch_size)
             options = MODES[name](case.model)
-            training = PackageTraining(flow, batches, precision.dtype, device, options)
+            training = PackageTraining(flow, batches, precision.parts.dtype, device, options)
             runs.append(Run(name, precision, training))
     return {f"{run.precision}, {run.mode}": run for run in runs}
 

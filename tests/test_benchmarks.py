@@ -11,9 +11,9 @@ from rich.console import Console
 
 from benchmarks import measuring, photographs
 from benchmarks.baseline import Baseline
-from benchmarks.modes import decoding
+from benchmarks.modes import decoding, plain
 from benchmarks.plot import draw_sampling
-from benchmarks.precision import BACKENDS, PRECISIONS, Precision, worth_measuring
+from benchmarks.precision import PRECISIONS, Precision, choose
 from benchmarks.results import describe_environment
 from benchmarks.roofline import Counted, Machine, Pass, Transformer
 from benchmarks.sampling_results import Measurement, Results
@@ -89,10 +89,13 @@ def test_the_baseline_in_bfloat16_keeps_the_state_in_float32(flow, z, y):
 def test_the_floor_is_that_of_the_formula():
     transformer = Transformer(num_weights=1000, num_layers=2, model_dim=8, length=16)
     # 2 rows, positions 3 and 4, the first after keys of positions 0 ... 2
-    assert transformer.num_bytes(2, 5, 4) == 4 * (1000 + 2 * 2 * 8 * 2 * 5)
+    assert transformer.num_bytes(2, 5, FLOAT32) == 4 * (1000 + 2 * 2 * 8 * 2 * 5)
+    assert transformer.num_bytes(2, 5, BFLOAT16) == 2 * (1000 + 2 * 2 * 8 * 2 * 5)
+    rounded = PRECISIONS["float16_weights"]
+    assert transformer.num_bytes(2, 5, rounded) == 2 * 1000 + 4 * 2 * 2 * 8 * 2 * 5
     assert transformer.operations(2, 3, 2) == 2 * 1000 * 2 * 2 + 4 * 2 * 8 * 2 * (4 + 5)
     reading = transformer.floor(machine(float32=1e30), [Pass(1, 3, 2)] * 2, FLOAT32)
-    assert reading == pytest.approx(2 * transformer.num_bytes(2, 5, 4) / 4e9)
+    assert reading == pytest.approx(2 * transformer.num_bytes(2, 5, FLOAT32) / 4e9)
     computing = transformer.floor(machine(float32=1.0), [Pass(2, 3, 2)], FLOAT32, False)
     assert computing == transformer.operations(2, 3, 2)
 
@@ -105,7 +108,6 @@ def test_weights_that_fit_into_a_cache_are_read_at_its_bandwidth():
 def test_numbers_that_multiply_slowly_can_be_widened():
     assert machine(float32=4e9, bfloat16=2e9).rate_for(BFLOAT16) == 4e9
     assert machine(float32=4e9, bfloat16=9e9).rate_for(BFLOAT16) == 9e9
-    assert machine(float32=4e9, bfloat16=2e9).shares["bfloat16"] == 0.5
 
 
 def test_the_sizes_of_a_transformer_are_those_of_its_matrices(flow):
@@ -122,9 +124,9 @@ def test_passes_are_counted_as_they_are_made(flow, z, y):
     sequential = [Pass(4, i, 1) for i in range(3)]
     assert counted.passes[:3] == counted.passes[-3:] == sequential
     assert counted.passes[3] == Pass(4, 0, 3)
-    float64 = Precision("float64", torch.float64, 1e-9)
+    float64 = Precision("float64", 1e-9)
     for decoder in (Sequential(), counted.decoder):
-        mode = decoding("", flow, Networks(torch.float64), decoder)
+        mode = decoding("", flow, float64, Networks(torch.float64), decoder)
         assert measuring.count(flow, measuring.Run(mode, float64, z, y))[:3] == sequential
     assert measuring.windows(counted.decoder, flow) == [1, 3, 1]
 
@@ -200,26 +202,34 @@ def test_names_of_files_tell_processors_of_one_name_apart(flags, name):
     assert Results(environment | {"device": "cuda"}, machine()).slug == "chip-2-threads"
 
 
-def test_slow_precisions_are_left_out_and_named():
-    shares = {"float32": 1.0, "float32-bf16": 1.1, "bfloat16": 0.05}
-    taken, notes = worth_measuring([*shares], shares)
-    assert taken == (FLOAT32,)
-    assert [note.partition(" ")[0] for note in notes] == ["float32-bf16", "bfloat16"]
-    assert "5.0 % of float32's rate here, less than 20 %" in notes[1]
-    assert worth_measuring(["bfloat16"], shares) == ((BFLOAT16,), [])
-    fast = shares | {"float32-bf16": 2.0, "bfloat16": 2.0}
-    assert [p.name for p in worth_measuring([*fast], fast)[0]] == [*fast]
+def test_precisions_without_instructions_are_left_out_and_named():
+    taken, notes = choose([*PRECISIONS], torch.device("cpu"))
+    assert taken[0] == FLOAT32
+    left_out = [name for name in PRECISIONS if PRECISIONS[name] not in taken]
+    assert [note.partition(" ")[0] for note in notes] == left_out
+    assert "tf32_products" in left_out
+    assert choose(["tf32_products"], torch.device("cpu")) == ((PRECISIONS["tf32_products"],), [])
 
 
-@pytest.mark.parametrize("name", ["float32-bf16", "float32-tf32"])
-def test_products_are_of_a_lower_precision_for_a_while(name):
-    precision = PRECISIONS[name]
-    backend = BACKENDS[precision.products]
-    before = backend.fp32_precision
+@pytest.mark.parametrize("name", ["bfloat16_products", "tf32_products"])
+def test_torch_is_told_of_products_for_a_while(name):
+    before, precision = torch.get_float32_matmul_precision(), PRECISIONS[name]
     with suppress(ZeroDivisionError), precision.applied():
-        assert backend.fp32_precision == precision.products != before
+        assert torch.get_float32_matmul_precision() == precision.matmul != before
         raise ZeroDivisionError
-    assert backend.fp32_precision == before
+    assert torch.get_float32_matmul_precision() == before
+    with precision.for_networks():  # those of the package know one of them by themselves
+        told = torch.get_float32_matmul_precision()
+    assert (told == before) is (name == "bfloat16_products")
+
+
+@pytest.mark.parametrize("name", [name for name in PRECISIONS if name != "tf32_products"])
+def test_the_library_and_the_baseline_compute_in_every_precision(name, flow, z, y):
+    flow, precision, z = flow.float().eval(), PRECISIONS[name], z.float()
+    networks = Networks(precision.parts.name)
+    exact = measuring.in_float64(flow, z, y)
+    for mode in plain(flow, precision, networks):
+        assert 0 < (mode.sample(z, y) - exact).abs().max() < 0.1, mode.name
 
 
 def test_crops_are_no_part_of_the_held_out_columns():

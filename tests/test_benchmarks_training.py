@@ -176,8 +176,8 @@ def test_where_memory_runs_out_the_batch_is_halved(monkeypatch):
 @pytest.mark.parametrize(
     ("device", "length", "names"),
     [
-        ("cpu", 64, ["float32", "float32-bf16", "bfloat16"]),
-        ("cuda", 1024, ["float32-tf32", "bfloat16"]),
+        ("cpu", 64, ["float32", "bfloat16_products", "bfloat16"]),
+        ("cuda", 1024, ["tf32_products", "bfloat16"]),
     ],
 )
 def test_every_type_of_device_has_a_flow_and_precisions(device, length, names):
