@@ -173,6 +173,8 @@ def decoding(
     @torch.no_grad()
     def sample(z: Tensor, y: Tensor) -> Tensor:
         with precision.for_networks():
-            return flow.inverse(z, y, guidance=GUIDANCE, decoder=decoder, networks=networks)
+            # Too few iterations may overflow: the deviation tells of it, and the run goes on.
+            done = flow.attempt(z, y, guidance=GUIDANCE, decoder=decoder, networks=networks)
+        return done.x
 
     return Mode(name, sample, decoder)

@@ -111,11 +111,11 @@ def equal_deviation(results: PeerResults) -> list[str]:
 
 
 def with_setting(found: Measurement | None) -> str:
-    """Images per second, and the setting that reached them."""
+    """Images per second, the setting that reached them, and the share of the roofline."""
     if found is None:
         return "-"
-    setting = found.mode.partition(", ")[2]
-    return f"{found.images_per_second:.3g}{f' ({setting})' if setting else ''}"
+    told = [found.mode.partition(", ")[2], f"{100 * found.roofline:.2g} %"]
+    return f"{found.images_per_second:.3g} ({', '.join(filter(None, told))})"
 
 
 def growth(results: LengthResults) -> list[str]:

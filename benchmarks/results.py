@@ -124,6 +124,10 @@ class Report(Generic[M]):
         """Whether cases were measured, all of them."""
         return {*keys} <= {each.case for each in self.measurements}
 
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Drop what was measured of cases, to measure them again."""
+        self.measurements = [each for each in self.measurements if each.case not in keys]
+
     def beside(self, measurement: M, mode: str) -> M:
         """What another mode did in the same case."""
         [other] = (each for each in self.rows(mode) if each.case == measurement.case)

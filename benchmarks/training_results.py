@@ -1,12 +1,13 @@
 """What the benchmark of training found."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.loading import Loading
-from benchmarks.results import Report, Timed, rows_of
+from benchmarks.results import Key, Report, Timed, rows_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class TrainingResults(Report[TrainingMeasurement]):
         found = super().read(path)
         found.loading = rows_of(Loading, json.loads(path.read_text())["data_loading_share"])
         return found
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        super().forget(keys)
+        batches = {batch_size for _, batch_size, _ in keys}
+        self.loading = [each for each in self.loading if each.batch_size not in batches]
 
     def remarks(self) -> list[str]:
         return [str(each) for each in self.loading]

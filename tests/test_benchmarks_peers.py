@@ -6,12 +6,13 @@ import pytest
 import torch
 from scipy.stats import linregress
 
-from benchmarks import modes
+from benchmarks import measuring, modes
 from benchmarks.peers import WHOLE, FixedIterations, WholeUntil, gs_jacobi, selective_jacobi
 from benchmarks.precision import PRECISIONS
 from benchmarks.sampling_results import Exponent, LengthResults, PeerResults
 from tarflow import LinearGuidance, Sequential
 from tarflow.flows.decoding import DecodeOptions
+from tarflow.nn.networks import Networks
 from tarflow.sampling.calibration import calibrate
 from tests.models import tough_flow
 from tests.test_benchmarks import machine, measurement
@@ -82,6 +83,18 @@ def test_with_as_many_iterations_as_positions_gs_jacobi_is_exact(flow, z):
     assert found[-1] < 1e-12
     _, passes = decode(flow, z, gs_jacobi(0, 2, 6, 4))
     assert passes == (4 * 4, 4)  # four windows in the tough transform, one in the other
+
+
+def test_samples_that_overflow_deviate_infinitely_and_end_nothing():
+    flow, float32 = tough_flow(std=2.0, length=LENGTH), PRECISIONS["float32"]
+    networks, decoder = Networks(torch.float32), gs_jacobi(0, 2, 6, 12)
+    mode = modes.decoding("GS-Jacobi, 12", flow, float32, networks, decoder)
+    run = measuring.Run(mode, float32, *modes.draw(flow, 3))
+    x = run()
+    assert not x.isfinite().any()
+    case = modes.Case(1, LENGTH, 3, (float32,), 1)
+    found = measuring.summarize(flow, case, run, machine(), 1.0, x.double(), [1.0])
+    assert found.rms == found.maximum == math.inf
 
 
 def test_selective_jacobi_gets_closer_with_its_threshold(flow, z):

@@ -224,6 +224,10 @@ def test_results_are_written_and_shown(tmp_path):
     [wait] = content["data_loading_share"]
     assert wait["share"] == 0.01
     assert TrainingResults.read(path) == results
+    results.forget([(64, 32, "bfloat16")])
+    assert [each.precision for each in results.measurements] == 3 * ["float32"]
+    assert results.loading == []
+    results = TrainingResults.read(path)
     console = Console(width=120, record=True)
     session.show(results, console)
     text = console.export_text()
