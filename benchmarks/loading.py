@@ -21,6 +21,7 @@ import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
 
+from benchmarks.precision import Precision
 from benchmarks.trainer import PackageTraining
 from benchmarks.training_cases import MODES, Case, Model
 from tarflow import GaussianNoise, TarFlow
@@ -66,7 +67,7 @@ class Loading:
     Attributes:
         source: The images.
         mode: The way to train.
-        dtype: Precision in which transformers compute.
+        precision: In which transformers compute.
         batch_size: Number of images in a step.
         length: Number of patches T.
         num_workers: Number of processes that read images.
@@ -76,7 +77,7 @@ class Loading:
 
     source: str
     mode: str
-    dtype: str
+    precision: str
     batch_size: int
     length: int
     num_workers: int
@@ -90,34 +91,38 @@ class Loading:
 
     def __str__(self) -> str:
         return (
-            f"{self.source}, T = {self.length}, batch {self.batch_size}, {self.dtype}:"
+            f"{self.source}, T = {self.length}, batch {self.batch_size}, {self.precision}:"
             f" {1000 * self.wait_seconds:.2f} of {1000 * self.step_seconds:.1f} ms wait for data"
             f" ({100 * self.share:.2f} %)"
         )
 
 
 def measure_loading(
-    source: Source, mode: str, case: Case, device: torch.device, steps: int
+    source: Source, mode: str, case: Case, precision: Precision, device: torch.device, steps: int
 ) -> Loading:
     """Train for some steps, and tell how long they waited.
 
     Args:
         source: The images.
         mode: The way to train, one of the package's.
-        case: Sizes of the transformers and of the batch, and the precision.
+        case: Sizes of the transformers and of the batch.
+        precision: In which transformers compute.
         device: Where to train.
         steps: Number of steps that count.
     """
     flow = make_flow(source, case.model)
     batches = ImageDataModule(source.data, case.batch_size, num_workers=source.num_workers)
-    training = PackageTraining(flow, batches, case.dtype, device, MODES[mode](case.model))
+    training = PackageTraining(
+        flow, batches, precision.parts.dtype, device, MODES[mode](case.model)
+    )
     profiler = SimpleProfiler()
-    seconds = training.run(case.warmup, steps, profiler)
+    with precision.applied():
+        seconds = training.run(case.warmup, steps, profiler)
     waits = profiler.recorded_durations[FETCH][case.warmup : case.warmup + steps]
     return Loading(
         source=source.name,
         mode=mode,
-        dtype=str(case.dtype).removeprefix("torch."),
+        precision=precision.name,
         batch_size=case.batch_size,
         length=flow.base.shape[0],
         num_workers=source.num_workers,

@@ -1,171 +1,101 @@
 """Times ways to sample against each other, and holds what they return to float64."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from benchmarks.baseline import Baseline
-from benchmarks.results import Measurement
+from benchmarks.modes import GUIDANCE, Case, MakeModes, Mode, decoding, draw
+from benchmarks.precision import Precision
 from benchmarks.roofline import Counted, Machine, Pass, Transformer
-from tarflow import Decoder, ExampleSeeds, LinearGuidance, Sequential, TarFlow
+from benchmarks.sampling_results import Measurement
+from benchmarks.session import Tell
+from tarflow import Decoder, Sequential, TarFlow
 from tarflow.machine.device import now
 from tarflow.nn.networks import Networks
-from tarflow.sampling.calibration import calibrate
-from tarflow.sampling.plan import Plan
-
-GUIDANCE = LinearGuidance(1.0)
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 1e-1}
-"""Largest residual of windowed decoding: above the rounding of the precision."""
-
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is sampled: one group of measurements.
-
-    Attributes:
-        patch_size: Side of a patch.
-        batch_size: Number of samples.
-        dtype: Precision in which transformers compute.
-        repeats: Number of times that each mode is timed.
-    """
-
-    patch_size: int
-    batch_size: int
-    dtype: torch.dtype
-    repeats: int
-
-    def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"patch {self.patch_size}, batch {self.batch_size}, {dtype}"
-
-
-@dataclass(frozen=True)
-class Mode:
-    """A way to sample.
-
-    Attributes:
-        name: What tables call it.
-        sample: Maps noise and labels to images.
-        decoder: The decoder that it uses, to count its passes.
-    """
-
-    name: str
-    sample: Callable[[Tensor, Tensor], Tensor]
-    decoder: Decoder
 
 
 def measure(
-    flow: TarFlow, case: Case, machine: Machine, compiled: bool = False, tell: Tell = print
+    flow: TarFlow, case: Case, make_modes: MakeModes, machine: Machine, tell: Tell = print
 ) -> list[Measurement]:
-    """Calibrate, then time every mode and compare its samples with those in float64.
+    """Time every mode in every precision, and compare the samples with those in float64.
 
     Args:
-        flow: A trained flow in float32, on the device.
+        flow: A flow in float32, on the device.
         case: What to sample.
+        make_modes: The ways to sample in one precision.
         machine: What the device does at best.
-        compiled: Whether to measure compiled sequential decoding too.
         tell: Called with what goes on.
     """
-    z, y = draw(flow, case)
-    tell(f"{case}: calibrating")
-    modes = make_modes(flow, case.dtype, make_plan(flow, case, y).decoder, compiled)
+    z, y = draw(flow, case.batch_size)
+    runs = {}
+    for precision in case.precisions:
+        for mode in make_modes(flow, case, precision, tell):
+            runs[f"{precision}, {mode.name}"] = Run(mode, precision, z, y)
     tell(f"{case}: warming up, and sampling in float64")
     reference = in_float64(flow, z, y)
-    errors, first = {}, {}
-    for mode in modes:
+    first = {}
+    for key, run in runs.items():
         begin = now(z.device)
-        x = mode.sample(z, y)
-        first[mode.name], errors[mode.name] = now(z.device) - begin, x.double() - reference
-    runs = {mode.name: lambda mode=mode: mode.sample(z, y) for mode in modes}
+        x = run()
+        first[key] = now(z.device) - begin, x.double() - reference
     times = interleave(runs, case.repeats, z.device, lambda text: tell(f"{case}: {text}"))
-    return [
-        summarize(flow, case, mode, machine, first[mode.name], times[mode.name], errors[mode.name])
-        for mode in modes
-    ]
+    found = []
+    for key, run in runs.items():
+        seconds, error = first[key]
+        found.append(summarize(flow, case, run, machine, seconds, error, times[key]))
+    return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """A mode in a precision, and what it samples from."""
+
+    mode: Mode
+    precision: Precision
+    z: Tensor
+    y: Tensor
+
+    def __call__(self) -> Tensor:
+        """Sample."""
+        return self.mode.sample(self.z, self.y)
 
 
 def summarize(
     flow: TarFlow,
     case: Case,
-    mode: Mode,
+    run: Run,
     machine: Machine,
     first_seconds: float,
-    seconds: list[float],
     error: Tensor,
+    seconds: list[float],
 ) -> Measurement:
     """Put together what was found out about a mode, and count its passes."""
-    passes = count(flow, case, mode.decoder)
+    passes, finite = count(flow, run), bool(error.isfinite().all())
     return Measurement(
         patch_size=case.patch_size,
-        length=flow.base.shape[0],
+        length=case.length,
         batch_size=case.batch_size,
-        dtype=str(case.dtype).removeprefix("torch."),
-        mode=mode.name,
+        precision=run.precision.name,
+        mode=run.mode.name,
         first_seconds=first_seconds,
         seconds=seconds,
-        floor_seconds=Transformer.of(flow).floor(machine, passes, case.dtype),
-        rms=float(error.square().mean().sqrt()),
-        maximum=float(error.abs().max()),
+        floor_seconds=Transformer.of(flow).floor(machine, passes, run.precision),
+        rms=float(error.square().mean().sqrt()) if finite else math.inf,
+        maximum=float(error.abs().max()) if finite else math.inf,
         passes=len(passes),
         positions=sum(each.width for each in passes),
-        windows=windows(mode.decoder, flow.transform.num_decoded),
+        windows=windows(run.mode.decoder, flow),
     )
-
-
-def draw(flow: TarFlow, case: Case) -> tuple[Tensor, Tensor]:
-    """Noise and labels, other ones than those of the calibration, which picks windows by them."""
-    z = flow.base.sample(case.batch_size, ExampleSeeds(1, range(case.batch_size)))
-    return z, torch.arange(case.batch_size, device=z.device) % flow.num_classes
 
 
 @torch.no_grad()
 def in_float64(flow: TarFlow, z: Tensor, y: Tensor) -> Tensor:
     """What all should return."""
     return copy.deepcopy(flow).double().inverse(z.double(), y, guidance=GUIDANCE)
-
-
-def make_plan(flow: TarFlow, case: Case, y: Tensor) -> Plan:
-    """Calibrate for a case."""
-    return calibrate(
-        flow,
-        case.batch_size,
-        y,
-        guidance=GUIDANCE,
-        dtype=case.dtype,
-        tolerance=TOLERANCE[case.dtype],
-        repetitions=min(3, case.repeats),
-    )
-
-
-def make_modes(
-    flow: TarFlow, dtype: torch.dtype, planned: Decoder, compiled: bool = False
-) -> list[Mode]:
-    """The baseline, and the library's ways, each with its weights prepared once."""
-    baseline = Baseline(flow, dtype)
-    networks = Networks(dtype)
-    modes = [
-        Mode("baseline", lambda z, y: baseline(z, y, GUIDANCE.weight), Sequential()),
-        decoding("sequential", flow, networks, Sequential()),
-        decoding("windowed", flow, networks, planned),
-    ]
-    if compiled:
-        modes.append(decoding("compiled", flow, Networks(dtype, compile=True), Sequential()))
-    return modes
-
-
-def decoding(name: str, flow: TarFlow, networks: Networks, decoder: Decoder) -> Mode:
-    """A mode of the library."""
-
-    @torch.no_grad()
-    def sample(z: Tensor, y: Tensor) -> Tensor:
-        return flow.inverse(z, y, guidance=GUIDANCE, decoder=decoder, networks=networks)
-
-    return Mode(name, sample, decoder)
 
 
 def interleave(
@@ -195,16 +125,20 @@ def turns(names: Sequence[str], repeats: int, tell: Tell = lambda text: None) ->
 
 
 @torch.no_grad()
-def count(flow: TarFlow, case: Case, decoder: Decoder) -> list[Pass]:
+def count(flow: TarFlow, run: Run) -> list[Pass]:
     """The passes that a decoder takes; those of a sequential one are known."""
+    decoder, batch_size = run.mode.decoder, len(run.z)
     if isinstance(decoder, Sequential):
         steps = range(flow.base.shape[0] - 1)
-        return [Pass(case.batch_size, i, 1) for i in steps] * flow.transform.num_decoded
+        return [Pass(batch_size, i, 1) for i in steps] * flow.transform.num_decoded
     counted = Counted(decoder)
-    flow.inverse(*draw(flow, case), guidance=GUIDANCE, decoder=counted, dtype=case.dtype)
+    networks = Networks(run.precision.parts.name)
+    replace(run, mode=decoding("counted", flow, run.precision, networks, counted))()
     return counted.passes
 
 
-def windows(decoder: Decoder, num_transforms: int) -> list[int]:
+def windows(decoder: Decoder, flow: TarFlow) -> list[int]:
     """The window of each transform, that nearest the noise first; 1 is sequential."""
-    return [getattr(decoder.at(depth), "window", 1) for depth in range(num_transforms)]
+    depths = range(flow.transform.num_decoded)
+    last = flow.base.shape[0] - 1
+    return [min(getattr(decoder.at(depth), "window", 1), last) for depth in depths]

@@ -1,31 +1,53 @@
 """What a benchmark found: to be shown, kept and read again."""
 
+import hashlib
 import json
 import math
 import os
 import platform
 import re
 import statistics
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from rich.table import Table
 
 import tarflow
 from benchmarks.roofline import Machine
+from tarflow.machine.files import json_text, write_atomically
 from tarflow.sampling.plan import hardware
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16")
 """What a processor may have that decides how fast it multiplies."""
+INSTRUCTIONS = {"amx_bf16": "amx", "avx512_bf16": "avx512_bf16", "avx512f": "avx512"}
+"""What a set of flags is called, by the first of these that is among them."""
+Key = tuple[int, int, str]
+"""Length, batch size and precision."""
 
 
+@dataclass(frozen=True)
 class Timed:
-    """One way to do something in one case, timed again and again; data classes add the fields."""
+    """One way to do something in one case, timed again and again.
 
-    mode: str
+    Attributes:
+        patch_size: Side of a patch.
+        length: Number of patches T.
+        batch_size: Number of images.
+        precision: In which transformers compute.
+        mode: The way.
+        first_seconds: Of the first time, which prepares weights or compiles.
+        seconds: Of each repetition after it, in order.
+    """
+
+    patch_size: int
+    length: int
     batch_size: int
+    precision: str
+    mode: str
+    first_seconds: float
     seconds: list[float]
 
     @property
@@ -39,53 +61,9 @@ class Timed:
         return self.batch_size / self.median
 
     @property
-    def case(self) -> tuple[int, int, str]:
-        """What is the same for all modes that are compared: length, batch size, precision."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Measurement(Timed):
-    """One way to sample, in one case.
-
-    Attributes:
-        patch_size: Side of a patch.
-        length: Number of patches T.
-        batch_size: Number of samples.
-        dtype: Precision in which transformers compute.
-        mode: The way.
-        first_seconds: Of the first batch, which prepares weights or compiles.
-        seconds: Of each repetition after it, in order.
-        floor_seconds: The least that the machine would need for the same passes.
-        rms: Root mean square of the deviation from sequential samples in float64.
-        maximum: Largest deviation.
-        passes: Number of passes through a transformer, over all transforms.
-        positions: Number of positions that they predicted.
-        windows: Window of each transform, that nearest the noise first; 1 is sequential.
-    """
-
-    patch_size: int
-    length: int
-    batch_size: int
-    dtype: str
-    mode: str
-    first_seconds: float
-    seconds: list[float]
-    floor_seconds: float
-    rms: float
-    maximum: float
-    passes: int
-    positions: int
-    windows: list[int]
-
-    @property
-    def roofline(self) -> float:
-        """The share of its time that the machine would need at best."""
-        return self.floor_seconds / self.median
-
-    @property
-    def case(self) -> tuple[int, int, str]:
-        return self.length, self.batch_size, self.dtype
+    def case(self) -> Key:
+        """What is the same for all modes that are compared."""
+        return self.length, self.batch_size, self.precision
 
 
 M = TypeVar("M", bound=Timed)
@@ -102,6 +80,8 @@ class Report(Generic[M]):
         notes: What was left out, and why.
     """
 
+    row: ClassVar[type[Any]]
+    """What a measurement is."""
     prefix: ClassVar[str]
     """What names of files begin with."""
     title: ClassVar[str]
@@ -114,24 +94,57 @@ class Report(Generic[M]):
     measurements: list[M] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what was written."""
+        content = json.loads(path.read_text())
+        machine = Machine(
+            {int(size): rate for size, rate in content["machine"]["bandwidth"].items()},
+            content["machine"]["rate"],
+        )
+        rows = rows_of(cls.row, content["measurements"])
+        return cls(content["environment"], machine, rows, content["notes"])
+
+    @property
+    def device(self) -> str:
+        """The device in words, a processor with its instruction set: one name has several."""
+        name = self.environment["hardware"].replace("(R)", "")
+        flags = self.environment["cpu_flags"]
+        if self.environment["device"] != "cpu" or not flags:
+            return name
+        known = (words for flag, words in INSTRUCTIONS.items() if flag in flags)
+        return f"{name}, {next(known, flags[0])}"
+
     @property
     def slug(self) -> str:
-        """The device's name, fit for a file's."""
-        plain = self.environment["hardware"].lower().replace("(r)", "")
-        return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+        """The device, fit for a file's name."""
+        return re.sub(r"[^a-z0-9]+", "-", self.device.lower()).strip("-")
+
+    def has(self, keys: Sequence[Key]) -> bool:
+        """Whether cases were measured, all of them."""
+        return {*keys} <= {each.case for each in self.measurements}
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Drop what was measured of cases, to measure them again."""
+        self.measurements = [each for each in self.measurements if each.case not in keys]
 
     def beside(self, measurement: M, mode: str) -> M:
         """What another mode did in the same case."""
-        [other] = (
-            each
-            for each in self.measurements
-            if each.case == measurement.case and each.mode == mode
-        )
+        [other] = (each for each in self.rows(mode) if each.case == measurement.case)
         return other
+
+    def rows(self, mode: str) -> Iterator[M]:
+        """The measurements of a mode."""
+        return (each for each in self.measurements if each.mode == mode)
 
     def ratio(self, measurement: M) -> float:
         """How many times as fast as the baseline of the same case, by medians."""
         return self.beside(measurement, "baseline").median / measurement.median
+
+    def ratio_to_best(self, measurement: M) -> float:
+        """How many times as fast as the baseline in the precision in which that is fastest."""
+        same = (b for b in self.rows("baseline") if b.case[:2] == measurement.case[:2])
+        return min(each.median for each in same) / measurement.median
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, and the derived numbers with it."""
@@ -142,6 +155,10 @@ class Report(Generic[M]):
         content = {"environment": self.environment, "machine": asdict(self.machine)}
         return content | {"notes": self.notes, "measurements": rows}
 
+    def remarks(self) -> list[str]:
+        """What is to be said of the measurements, a line for each."""
+        return []
+
     def derived(self, each: M) -> dict[str, float]:
         """Numbers that follow from a measurement and those beside it."""
         raise NotImplementedError
@@ -149,13 +166,17 @@ class Report(Generic[M]):
     def write(self, directory: Path) -> Path:
         """Write a file that is named after the device."""
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{self.prefix}-{self.slug}.json"
-        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        path = self.path(directory)
+        write_atomically(path, json_text(self.to_dict(), indent=1))
         return path
+
+    def path(self, directory: Path) -> Path:
+        """The file's name."""
+        return directory / f"{self.prefix}-{self.slug}.json"
 
     def table(self) -> Table:
         """A row for each measurement."""
-        table = Table(title=f"{self.title} on {self.environment['hardware']}")
+        table = Table(title=f"{self.title} on {self.device}")
         for name in ("T", "batch", "precision", "mode"):
             table.add_column(name, no_wrap=True)
         for name in self.columns:
@@ -174,58 +195,6 @@ class Report(Generic[M]):
         raise NotImplementedError
 
 
-@dataclass
-class Results(Report[Measurement]):
-    """How fast samples were drawn."""
-
-    prefix = "sampling"
-    title = "guided samples"
-    columns = ("images/s", "ratio", "roofline", "RMS", "maximum", "passes", "windows")
-
-    def break_even(self, measurement: Measurement) -> float:
-        """Number of samples from which a mode takes less than sequential decoding in all.
-
-        What the first batch takes longer than the others is the cost of the mode.
-        """
-        sequential = self.beside(measurement, "sequential")
-        cost = measurement.first_seconds - measurement.median
-        gain = sequential.median - measurement.median
-        return measurement.batch_size * cost / gain if gain > 0 else math.inf
-
-    def compilation(self) -> list[str]:
-        """What compiling costs and gains, a line for each case."""
-        lines = []
-        for each in self.measurements:
-            if each.mode == "compiled":
-                samples, sequential = self.break_even(each), self.beside(each, "sequential")
-                pays = f"pays after {samples:,.0f} samples" if samples < math.inf else "never pays"
-                lines.append(
-                    f"compiled, T = {each.length}, batch {each.batch_size}, {each.dtype}:"
-                    f" first batch {each.first_seconds:.1f} s, others {each.median:.3g} s,"
-                    f" sequential {sequential.median:.3g} s; {pays}"
-                )
-        return lines
-
-    def derived(self, each: Measurement) -> dict[str, float]:
-        return {
-            "median_seconds": each.median,
-            "images_per_second": each.images_per_second,
-            "ratio_to_baseline": self.ratio(each),
-            "roofline_fraction": each.roofline,
-        }
-
-    def cells(self, each: Measurement) -> list[str]:
-        return [
-            f"{each.images_per_second:.3g}",
-            f"{self.ratio(each):.2f} x",
-            f"{100 * each.roofline:.0f} %",
-            f"{each.rms:.1e}",
-            f"{each.maximum:.1e}",
-            str(each.passes),
-            " ".join(map(str, each.windows)),
-        ]
-
-
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Versions, the device, what its processor can do, and how busy it is."""
     return {
@@ -234,6 +203,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "cpu_flags": cpu_flags(),
+        "code": code(),
         "tarflow": tarflow.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -248,3 +218,20 @@ def cpu_flags() -> list[str]:
     found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
     present = set(found[1].split()) if found else set()
     return [flag for flag in FLAGS if flag in present]
+
+
+def code() -> str:
+    """Identifies the code of the package: what another one did is measured again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(tarflow.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def rows_of(kind: type[Any], rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """Rows as they were, without the numbers that were derived; null is infinite."""
+    names = [each.name for each in fields(kind)]
+    return [
+        kind(**{name: math.inf if row[name] is None else row[name] for name in names})
+        for row in rows
+    ]

@@ -3,8 +3,8 @@ r"""The least time that a machine needs to decode, from what it was measured to 
 A pass of B rows through a transformer of P weights (the entries of its matrices), L layers and
 width C, for the m positions from s on, moves and computes at least
 
-    bytes = itemsize * (P + 2 L C B (s + m))                weights once; keys and values up to it
-    operations = 2 P B m + 4 L C B sum_{i=1..m} (s + i)     matrices; logits and weighted sums
+    bytes = w P + k 2 L C B (s + m)         weights of w bytes once; keys, values of k up to it
+    operations = 2 P B m + 4 L C B sum_{i=1..m} (s + i)         matrices; logits, weighted sums
 
 and takes no less than max(bytes / bandwidth, operations / rate). The floor of a decoder is the sum
 over the passes that it made: T - 1 of one position for each transform when sequential, as counted
@@ -19,13 +19,16 @@ a floor made of main memory's bandwidth would be none.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.precision import PRECISIONS, Precision
 from tarflow import AutoregressiveTransform, Decoder, Flow
 from tarflow.machine.device import LARGEST, MEGABYTE, copy_bandwidth, matrix_rate
 
+FLOAT32 = "float32"
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 """Megabytes that are read and written by the copies that are timed."""
 
@@ -46,7 +49,7 @@ class Machine:
     def measure(
         cls,
         device: torch.device | str,
-        dtypes: Sequence[torch.dtype],
+        precisions: Sequence[Precision],
         sizes: Sequence[int] = SIZES,
         largest: int = LARGEST,
     ) -> "Machine":
@@ -54,27 +57,26 @@ class Machine:
 
         Args:
             device: The device.
-            dtypes: Precisions of matrix products.
+            precisions: Of matrix products; float32 is measured in any case.
             sizes: Megabytes of the copies.
             largest: Side of the largest matrices.
         """
         bandwidth = {size: copy_bandwidth(device, size) for size in sizes}
-        return cls(
-            bandwidth, {str(dtype): matrix_rate(device, dtype, largest) for dtype in dtypes}
-        )
+        rate = {}
+        for precision in {PRECISIONS[FLOAT32]: None} | dict.fromkeys(precisions):
+            with precision.applied():
+                products = precision.parts.products
+                rate[precision.name] = matrix_rate(device, products, largest)
+        return cls(bandwidth, rate)
 
     def bandwidth_for(self, num_bytes: float) -> float:
         """Bytes per second at which a working set of that size can be read at best."""
         large = [rate for size, rate in self.bandwidth.items() if size * MEGABYTE >= num_bytes]
         return max(large, default=self.bandwidth[max(self.bandwidth)])
 
-    def rate_for(self, dtype: torch.dtype) -> float:
+    def rate_for(self, precision: Precision) -> float:
         """Operations per second at best on numbers of a precision, widened if that is faster."""
-        return max(self.rate[str(dtype)], self.rate[str(torch.float32)])
-
-    def share(self, dtype: torch.dtype) -> float:
-        """The rate of a precision, of that of float32."""
-        return self.rate[str(dtype)] / self.rate[str(torch.float32)]
+        return max(self.rate[precision.name], self.rate[FLOAT32])
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,12 @@ class Pass:
 
     Attributes:
         examples: Number of examples.
-        start: Position of the first input.
+        start: Position of the first input: the mean, where every example has its own.
         width: Number of inputs.
     """
 
     examples: int
-    start: int
+    start: float
     width: int
 
 
@@ -109,8 +111,9 @@ class Counted(Decoder):
         return self.decoder.tolerance
 
     def __call__(self, predict, z):
-        def counted(x: Tensor, start: int):
-            self.passes.append(Pass(len(x), start, x.shape[1]))
+        def counted(x: Tensor, start: Any):
+            own = start if isinstance(start, int) else float(start.positions[:, 0].double().mean())
+            self.passes.append(Pass(len(x), own, x.shape[1]))
             return predict(x, start)
 
         return self.decoder(counted, z)
@@ -145,33 +148,35 @@ class Transformer:
         num_weights = sum(p.numel() for p in matrices if p is not table)
         return cls(num_weights, len(network.blocks), network.model_dim, network.length)
 
-    def num_bytes(self, rows: int, end: int, itemsize: int) -> float:
+    def num_bytes(self, rows: int, end: float, precision: Precision) -> float:
         """What a pass reads: the weights, and the keys and values up to its end."""
-        return itemsize * (self.num_weights + 2 * self.num_layers * self.model_dim * rows * end)
+        weights = precision.parts.weights.itemsize * self.num_weights
+        cached = 2 * self.num_layers * self.model_dim * rows * end
+        return weights + precision.parts.dtype.itemsize * cached
 
-    def operations(self, rows: int, start: int, width: int) -> float:
+    def operations(self, rows: int, start: float, width: int) -> float:
         """What a pass computes."""
         attended = width * start + width * (width + 1) / 2
         matrices = 2 * self.num_weights * rows * width
         return matrices + 4 * self.num_layers * self.model_dim * rows * attended
 
     def floor(
-        self, machine: Machine, passes: Sequence[Pass], dtype: torch.dtype, guided: bool = True
+        self, machine: Machine, passes: Sequence[Pass], precision: Precision, guided: bool = True
     ) -> float:
         """Least seconds of some passes.
 
         Args:
             machine: What the device does at best.
             passes: The passes.
-            dtype: Precision of weights, keys and values.
+            precision: That of weights, keys and values.
             guided: Whether every example takes two rows.
         """
         total, copies = 0.0, 2 if guided else 1
         for each in passes:
             rows, end = copies * each.examples, each.start + each.width
-            num_bytes = self.num_bytes(rows, end, dtype.itemsize)
-            working_set = self.num_bytes(rows, self.length, dtype.itemsize)
+            num_bytes = self.num_bytes(rows, end, precision)
+            working_set = self.num_bytes(rows, self.length, precision)
             reading = num_bytes / machine.bandwidth_for(working_set)
-            computing = self.operations(rows, each.start, each.width) / machine.rate_for(dtype)
+            computing = self.operations(rows, each.start, each.width) / machine.rate_for(precision)
             total += max(reading, computing)
         return total

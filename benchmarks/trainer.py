@@ -33,7 +33,11 @@ from tarflow.training import (
     warmup_cosine,
 )
 
-PRECISIONS = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed"}
+LIGHTNING = {
+    torch.float32: "32-true",
+    torch.bfloat16: "bf16-mixed",
+    torch.float16: "16-mixed",
+}
 HARMLESS = (".*LeafSpec", ".*does not have many workers", ".*smaller than the logging interval")
 
 
@@ -127,7 +131,7 @@ class PackageTraining:
             max_epochs=-1,
             accelerator=self.device.type,
             devices=1,
-            precision=PRECISIONS[self.dtype],  # pyright: ignore[reportArgumentType]
+            precision=LIGHTNING[self.dtype],  # pyright: ignore[reportArgumentType]
             log_every_n_steps=10,
             use_distributed_sampler=False,
             enable_checkpointing=False,

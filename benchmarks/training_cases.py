@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.precision import Precision
+from benchmarks.results import Key
 from tarflow import GaussianNoise, Pixels, TarFlow
 from tarflow.data import ArrayDataset
 
@@ -71,7 +73,7 @@ class Case:
     Attributes:
         model: The flow.
         batch_size: Number of images in a step.
-        dtype: Precision in which transformers compute.
+        precisions: In which transformers compute.
         repeats: Number of blocks of steps of each mode.
         steps: Number of steps in a block that count.
         warmup: Number of steps before them that do not.
@@ -79,11 +81,15 @@ class Case:
 
     model: Model
     batch_size: int
-    dtype: torch.dtype
+    precisions: tuple[Precision, ...]
     repeats: int
     steps: int
     warmup: int = 2
 
     def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"T = {self.model.length}, batch {self.batch_size}, {dtype}"
+        return f"T = {self.model.length}, batch {self.batch_size}"
+
+    @property
+    def keys(self) -> list[Key]:
+        """The cases that results know."""
+        return [(self.model.length, self.batch_size, each.name) for each in self.precisions]

@@ -1,14 +1,15 @@
 """Times ways to train against each other, and finds out how much memory they take."""
 
 import gc
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from benchmarks.measuring import Tell, turns
+from benchmarks.measuring import turns
 from benchmarks.memory import peak_memory
-from benchmarks.roofline import Machine, Transformer
+from benchmarks.precision import Precision
+from benchmarks.roofline import Machine
+from benchmarks.session import Tell
 from benchmarks.trainer import PackageTraining
 from benchmarks.training_baseline import TrainingBaseline
 from benchmarks.training_cases import MODES, NUM_CLASSES, Case
@@ -16,8 +17,7 @@ from benchmarks.training_results import TrainingMeasurement
 from tarflow import Pixels, TarFlow
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.machine.device import now
-
-Run = TrainingBaseline | PackageTraining
+from tarflow.training.operations import training_operations
 
 
 def measure(
@@ -38,16 +38,16 @@ def measure(
     for name, run in runs.items():
         tell(f"{case}: first steps, {name}")
         begin = now(device)
-        run.run(1, 1)
+        run(1, 1)
         first[name] = now(device) - begin
         tell(f"{case}: memory, {name}")
-        peaks[name] = peak_memory(lambda run=run: run.run(1, 1), device, flow.parameters())
+        peaks[name] = peak_memory(lambda run=run: run(1, 1), device, flow.parameters())
     times: dict[str, list[float]] = {name: [] for name in runs}
     for name in turns(list(runs), case.repeats, lambda text: tell(f"{case}: {text}")):
-        times[name].append(runs[name].run(case.warmup, case.steps))
+        times[name].append(runs[name](case.warmup, case.steps))
     return [
-        summarize(flow, case, name, machine, first[name], times[name], peaks[name])
-        for name in runs
+        summarize(flow, case, run, machine, first[name], times[name], peaks[name])
+        for name, run in runs.items()
     ]
 
 
@@ -68,20 +68,34 @@ def measure_what_fits(
         torch.cuda.empty_cache()
 
 
-def make_runs(
-    flow: TarFlow, case: Case, modes: list[str], device: torch.device
-) -> Mapping[str, Run]:
+@dataclass(frozen=True)
+class Run:
+    """A mode in a precision."""
+
+    mode: str
+    precision: Precision
+    training: TrainingBaseline | PackageTraining
+
+    def __call__(self, warmup: int, steps: int) -> float:
+        """Train; return the seconds of a step after the first ones."""
+        with self.precision.applied():
+            return self.training.run(warmup, steps)
+
+
+def make_runs(flow: TarFlow, case: Case, modes: list[str], device: torch.device) -> dict[str, Run]:
     """The baseline, and the package's ways, each with a copy of the flow."""
     # More than a block takes: the end of an epoch is no part of a step.
     data = case.model.images((case.warmup + case.steps + 1) * case.batch_size)
-    runs: dict[str, Run] = {
-        "baseline": TrainingBaseline(flow, data, case.batch_size, case.dtype, device)
-    }
-    for name in modes:
-        batches = ImageDataModule(image_data(data), case.batch_size)
-        options = MODES[name](case.model)
-        runs[name] = PackageTraining(flow, batches, case.dtype, device, options)
-    return runs
+    runs = []
+    for precision in case.precisions:
+        baseline = TrainingBaseline(flow, data, case.batch_size, precision.parts.dtype, device)
+        runs.append(Run("baseline", precision, baseline))
+        for name in modes:
+            batches = ImageDataModule(image_data(data), case.batch_size)
+            options = MODES[name](case.model)
+            training = PackageTraining(flow, batches, precision.parts.dtype, device, options)
+            runs.append(Run(name, precision, training))
+    return {f"{run.precision}, {run.mode}": run for run in runs}
 
 
 def image_data(data: ArrayDataset) -> ImageData:
@@ -94,7 +108,7 @@ def image_data(data: ArrayDataset) -> ImageData:
 def summarize(
     flow: TarFlow,
     case: Case,
-    mode: str,
+    run: Run,
     machine: Machine,
     first_seconds: float,
     seconds: list[float],
@@ -105,22 +119,11 @@ def summarize(
         patch_size=case.model.patch_size,
         length=case.model.length,
         batch_size=case.batch_size,
-        dtype=str(case.dtype).removeprefix("torch."),
-        mode=mode,
+        precision=run.precision.name,
+        mode=run.mode,
         first_seconds=first_seconds,
         seconds=seconds,
-        operations=step_operations(flow, case.batch_size),
-        operations_per_second=machine.rate_for(case.dtype),
+        operations=training_operations(flow) * case.batch_size,
+        operations_per_second=machine.rate_for(run.precision),
         peak_bytes=peak_bytes,
     )
-
-
-def step_operations(flow: TarFlow, batch_size: int) -> float:
-    """What a step needs to compute: a forward pass, and twice as much for the gradients.
-
-    The forward pass is that of roofline.py over the T - 1 positions that predict one, where
-    attention is causal: half of the square. Recomputed activations do not count, nor do norms,
-    the affine map and the optimizer.
-    """
-    forward = Transformer.of(flow).operations(batch_size, 0, flow.base.shape[0] - 1)
-    return 3 * forward * flow.transform.num_decoded

@@ -1,36 +1,25 @@
 """What the benchmark of training found."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from benchmarks.loading import Loading
-from benchmarks.results import Report, Timed
+from benchmarks.results import Key, Report, Timed, rows_of
 
 
 @dataclass(frozen=True)
 class TrainingMeasurement(Timed):
-    """One way to train, in one case.
+    """One way to train, in one case; seconds are those of a step.
 
     Attributes:
-        patch_size: Side of a patch.
-        length: Number of patches T.
-        batch_size: Number of images in a step.
-        dtype: Precision in which transformers compute.
-        mode: The way.
-        first_seconds: Of the first fit of two steps, which compiles.
-        seconds: Of a step in each repetition, in order.
         operations: What the model needs to compute in a step, whatever the mode computes.
         operations_per_second: What the machine does at best in this precision.
         peak_bytes: The most bytes that tensors took: weights, gradients, optimizer, activations.
     """
 
-    patch_size: int
-    length: int
-    batch_size: int
-    dtype: str
-    mode: str
-    first_seconds: float
-    seconds: list[float]
     operations: float
     operations_per_second: float
     peak_bytes: int
@@ -45,10 +34,6 @@ class TrainingMeasurement(Timed):
         """The rate of the model's operations, of the rate that the machine reaches at best."""
         return self.operations / (self.median * self.operations_per_second)
 
-    @property
-    def case(self) -> tuple[int, int, str]:
-        return self.length, self.batch_size, self.dtype
-
 
 @dataclass
 class TrainingResults(Report[TrainingMeasurement]):
@@ -58,11 +43,26 @@ class TrainingResults(Report[TrainingMeasurement]):
         loading: How long steps waited for their images.
     """
 
+    row = TrainingMeasurement
     prefix = "training"
     title = "training steps"
-    columns = ("steps/s", "images/s", "ratio", "MFU", "peak memory", "of baseline")
+    columns = ("steps/s", "images/s", "ratio", "to best", "MFU", "peak memory", "of baseline")
 
     loading: list[Loading] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        found = super().read(path)
+        found.loading = rows_of(Loading, json.loads(path.read_text())["data_loading_share"])
+        return found
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        super().forget(keys)
+        batches = {batch_size for _, batch_size, _ in keys}
+        self.loading = [each for each in self.loading if each.batch_size not in batches]
+
+    def remarks(self) -> list[str]:
+        return [str(each) for each in self.loading]
 
     def memory_ratio(self, each: TrainingMeasurement) -> float:
         """The peak of memory, of that of the baseline."""
@@ -74,6 +74,7 @@ class TrainingResults(Report[TrainingMeasurement]):
             "steps_per_second": each.steps_per_second,
             "images_per_second": each.images_per_second,
             "ratio_to_baseline": self.ratio(each),
+            "ratio_to_best_baseline": self.ratio_to_best(each),
             "model_flop_utilization": each.utilization,
             "memory_ratio_to_baseline": self.memory_ratio(each),
         }
@@ -87,6 +88,7 @@ class TrainingResults(Report[TrainingMeasurement]):
             f"{each.steps_per_second:.3g}",
             f"{each.images_per_second:.3g}",
             f"{self.ratio(each):.2f} x",
+            f"{self.ratio_to_best(each):.2f} x",
             f"{100 * each.utilization:.1f} %",
             f"{each.peak_bytes / 2**20:,.0f} MB",
             f"{100 * self.memory_ratio(each):.0f} %",

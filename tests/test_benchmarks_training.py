@@ -4,7 +4,6 @@ import copy
 import functools
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -12,18 +11,17 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from rich.console import Console
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import training, training_measuring
+from benchmarks import session, training, training_measuring
 from benchmarks.loading import Loading, Source, sources
 from benchmarks.memory import peak_memory
+from benchmarks.plot import draw_training
+from benchmarks.precision import PRECISIONS
 from benchmarks.results import describe_environment
 from benchmarks.roofline import Machine
 from benchmarks.training_baseline import NormalizedImages, TrainingBaseline
 from benchmarks.training_cases import MODES, Case, Model
-from benchmarks.training_measuring import image_data, make_runs, measure_what_fits, step_operations
-from benchmarks.training_plot import draw
+from benchmarks.training_measuring import image_data, make_runs, measure_what_fits
 from benchmarks.training_results import TrainingMeasurement, TrainingResults
 from tarflow import GaussianNoise, Pixels
 from tarflow.data import ImageDataModule
@@ -35,15 +33,15 @@ TINY = Model(8, 2, num_transforms=2, num_layers=1, model_dim=64)
 
 
 def machine(float32: float = 4e9, bfloat16: float = 2e9) -> Machine:
-    return Machine({8: 4e9}, {"torch.float32": float32, "torch.bfloat16": bfloat16})
+    return Machine({8: 4e9}, {"float32": float32, "bfloat16": bfloat16})
 
 
-def tiny_case(batch_size: int = 4, dtype: torch.dtype = torch.float32) -> Case:
-    return Case(TINY, batch_size, dtype, repeats=2, steps=1, warmup=1)
+def tiny_case(batch_size: int = 4) -> Case:
+    return Case(TINY, batch_size, (PRECISIONS["float32"],), repeats=2, steps=1, warmup=1)
 
 
 def measurement(mode: str, seconds: list[float], **options) -> TrainingMeasurement:
-    found = {"patch_size": 4, "length": 64, "batch_size": 32, "dtype": "float32"}
+    found = {"patch_size": 4, "length": 64, "batch_size": 32, "precision": "float32"}
     found |= {"first_seconds": 3.0, "operations": 1e9, "operations_per_second": 4e9}
     return TrainingMeasurement(mode=mode, seconds=seconds, **(found | options))
 
@@ -52,11 +50,12 @@ def fake_results() -> TrainingResults:
     """Two cases of three modes, the second in another precision."""
     modes = (("baseline", 4.0, 2**30), ("tarflow", 2.0, 2**30), ("checkpointed", 3.0, 2**28))
     rows = [
-        measurement(mode, [seconds, 9.0, 1.0], peak_bytes=peak, dtype=dtype)
-        for dtype in ("float32", "bfloat16")
+        measurement(mode, [seconds, 9.0, 1.0], peak_bytes=peak, precision=precision)
+        for precision in ("float32", "bfloat16")
         for mode, seconds, peak in modes
     ]
-    environment = describe_environment(CPU) | {"hardware": "A Chip (R), 2 threads"}
+    environment = describe_environment(CPU)
+    environment |= {"hardware": "A Chip(R), 2 threads", "cpu_flags": ["avx2"]}
     waits = [Loading("digits", "tarflow", "float32", 32, 64, 0, 0.02, 2.0)]
     return TrainingResults(environment, machine(), rows, ["a note"], waits)
 
@@ -138,21 +137,6 @@ def test_images_are_normalized_as_the_noise_does_it():
     assert label == data.labels[2]
 
 
-def test_operations_are_those_that_torch_counts():
-    model = Model(8, 2, num_transforms=3, num_layers=2, model_dim=128)
-    flow, rows, length = model.make(), 2, 16
-    x, label = torch.randn(rows, 3, 8, 8), torch.arange(rows)
-    # Only plain products are counted in every version of torch.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        flow.log_prob(x, label).sum().backward()
-    predicted = rows * (length - 1)
-    # Attention needs half of the square and the diagonal: the other half is masked out.
-    masked = 3 * 3 * 4 * 2 * 128 * rows * sum(range(length - 1))
-    # The first transform's input needs no gradient.
-    data = 2 * predicted * 12 * 128
-    assert counter.get_total_flops() == step_operations(flow, rows) + masked - data
-
-
 def test_the_peak_counts_what_is_held_at_once_and_no_more():
     held = torch.ones(1000)
 
@@ -166,7 +150,7 @@ def test_the_peak_counts_what_is_held_at_once_and_no_more():
 
 
 def test_the_package_lets_go_of_what_a_block_needed():
-    run = make_runs(TINY.make(), tiny_case(), ["tarflow"], CPU)["tarflow"]
+    run = make_runs(TINY.make(), tiny_case(), ["tarflow"], CPU)["float32, tarflow"].training
     assert run.run(1, 2) > 0
     assert run.run(1, 1) > 0
     assert run.module._trainer is None
@@ -183,29 +167,24 @@ def test_where_memory_runs_out_the_batch_is_halved(monkeypatch):
     monkeypatch.setattr(training_measuring, "measure", measure)
     found, notes = measure_what_fits(tiny_case(8), [], machine(), CPU)
     assert found == [2]
-    assert [note.split(":")[0] for note in notes] == [
-        f"T = 16, batch {size}, float32" for size in (8, 4)
-    ]
+    assert [note.split(":")[0] for note in notes] == [f"T = 16, batch {size}" for size in (8, 4)]
     monkeypatch.setattr(training_measuring, "measure", lambda *_: measure(tiny_case(8)))
     with pytest.raises(torch.OutOfMemoryError):
         measure_what_fits(tiny_case(1), [], machine(), CPU)
 
 
-def test_slow_precisions_are_left_out_and_named():
-    options = SimpleNamespace(
-        quick=False, device="cpu", dtype=["float32", "bfloat16"], batch=[32], repeats=7, steps=8
-    )
-    results = TrainingResults({}, machine(bfloat16=2e8))
-    [case] = training.make_cases(options, results)
-    assert str(case) == "T = 64, batch 32, float32"
-    assert "5.0 % of float32's rate" in results.notes[0]
-    options.dtype = ["bfloat16"]
-    assert len(training.make_cases(options, results)) == 1
-    options.dtype, options.device = ["float32", "bfloat16"], "cuda"
-    cases = training.make_cases(options, TrainingResults({}, machine()))
-    assert [str(case) for case in cases] == [
-        f"T = 1024, batch 32, {dtype}" for dtype in ("float32", "bfloat16")
-    ]
+@pytest.mark.parametrize(
+    ("device", "length", "names"),
+    [
+        ("cpu", 64, ["float32", "bfloat16_products", "bfloat16"]),
+        ("cuda", 1024, ["tf32_products", "bfloat16"]),
+    ],
+)
+def test_every_type_of_device_has_a_flow_and_precisions(device, length, names):
+    options = training.read_options(["--device", device])
+    assert [*options.precision] == names
+    [case] = training.make_cases(options, tuple(PRECISIONS[name] for name in names))
+    assert case.keys == [(length, 32, name) for name in names]
 
 
 def test_patches_are_as_small_as_the_length_allows():
@@ -232,7 +211,7 @@ def test_every_mode_is_one_of_the_module():
 def test_results_are_written_and_shown(tmp_path):
     results = fake_results()
     path = results.write(tmp_path)
-    assert path.name == "training-a-chip-2-threads.json"
+    assert path.name == "training-a-chip-2-threads-avx2.json"
     content = json.loads(path.read_text())
     assert content["notes"] == ["a note"]
     row = content["measurements"][2]
@@ -244,8 +223,13 @@ def test_results_are_written_and_shown(tmp_path):
     assert row["model_flop_utilization"] == pytest.approx(1e9 / 3 / 4e9)
     [wait] = content["data_loading_share"]
     assert wait["share"] == 0.01
+    assert TrainingResults.read(path) == results
+    results.forget([(64, 32, "bfloat16")])
+    assert [each.precision for each in results.measurements] == 3 * ["float32"]
+    assert results.loading == []
+    results = TrainingResults.read(path)
     console = Console(width=120, record=True)
-    training.show(results, console)
+    session.show(results, console)
     text = console.export_text()
     assert "1.33 x" in text
     assert "256 MB" in text
@@ -255,7 +239,7 @@ def test_results_are_written_and_shown(tmp_path):
 
 def test_the_picture_is_small(tmp_path):
     path = tmp_path / "images" / "training.png"
-    draw(fake_results(), path)
+    draw_training(fake_results(), path)
     assert path.stat().st_size < 300_000
     with Image.open(path) as picture:
         assert picture.format == "PNG"
@@ -276,4 +260,3 @@ def test_a_quick_run_from_end_to_end(tmp_path):
     assert all(0 < each.share < 1 for each in results.loading)
     [written] = tmp_path.glob("training-*.json")
     assert len(json.loads(written.read_text())["measurements"]) == 2
-    assert (tmp_path / "training.png").is_file()
