@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tarflow.arguments import check_real
 from tarflow.errors import ConfigurationError
 from tarflow.registry import register
-from tarflow.training.sharding import divided, whole
+from tarflow.training.sharding import divided, local, whole
 
 PIECE = 2**26
 """Largest number of entries of matrices that Muon orthogonalizes at once, if there are several."""
@@ -107,23 +107,39 @@ class MuonAdamW(AdamW):
 
     def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
         """Move some matrices of one shape; where they are divided, all processes compute whole."""
-        steps = orthogonalize(torch.stack([whole(self._direction(p, group)) for p in parameters]))
+        directions = self._directions(parameters, group["momentum"])
+        steps = orthogonalize(torch.stack([whole(each) for each in directions]))
+        weights = [local(parameter.detach()) for parameter in parameters]
+        kept: Any = 1 - group["lr"] * group["weight_decay"]
+        if (skips := getattr(self, "found_inf", None)) is not None:
+            steps = steps.masked_fill(skips > 0, 0)
+            kept = weights[0].new_full((), kept).masked_fill(skips > 0, 1)
         rate = 0.2 * group["lr"] * math.sqrt(max(steps.shape[1:]))
-        for parameter, step in zip(parameters, steps, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(divided(step, parameter), alpha=-rate)
+        moves = [local(divided(step, p)) for step, p in zip(steps, parameters, strict=True)]
+        torch._foreach_mul_(weights, kept)
+        torch._foreach_add_(weights, moves, alpha=-rate)
+        for parameter in parameters:
             parameter.grad = None
 
-    def _direction(self, parameter: nn.Parameter, group: dict) -> Tensor:
-        """The gradient with Nesterov momentum."""
-        gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None
-        if "average" not in state:
-            state["step"] = torch.zeros(())  # AdamW looks for it when it is loaded
-            state["average"] = torch.zeros_like(gradient)
-        state["step"] += 1
-        average = state["average"].lerp_(gradient, 1 - group["momentum"])
-        return gradient.lerp(average, group["momentum"])
+    def _directions(self, parameters: list[nn.Parameter], momentum: float) -> list[Tensor]:
+        """The gradients, with Nesterov momentum from now on."""
+        whole_gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+        states = [self.state[parameter] for parameter in parameters]
+        for state, gradient in zip(states, whole_gradients, strict=True):
+            if not state:
+                state["step"] = gradient.new_zeros(())  # AdamW looks for it when it is loaded
+                state["average"] = torch.zeros_like(gradient)
+        gradients = [local(each) for each in whole_gradients]
+        averages = [local(state["average"]) for state in states]
+        counted: Any = 1
+        if (skips := getattr(self, "found_inf", None)) is not None:
+            counted = 1 - skips
+            for gradient, average in zip(gradients, averages, strict=True):
+                torch.where(skips > 0, average, gradient, out=gradient)  # which moves no average
+        torch._foreach_add_([state["step"] for state in states], counted)
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        torch._foreach_lerp_(gradients, averages, momentum)
+        return whole_gradients
 
 
 def orthogonalize(matrices: Float[Tensor, "matrices rows columns"]) -> Tensor:
