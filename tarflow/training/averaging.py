@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.flows.pretrained import Pretrained
 from tarflow.registry import register
+from tarflow.training.late import Late
 from tarflow.training.sharding import fill, local, whole_state
-from tarflow.training.skipping import Late
 from tarflow.training.steps import StepCallback, callbacks_of
 
 

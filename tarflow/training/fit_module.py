@@ -1,8 +1,8 @@
 """A Lightning module that fits a model: optimization, whatever the model and the objective."""
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import lightning
@@ -18,28 +18,31 @@ from tarflow.data.loading.shares import BatchShares
 from tarflow.errors import ConfigurationError, TarflowError
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
-from tarflow.training.acceleration import compile_blocks, multiplied_in, recompute, use_attention
-from tarflow.training.accumulation import rescale
-from tarflow.training.objective import Loss
-from tarflow.training.precision import check_precision, check_weights_wide, unscale
-from tarflow.training.sharding import shard, whole
-from tarflow.training.skipping import Late, TakenStep, cause, counts_as_skipped, skip_unless
-
-ADVICE = (
-    "Try a lower learning rate, a longer warm-up, a lower max_grad_norm, a bounded scale"
-    " (model.scale._target_=tarflow.SoftClipScale), or precision 32-true. The last checkpoint is"
-    " untouched: the same command with resume=auto goes on from it"
+from tarflow.training.acceleration import (
+    compile_blocks,
+    compiling,
+    multiplied_in,
+    recompute,
+    use_attention,
 )
+from tarflow.training.accumulation import rescale
+from tarflow.training.late import Late
+from tarflow.training.objective import Loss
+from tarflow.training.precision import (
+    check_precision,
+    check_products,
+    check_weights_wide,
+    multiplying,
+    unscale,
+)
+from tarflow.training.sharding import shard, whole
+from tarflow.training.skipping import TakenStep, counts_as_skipped, skip_unless, tell
 
 WHOLE = (
     "weights of this kind of model are not divided between processes: every process has them whole"
     " with trainer=ddp"
 )
 """Why some models have no sharded training."""
-
-
-class DivergenceError(TarflowError):
-    """Training produces values that are not finite, again and again."""
 
 
 class FitModule(lightning.LightningModule, ABC):
@@ -62,6 +65,8 @@ class FitModule(lightning.LightningModule, ABC):
         compile: Whether layers of transformers run compiled, after some minutes at the start.
         checkpointed_layers: Number of layers of each transformer whose inside is computed again
             for gradients instead of kept.
+        products: What products of float32 matrices are computed in, in training steps: `exact`,
+            `tf32` on GPUs, or `bf16` on CPUs.
 
     Attributes:
         skipped_steps: Number of steps that changed nothing, as far as the host has heard.
@@ -80,6 +85,7 @@ class FitModule(lightning.LightningModule, ABC):
         attention: AttentionKernel = AutoAttention(),
         compile: bool = False,
         checkpointed_layers: int = 0,
+        products: str = "exact",
     ):
         super().__init__()
         max_grad_norm = check_real("max_grad_norm", max_grad_norm)
@@ -93,6 +99,7 @@ class FitModule(lightning.LightningModule, ABC):
         self.attention = attention
         self.compiled = compile
         self.checkpointed_layers = checkpointed_layers
+        self.products = products
         self.seed = torch.initial_seed()
         self.skipped_steps = 0
         self._learned: list[nn.Parameter] = []
@@ -148,6 +155,7 @@ class FitModule(lightning.LightningModule, ABC):
     def configure_model(self) -> None:
         """Choose how to compute, and divide the weights where the strategy wants that."""
         check_precision(str(self.trainer.precision), sharded=self._device_mesh is not None)
+        check_products(self.products, self.trainer.strategy.root_device)
         check_weights_wide(self.learned)
         dtype = multiplied_in(str(self.trainer.precision), self.dtype_of_weights)
         use_attention(self.learned, self.attention, self.trainer.strategy.root_device, dtype)
@@ -170,9 +178,14 @@ class FitModule(lightning.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.objective(self.model, batch, self._share(len(batch.index)))
+        with self._computing():
+            loss = self.objective(self.model, batch, self._share(len(batch.index)))
         self._losses.append(loss.detached())
         return self._reduced(loss.minimized)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        with self._computing():
+            super().backward(loss, *args, **kwargs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Each example has the same noise every time: the curve shows the model and not the draw.
@@ -214,6 +227,12 @@ class FitModule(lightning.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps = checkpoint["skipped_steps"]
         rescale(checkpoint, self.trainer.accumulate_grad_batches)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """In which a training step computes losses and gradients."""
+        with multiplying(self.products), compiling() if self.compiled else nullcontext():
+            yield
 
     @property
     def _logs(self) -> bool:
@@ -276,15 +295,4 @@ class FitModule(lightning.LightningModule, ABC):
         while len(self._unheard) > behind:
             step = self._unheard.pop(0)
             if step.flags()[1]:
-                self._tell(step)
-
-    def _tell(self, step: TakenStep) -> None:
-        """Count and tell a step that changed nothing, and stop where that happens too often."""
-        self.skipped_steps += 1
-        message = f"the step after {step.number} is not finite ({cause(self, step.losses)})"
-        if self.skipped_steps > self.max_skipped_steps:
-            raise DivergenceError(
-                f"{message}, and {self.skipped_steps - 1} others of this run were skipped, as many"
-                f" as max_skipped_steps allows. {ADVICE}"
-            )
-        warnings.warn(f"{message}: skipped, {self.skipped_steps} in all", stacklevel=2)
+                tell(self, step)

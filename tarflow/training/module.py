@@ -40,8 +40,10 @@ class FlowModule(FitModule):
         attention: AttentionKernel = AutoAttention(),
         compile: bool = False,
         checkpointed_layers: int = 0,
+        products: str = "exact",
     ):
-        limits, options = (max_grad_norm, max_skipped_steps), (compile, checkpointed_layers)
+        limits = max_grad_norm, max_skipped_steps
+        options = compile, checkpointed_layers, products
         super().__init__(optimizer, schedule, objective, *limits, attention, *options)
         if flow.codec is None or flow.noise is None:
             raise ConfigurationError(

@@ -110,13 +110,13 @@ class MuonAdamW(AdamW):
         directions = self._directions(parameters, group["momentum"])
         steps = orthogonalize(torch.stack([whole(each) for each in directions]))
         weights = [local(parameter.detach()) for parameter in parameters]
-        kept: Any = 1 - group["lr"] * group["weight_decay"]
+        kept = weights[0].new_full((), 1 - group["lr"] * group["weight_decay"])
         if (skips := getattr(self, "found_inf", None)) is not None:
             steps = steps.masked_fill(skips > 0, 0)
-            kept = weights[0].new_full((), kept).masked_fill(skips > 0, 1)
+            kept.masked_fill_(skips > 0, 1)
         rate = 0.2 * group["lr"] * math.sqrt(max(steps.shape[1:]))
         moves = [local(divided(step, p)) for step, p in zip(steps, parameters, strict=True)]
-        torch._foreach_mul_(weights, kept)
+        torch.ops.aten._foreach_mul_.Tensor(weights, kept)  # torch's own name would read `kept`
         torch._foreach_add_(weights, moves, alpha=-rate)
         for parameter in parameters:
             parameter.grad = None
@@ -131,12 +131,12 @@ class MuonAdamW(AdamW):
                 state["average"] = torch.zeros_like(gradient)
         gradients = [local(each) for each in whole_gradients]
         averages = [local(state["average"]) for state in states]
-        counted: Any = 1
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
         if (skips := getattr(self, "found_inf", None)) is not None:
-            counted = 1 - skips
+            torch._foreach_sub_(steps, [skips] * len(steps))
             for gradient, average in zip(gradients, averages, strict=True):
                 torch.where(skips > 0, average, gradient, out=gradient)  # which moves no average
-        torch._foreach_add_([state["step"] for state in states], counted)
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         torch._foreach_lerp_(gradients, averages, momentum)
         return whole_gradients

@@ -1,43 +1,27 @@
 """Steps that are not finite: they change nothing, and nobody waits for the device to learn it."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from tarflow.errors import ContextError, NonFiniteError, TarflowError
+from tarflow.training.late import Late
 from tarflow.training.objective import Loss
 
+ADVICE = (
+    "Try a lower learning rate, a longer warm-up, a lower max_grad_norm, a bounded scale"
+    " (model.scale._target_=tarflow.SoftClipScale), or precision 32-true. The last checkpoint is"
+    " untouched: the same command with resume=auto goes on from it"
+)
 
-class Late:
-    """Flags that a device computes now and the host looks at later.
 
-    They travel to the host as soon as they are known. Who looks while the device is busy with what
-    it was given since leaves it busy.
-    """
-
-    def __init__(self, flags: Bool[Tensor, " flags"]):
-        on_gpu = flags.is_cuda
-        self._flags = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=on_gpu)
-        self._flags.copy_(flags, non_blocking=on_gpu)
-        self._copied = torch.cuda.Event() if on_gpu else None
-        if self._copied is not None:
-            self._copied.record(torch.cuda.current_stream(flags.device))
-
-    @property
-    def at_once(self) -> bool:
-        """Whether they are there already: a CPU has computed what it was asked for."""
-        return self._copied is None
-
-    def __call__(self) -> list[bool]:
-        """The flags."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        return self._flags.numpy().tolist()
+class DivergenceError(TarflowError):
+    """Training produces values that are not finite, again and again."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +69,29 @@ def counts_as_skipped(finite: Tensor, loss: Tensor, scaler: GradScaler | None) -
     return ~finite & (~loss.isfinite() | (scale <= 1))
 
 
-def cause(module: Any, losses: list[Loss]) -> str:
-    """Where the first value that is not finite came from, in any process; all have to ask.
+def tell(module: Any, step: TakenStep) -> None:
+    """Count a step that changed nothing and warn of it; all processes have to.
 
     Args:
-        module: The `FitModule` whose losses they are.
-        losses: Those of a step after which its weights are as they were.
+        module: The `FitModule` that took it, whose weights are as they were in it.
+        step: The step.
 
     Raises:
+        DivergenceError: There are more of them than `max_skipped_steps`.
         ContextError: The batch was conditioned on what the model does not know.
     """
+    module.skipped_steps += 1
+    message = f"the step after {step.number} is not finite ({_cause(module, step.losses)})"
+    if module.skipped_steps > module.max_skipped_steps:
+        raise DivergenceError(
+            f"{message}, and {module.skipped_steps - 1} others of this run were skipped, as many"
+            f" as max_skipped_steps allows. {ADVICE}"
+        )
+    warnings.warn(f"{message}: skipped, {module.skipped_steps} in all", stacklevel=2)
+
+
+def _cause(module: Any, losses: list[Loss]) -> str:
+    """Where the first value that is not finite came from, in any process; all have to ask."""
     trainer = module.trainer
     found = [error for loss in losses if (error := _blame(module, loss)) is not None]
     rank = module.global_rank if found else trainer.world_size
