@@ -85,7 +85,7 @@ class Switch(lightning.Callback):
 
 
 def train_unread(module, data, folder, **options):
-    """Train with every callback of a run; steps but the first and those of the log read nothing."""
+    """Train with every callback; steps but the first and those of the log read nothing."""
     mode = Between()
     callbacks = [
         WeightAveraging([0.9, 0.5]),
