@@ -75,7 +75,7 @@ class WeightAveraging(StepCallback):
         finite, self._finite = self._finite, None
         if finite is None or not finite()[0]:
             return
-        weights = [local(p.detach()) for p in self._weights]
+        weights = [local(each) for each in self._weights]
         warm_up = (1 + self.num_updates) / (10 + self.num_updates)
         for decay, average in self._averages.items():
             rate = 0.0 if self.num_updates == 0 else min(decay, warm_up)

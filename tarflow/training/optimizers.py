@@ -88,13 +88,15 @@ class MuonAdamW(AdamW):
         """Update every parameter that has a gradient."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
+        found = getattr(self, "found_inf", None)  # on the device: the step is to change nothing
+        skips = None if found is None else found > 0
         for group in self.param_groups:
             if "momentum" in group:
-                self._orthogonal_step(group)
+                self._orthogonal_step(group, skips)
         super().step()
         return loss
 
-    def _orthogonal_step(self, group: dict) -> None:
+    def _orthogonal_step(self, group: dict, skips: Tensor | None) -> None:
         """Move a group's matrices, and take their gradients away from AdamW."""
         same_shape = defaultdict(list)
         for parameter in group["params"]:
@@ -103,17 +105,17 @@ class MuonAdamW(AdamW):
         for shape, parameters in same_shape.items():
             count = max(1, PIECE // math.prod(shape))
             for first in range(0, len(parameters), count):
-                self._move(parameters[first : first + count], group)
+                self._move(parameters[first : first + count], group, skips)
 
-    def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
+    def _move(self, parameters: list[nn.Parameter], group: dict, skips: Tensor | None) -> None:
         """Move some matrices of one shape; where they are divided, all processes compute whole."""
-        directions = self._directions(parameters, group["momentum"])
+        directions = self._directions(parameters, group["momentum"], skips)
         steps = orthogonalize(torch.stack([whole(each) for each in directions]))
-        weights = [local(parameter.detach()) for parameter in parameters]
+        weights = [local(parameter) for parameter in parameters]
         kept = weights[0].new_full((), 1 - group["lr"] * group["weight_decay"])
-        if (skips := getattr(self, "found_inf", None)) is not None:
-            steps = steps.masked_fill(skips > 0, 0)
-            kept.masked_fill_(skips > 0, 1)
+        if skips is not None:
+            steps = steps.masked_fill(skips, 0)
+            kept.masked_fill_(skips, 1)
         rate = 0.2 * group["lr"] * math.sqrt(max(steps.shape[1:]))
         moves = [local(divided(step, p)) for step, p in zip(steps, parameters, strict=True)]
         torch.ops.aten._foreach_mul_.Tensor(weights, kept)  # torch's own name would read `kept`
@@ -121,22 +123,25 @@ class MuonAdamW(AdamW):
         for parameter in parameters:
             parameter.grad = None
 
-    def _directions(self, parameters: list[nn.Parameter], momentum: float) -> list[Tensor]:
+    def _directions(
+        self, parameters: list[nn.Parameter], momentum: float, skips: Tensor | None
+    ) -> list[Tensor]:
         """The gradients, with Nesterov momentum from now on."""
         whole_gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
         states = [self.state[parameter] for parameter in parameters]
         for state, gradient in zip(states, whole_gradients, strict=True):
             if not state:
-                state["step"] = gradient.new_zeros(())  # AdamW looks for it when it is loaded
+                # AdamW looks for a count, on the device, when it is loaded.
+                state["step"] = local(gradient).new_zeros((), dtype=torch.float32)
                 state["average"] = torch.zeros_like(gradient)
         gradients = [local(each) for each in whole_gradients]
         averages = [local(state["average"]) for state in states]
-        steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
-        if (skips := getattr(self, "found_inf", None)) is not None:
-            torch._foreach_sub_(steps, [skips] * len(steps))
+        counted = states[0]["step"].new_ones(())
+        if skips is not None:
+            counted.masked_fill_(skips, 0)
             for gradient, average in zip(gradients, averages, strict=True):
-                torch.where(skips > 0, average, gradient, out=gradient)  # which moves no average
+                torch.where(skips, average, gradient, out=gradient)  # which moves no average
+        torch._foreach_add_([state["step"] for state in states], [counted] * len(states))
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         torch._foreach_lerp_(gradients, averages, momentum)
         return whole_gradients

@@ -155,19 +155,23 @@ def test_products_are_coarser_in_training_steps_alone(data):
 
 
 def test_an_error_leaves_products_exact():
-    with pytest.raises(LookupError), multiplying("bf16"):
-        assert torch.get_float32_matmul_precision() == "medium"
-        raise LookupError
+    def fail():
+        with multiplying("bf16"):
+            assert torch.get_float32_matmul_precision() == "medium"
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_products_that_there_are_not_are_refused(data):
     with pytest.raises(ConfigurationError, match="products half must be one of exact, tf32, bf16"):
         fit(tiny_module(tiny_flow(), products="half"), data)
-    with pytest.raises(ConfigurationError, match="tf32 are of NVIDIA GPUs .* not of cpu here"):
+    with pytest.raises(ConfigurationError, match=r"tf32 are of NVIDIA GPUs .* not of cpu here"):
         fit(tiny_module(tiny_flow(), products="tf32"), data)
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        with pytest.raises(ConfigurationError, match="bf16 .* of CPUs with AVX-512"):
+        with pytest.raises(ConfigurationError, match=r"bf16 .* of CPUs with AVX-512"):
             check_products("bf16", torch.device("cpu"))
 
 
