@@ -81,7 +81,7 @@ def compiling() -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
-        first = str(error).strip().partition("\n")[0]
+        first = " ".join(str(error).partition("\n\n")[0].split())
         raise ConfigurationError(
             f"the layers cannot be compiled ({type(error).__name__}: {first}):"
             " module.compile=false trains without, and `tarflow doctor` tells whether a compiler"

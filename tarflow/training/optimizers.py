@@ -19,6 +19,9 @@ from tarflow.training.sharding import divided, local, whole
 PIECE = 2**26
 """Largest number of entries of matrices that Muon orthogonalizes at once, if there are several."""
 
+aten = torch.ops.aten
+"""torch's operators by their full names: by the short ones, some would read a number back."""
+
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
@@ -118,8 +121,8 @@ class MuonAdamW(AdamW):
             kept.masked_fill_(skips, 1)
         rate = 0.2 * group["lr"] * math.sqrt(max(steps.shape[1:]))
         moves = [local(divided(step, p)) for step, p in zip(steps, parameters, strict=True)]
-        torch.ops.aten._foreach_mul_.Tensor(weights, kept)  # torch's own name would read `kept`
-        torch._foreach_add_(weights, moves, alpha=-rate)
+        aten._foreach_mul_.Tensor(weights, kept)
+        aten._foreach_add_.List(weights, moves, alpha=-rate)
         for parameter in parameters:
             parameter.grad = None
 
@@ -141,9 +144,9 @@ class MuonAdamW(AdamW):
             counted.masked_fill_(skips, 0)
             for gradient, average in zip(gradients, averages, strict=True):
                 torch.where(skips, average, gradient, out=gradient)  # which moves no average
-        torch._foreach_add_([state["step"] for state in states], [counted] * len(states))
-        torch._foreach_lerp_(averages, gradients, 1 - momentum)
-        torch._foreach_lerp_(gradients, averages, momentum)
+        aten._foreach_add_.List([state["step"] for state in states], [counted] * len(states))
+        aten._foreach_lerp_.Scalar(averages, gradients, 1 - momentum)
+        aten._foreach_lerp_.Scalar(gradients, averages, momentum)
         return whole_gradients
 
 

@@ -115,6 +115,7 @@ def test_the_precision_of_products_follows_from_lightnings_name():
     assert found == [torch.bfloat16, half, whole, whole, torch.bfloat16]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiler_that_fails_is_told_of_with_what_to_do():
     def failing(graph, inputs):
         raise OSError("no space left on device")

@@ -1,7 +1,6 @@
 """Training keeps float32 whatever its products are computed in, and says what it cannot do."""
 
 import functools
-import json
 
 import lightning
 import pytest
@@ -12,7 +11,7 @@ from tarflow import ConfigurationError
 from tarflow.training import DivergenceError, WeightAveraging, adamw, muon
 from tarflow.training.averaging import averages
 from tarflow.training.precision import check_precision, check_products, multiplying
-from tests.test_cli import error_of, tarflow
+from tests.test_cli import error_of
 from tests.test_training.scenarios import images
 from tests.test_training.test_module import fit, poison, tiny_flow, tiny_module
 
@@ -173,11 +172,3 @@ def test_products_that_there_are_not_are_refused(data):
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         with pytest.raises(ConfigurationError, match=r"bf16 .* of CPUs with AVX-512"):
             check_products("bf16", torch.device("cpu"))
-
-
-def test_a_run_keeps_its_products(tmp_path):
-    small = ["train", "trainer=smoke", f"run_dir={tmp_path / 'run'}", "trainer.max_steps=1"]
-    tarflow(*small)
-    assert json.loads((tmp_path / "run/config.json").read_text())["module"]["products"] == "exact"
-    told = error_of(*small[:-1], "trainer.max_steps=2", "module.products=tf32")
-    assert "module.products: exact -> tf32" in told
