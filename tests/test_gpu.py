@@ -22,7 +22,7 @@ from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.nn.attention import Fronts, attend
 from tarflow.nn.kernels import flash_cached
 from tarflow.sampling.chunks import ChunkSize
-from tarflow.training import FlowModule, muon, warmup_cosine
+from tarflow.training import FlowModule, WeightAveraging, adamw, muon, warmup_cosine
 from tarflow.training.optimizers import orthogonalize
 from tests.models import randomized
 
@@ -67,6 +67,50 @@ def test_orthogonalization_in_bfloat16_is_near_that_in_float32():
     matrices = torch.randn(3, 32, 64)
     close = orthogonalize(matrices.cuda()).float().cpu()
     assert (close - orthogonalize(matrices)).abs().max() < 0.05
+
+
+class Unsynchronized(lightning.Callback):
+    """Lets torch refuse to wait for the GPU, in all steps but the first ones and those logged."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def on_train_batch_start(self, trainer, *_):
+        refuses = trainer.global_step > 1 and not trainer._logger_connector.should_update_logs
+        torch.cuda.set_sync_debug_mode("error" if refuses else "default")
+        self.steps += refuses
+
+    def on_train_end(self, *_):
+        torch.cuda.set_sync_debug_mode("default")
+
+    on_exception = on_train_epoch_end = on_train_end
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("optimizer", [adamw, muon])
+def test_training_steps_do_not_wait_for_the_gpu(flow, optimizer, precision):
+    pixels = torch.randint(0, 4, (320, 1, 8, 8), dtype=torch.uint8)
+    part = ArrayDataset(pixels, torch.arange(320) % 3)
+    codec = UniformDequantization(17)
+    data = ImageData("made up", part, None, part, codec, num_classes=3, image_shape=(1, 8, 8))
+    flow.codec, flow.noise = codec, NoNoise()
+    schedule = functools.partial(warmup_cosine, total_steps=20, warmup_steps=1)
+    module = FlowModule(flow, functools.partial(optimizer, lr=3e-3), schedule)
+    watched = Unsynchronized()
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    trainer = lightning.Trainer(
+        max_steps=10,
+        accelerator="gpu",
+        devices=1,
+        precision=precision,
+        log_every_n_steps=5,
+        callbacks=[watched, WeightAveraging([0.9])],
+        **dict.fromkeys(off, False),
+    )
+    trainer.fit(module, ImageDataModule(data, batch_size=32))
+    assert watched.steps == 6
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")

@@ -60,7 +60,7 @@ name: greedy
 run_dir: precious
 data: {batch_size: 4096, num_workers: 64, device_batch_size: 16}
 model: {model_dim: 4096, num_layers: 99, num_transforms: 16, head_dim: 128, patch_size: 4}
-module: {compile: true, checkpointed_layers: 3}
+module: {compile: true, checkpointed_layers: 3, products: tf32}
 objective: {class_dropout: 0.2}
 schedule: {warmup_steps: 5000}
 trainer: {max_steps: 1000000, devices: 8, num_nodes: 4, precision: bf16-mixed, accelerator: gpu}

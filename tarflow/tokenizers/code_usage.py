@@ -15,7 +15,10 @@ def count_codes(codes: Int[Tensor, "..."], num_codes: int) -> Counts:
         codes: Indices of codes.
         num_codes: Number of codes that there are.
     """
-    return torch.bincount(codes.flatten(), minlength=num_codes)
+    flat = codes.flatten()  # `bincount` would wait for the device, for the largest
+    return flat.new_zeros(num_codes, dtype=torch.int64).scatter_add_(
+        0, flat.long(), torch.ones_like(flat, dtype=torch.int64)
+    )
 
 
 def share_in_use(counts: Counts) -> float:

@@ -34,7 +34,7 @@ from tarflow.training.distillation.time_draws import (
     UniformTimes,
 )
 from tarflow.training.end_to_end import EndToEnd
-from tarflow.training.fit_module import DivergenceError, FitModule
+from tarflow.training.fit_module import FitModule
 from tarflow.training.module import FlowModule
 from tarflow.training.monitoring import Throughput, TransformStatistics
 from tarflow.training.objective import Loss, MaximumLikelihood, Objective
@@ -42,6 +42,7 @@ from tarflow.training.optimizers import MuonAdamW, adamw, muon, warmup_cosine
 from tarflow.training.preemption import Preemption
 from tarflow.training.run import Run
 from tarflow.training.sharding import ShardedStrategy
+from tarflow.training.skipping import DivergenceError
 from tarflow.training.student_grid import StudentGrid
 from tarflow.training.student_module import StudentModule
 from tarflow.training.tokenization.collapse_warning import CollapseWarning

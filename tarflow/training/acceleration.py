@@ -1,6 +1,7 @@
 """How the transformers of a model compute while it trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,6 +67,26 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
     for network in dict.fromkeys(networks(model)):
         for block in network.blocks:
             block.compile(dynamic=False, backend=backend)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Tell what to do where layers cannot be compiled, which shows when they compute at first.
+
+    Raises:
+        ConfigurationError: A compiler is missing, or fails.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # half a second, where nothing is compiled
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        first = " ".join(str(error).partition("\n\n")[0].split())
+        raise ConfigurationError(
+            f"the layers cannot be compiled ({type(error).__name__}: {first}):"
+            " module.compile=false trains without, and `tarflow doctor` tells whether a compiler"
+            " and Python's headers are there"
+        ) from error
 
 
 def autoregressive_transforms(flow: Flow) -> list[AutoregressiveTransform]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tarflow.errors import CheckpointError, ConfigurationError
 from tarflow.flows.pretrained import Pretrained
 from tarflow.registry import register
+from tarflow.training.late import Late
 from tarflow.training.sharding import fill, local, whole_state
 from tarflow.training.steps import StepCallback, callbacks_of
 
@@ -22,9 +23,15 @@ class WeightAveraging(StepCallback):
     use it. Checkpoints hold the weights as they are, and all averages. Each process averages the
     part of the weights that it holds. Buffers are not averaged, which would corrupt permutations.
 
+    Weights are averaged before the next step changes them, or when the average is asked for: by
+    then it is known whether the last step was finite. One that was not leaves averages alone.
+
     Args:
         decays: Decay rates per step; while the run is young, (1 + step) / (10 + step) if that is
             less, so that the first weights are forgotten soon.
+
+    Attributes:
+        num_updates: Number of steps that were averaged.
     """
 
     def __init__(self, decays: Sequence[float] = (0.9999,)):
@@ -39,6 +46,7 @@ class WeightAveraging(StepCallback):
         self._loaded: dict[float, dict[str, Tensor]] = {}
         self._weights: list[nn.Parameter] = []
         self._exchanged = False
+        self._finite: Late | None = None  # of the last step, where that is not averaged yet
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
@@ -50,11 +58,24 @@ class WeightAveraging(StepCallback):
         for decay, state in self._loaded.items():
             for name, average in self._averages.get(decay, {}).items():
                 fill(average, state[name])
-        self._loaded = {}
+        self._loaded, self._finite = {}, None
+
+    def after_step(self, trainer: Trainer, module: Any) -> None:
+        self._finite = module.finite
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.settle()
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.settle()
 
     @torch.no_grad()
-    def after_step(self, trainer: Trainer, module: Any) -> None:
-        weights = [local(p.detach()) for p in self._weights]
+    def settle(self) -> None:
+        """Average the weights after the last step, unless that is done or nothing changed."""
+        finite, self._finite = self._finite, None
+        if finite is None or not finite()[0]:
+            return
+        weights = [local(each) for each in self._weights]
         warm_up = (1 + self.num_updates) / (10 + self.num_updates)
         for decay, average in self._averages.items():
             rate = 0.0 if self.num_updates == 0 else min(decay, warm_up)
@@ -69,7 +90,6 @@ class WeightAveraging(StepCallback):
         self.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
         self.restore()
 
     def restore(self) -> None:
@@ -78,6 +98,7 @@ class WeightAveraging(StepCallback):
             self._exchange(self.decays[0])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict) -> None:
+        self.settle()
         leads = trainer.is_global_zero
         averages = {decay: self.whole(decay, leads) for decay in self._averages}
         checkpoint["averaging"] = {"num_updates": self.num_updates, "averages": averages}
@@ -99,11 +120,13 @@ class WeightAveraging(StepCallback):
 
         Before training starts, it is empty everywhere.
         """
+        self.settle()
         return whole_state(self._averages.get(decay, {}), leads)
 
     @torch.no_grad()
     def _exchange(self, decay: float) -> None:
         """Let weights and an average change places; nothing before training starts."""
+        self.settle()
         averages = self._averages.get(decay, {}).values()
         self._exchanged = not self._exchanged
         for average, parameter in zip(averages, self._weights, strict=True):

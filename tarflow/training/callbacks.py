@@ -125,7 +125,7 @@ def finite_rows(x: Tensor) -> Tensor:
 
 @register
 class StepProgressBar(StepCallback, ProgressBar):
-    """One bar for the whole run, counted in steps, with the newest metrics beside it."""
+    """One bar for the whole run, counted in steps, with the metrics that were logged last."""
 
     def __init__(self):
         super().__init__()
@@ -146,9 +146,14 @@ class StepProgressBar(StepCallback, ProgressBar):
     def after_step(self, trainer: Trainer, module: Any) -> None:
         assert self._bar is not None
         self._bar.update(trainer.global_step - self._bar.n)
+        if not trainer._logger_connector.should_update_logs:
+            return  # reading numbers waits for the device
         metrics = self.get_metrics(trainer, module)
         metrics.pop("v_num", None)
-        self._bar.set_postfix(metrics, refresh=False)
+        loss = f"train/{module.loss_name}"
+        self._bar.set_postfix(
+            {loss: trainer.callback_metrics[loss].item()} | metrics, refresh=False
+        )
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if self._bar is not None:

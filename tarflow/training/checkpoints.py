@@ -14,7 +14,7 @@ from tarflow.errors import CheckpointError
 from tarflow.machine.files import put
 from tarflow.registry import register
 from tarflow.training.averaging import WeightAveraging
-from tarflow.training.fit_module import DivergenceError
+from tarflow.training.skipping import DivergenceError
 from tarflow.training.steps import StepCallback, callbacks_of
 
 NOT_TO_GO_ON_FROM = (KeyboardInterrupt, DivergenceError, CheckpointError)

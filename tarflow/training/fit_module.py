@@ -1,8 +1,8 @@
 """A Lightning module that fits a model: optimization, whatever the model and the objective."""
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import lightning
@@ -15,30 +15,34 @@ from torch.optim.lr_scheduler import LRScheduler
 from tarflow.arguments import check_integer, check_real
 from tarflow.data.loading.batches import UNREADABLE, Batch
 from tarflow.data.loading.shares import BatchShares
-from tarflow.errors import ConfigurationError, ContextError, NonFiniteError, TarflowError
+from tarflow.errors import ConfigurationError, TarflowError
 from tarflow.nn.kernels import AttentionKernel, AutoAttention
 from tarflow.randomness import ExampleSeeds, Share, stream_seed
-from tarflow.training.acceleration import compile_blocks, multiplied_in, recompute, use_attention
-from tarflow.training.accumulation import rescale
-from tarflow.training.objective import Loss
-from tarflow.training.precision import check_precision, check_weights_wide, unscale
-from tarflow.training.sharding import shard, whole
-
-ADVICE = (
-    "Try a lower learning rate, a longer warm-up, a lower max_grad_norm, a bounded scale"
-    " (model.scale._target_=tarflow.SoftClipScale), or precision 32-true. The last checkpoint is"
-    " untouched: the same command with resume=auto goes on from it"
+from tarflow.training.acceleration import (
+    compile_blocks,
+    compiling,
+    multiplied_in,
+    recompute,
+    use_attention,
 )
+from tarflow.training.accumulation import rescale
+from tarflow.training.late import Late
+from tarflow.training.objective import Loss
+from tarflow.training.precision import (
+    check_precision,
+    check_products,
+    check_weights_wide,
+    multiplying,
+    unscale,
+)
+from tarflow.training.sharding import shard, whole
+from tarflow.training.skipping import TakenStep, counts_as_skipped, skip_unless, tell
 
 WHOLE = (
     "weights of this kind of model are not divided between processes: every process has them whole"
     " with trainer=ddp"
 )
 """Why some models have no sharded training."""
-
-
-class DivergenceError(TarflowError):
-    """Training produces values that are not finite, again and again."""
 
 
 class FitModule(lightning.LightningModule, ABC):
@@ -48,7 +52,8 @@ class FitModule(lightning.LightningModule, ABC):
     number of batches before it, so that a resumed run repeats what it would have done. Noise and
     dropped labels belong to the row of the batch, so that any number of processes draws the same.
 
-    A step whose loss or gradient is not finite in any process changes nothing in all of them.
+    A step whose loss or gradient is not finite in any process changes nothing in all of them. The
+    host does not wait to learn it: on a GPU it hears of such a step during the next one.
 
     Args:
         optimizer: Makes the optimizer from the named parameters of what is learned.
@@ -60,7 +65,15 @@ class FitModule(lightning.LightningModule, ABC):
         compile: Whether layers of transformers run compiled, after some minutes at the start.
         checkpointed_layers: Number of layers of each transformer whose inside is computed again
             for gradients instead of kept.
+        products: What products of float32 matrices are computed in, in training steps: `exact`,
+            `tf32` on GPUs, or `bf16` on CPUs.
+
+    Attributes:
+        skipped_steps: Number of steps that changed nothing, as far as the host has heard.
+        finite: Whether the last step was finite.
     """
+
+    finite: Late
 
     def __init__(
         self,
@@ -72,6 +85,7 @@ class FitModule(lightning.LightningModule, ABC):
         attention: AttentionKernel = AutoAttention(),
         compile: bool = False,
         checkpointed_layers: int = 0,
+        products: str = "exact",
     ):
         super().__init__()
         max_grad_norm = check_real("max_grad_norm", max_grad_norm)
@@ -85,10 +99,14 @@ class FitModule(lightning.LightningModule, ABC):
         self.attention = attention
         self.compiled = compile
         self.checkpointed_layers = checkpointed_layers
+        self.products = products
         self.seed = torch.initial_seed()
         self.skipped_steps = 0
-        self._step: list[Loss] = []
-        self._clipped: list[bool] = []  # of each step since the last that was logged
+        self._learned: list[nn.Parameter] = []
+        self._losses: list[Loss] = []
+        self._unheard: list[TakenStep] = []
+        self._clipped: Tensor | int = 0  # number of them, of those since the last that was logged
+        self._unlogged = 0
 
     @property
     @abstractmethod
@@ -137,6 +155,7 @@ class FitModule(lightning.LightningModule, ABC):
     def configure_model(self) -> None:
         """Choose how to compute, and divide the weights where the strategy wants that."""
         check_precision(str(self.trainer.precision), sharded=self._device_mesh is not None)
+        check_products(self.products, self.trainer.strategy.root_device)
         check_weights_wide(self.learned)
         dtype = multiplied_in(str(self.trainer.precision), self.dtype_of_weights)
         use_attention(self.learned, self.attention, self.trainer.strategy.root_device, dtype)
@@ -146,8 +165,9 @@ class FitModule(lightning.LightningModule, ABC):
         shard(self.learned, self._device_mesh, dtype)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        named = list(self.learned.named_parameters())
+        self._learned = [parameter for _, parameter in named]  # looking for them takes 1 ms a step
         try:
-            named = self.learned.named_parameters()
             optimizer = self.make_optimizer((n, p) for n, p in named if p.requires_grad)
         except TarflowError:
             raise
@@ -158,9 +178,14 @@ class FitModule(lightning.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.objective(self.model, batch, self._share(len(batch.index)))
-        self._step.append(loss.detached())
+        with self._computing():
+            loss = self.objective(self.model, batch, self._share(len(batch.index)))
+        self._losses.append(loss.detached())
         return self._reduced(loss.minimized)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        with self._computing():
+            super().backward(loss, *args, **kwargs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Each example has the same noise every time: the curve shows the model and not the draw.
@@ -175,30 +200,44 @@ class FitModule(lightning.LightningModule, ABC):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         scaler = unscale(self.trainer.precision_plugin, optimizer)
-        norm = whole(nn.utils.clip_grad_norm_(self.learned.parameters(), self.max_grad_norm))
-        step, self._step = self._step, []
+        norm = whole(nn.utils.clip_grad_norm_(self._learned, self.max_grad_norm))
+        losses, self._losses = self._losses, []
         # Both are the same in all processes, and so is what follows from them.
-        loss = self._mean(torch.stack([self._reduced(part.value) for part in step]).mean())
-        self._clipped.append(bool(norm > self.max_grad_norm))
-        self._log_step(step, loss, norm)
-        if loss.isfinite() & norm.isfinite():
-            self.on_finite_step(step)
-            return
-        for parameter in self.learned.parameters():
-            parameter.grad = None  # optimizers pass over these
-        # The scale of a loss is halved where gradients overflow, until they do not.
-        if scaler is None or not loss.isfinite() or scaler.get_scale() <= 1:
-            self._skip(step)
+        loss = self._mean(torch.stack([self._reduced(part.value) for part in losses]).mean())
+        finite = loss.isfinite() & norm.isfinite()
+        skip_unless(finite, optimizer, scaler)
+        self.on_step(losses, finite)
+        self.finite = Late(torch.stack([finite, counts_as_skipped(finite, loss, scaler)]))
+        self._unheard.append(TakenStep(self.global_step, losses, self.finite))
+        self._clipped = self._clipped + (norm > self.max_grad_norm)
+        self._unlogged += 1
+        self._hear(0 if self._logs or self.finite.at_once else 1)
+        self._log_step(losses, loss, norm)
 
-    def on_finite_step(self, step: list[Loss]) -> None:
-        """Act before an update of the weights, once its losses are known to be finite."""
+    def on_step(self, losses: list[Loss], finite: Tensor) -> None:
+        """Act before an update of the weights: change nothing unless the flag `finite` is set."""
+
+    def on_train_end(self) -> None:
+        self._hear(0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["skipped_steps"] = self.skipped_steps
+        unheard = sum(step.flags()[1] for step in self._unheard)
+        checkpoint["skipped_steps"] = self.skipped_steps + unheard
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps = checkpoint["skipped_steps"]
         rescale(checkpoint, self.trainer.accumulate_grad_batches)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """In which a training step computes losses and gradients."""
+        with multiplying(self.products), compiling() if self.compiled else nullcontext():
+            yield
+
+    @property
+    def _logs(self) -> bool:
+        """Whether this step is logged, for which the host waits."""
+        return self.trainer._logger_connector.should_update_logs
 
     @property
     def _number(self) -> int:
@@ -235,48 +274,25 @@ class FitModule(lightning.LightningModule, ABC):
         """The mean of a loss over examples and dimensions."""
         return values.mean() / self.model.num_dims
 
-    def _log_step(self, step: list[Loss], loss: Tensor, norm: Tensor) -> None:
+    def _log_step(self, losses: list[Loss], loss: Tensor, norm: Tensor) -> None:
         """Log a step; where nobody would see a number, Lightning still takes a millisecond."""
-        self.log(f"train/{self.loss_name}", loss, prog_bar=True)
-        if self.trainer._logger_connector.should_update_logs:
+        # Not for the bar of progress: Lightning would read the number at once, in every step.
+        self.log(f"train/{self.loss_name}", loss)
+        if self._logs:
             self.log("train/grad_norm", norm)
             self.log("train/skipped_steps", float(self.skipped_steps))
-            self.log("train/clipped_fraction", sum(self._clipped) / len(self._clipped))
-            for name in step[0].logged:
-                values = torch.cat([loss.logged[name] for loss in step])
+            self.log("train/clipped_fraction", self._clipped / self._unlogged)
+            for name in losses[0].logged:
+                values = torch.cat([part.logged[name] for part in losses])
                 self.log(f"train/{name}", self._mean(values.mean()))
-            self._clipped = []
+            self._clipped, self._unlogged = 0, 0
 
-    def _skip(self, step: list[Loss]) -> None:
-        """Count and tell a step that changes nothing, and stop where that happens too often."""
-        self.skipped_steps += 1
-        message = f"the step after {self.global_step} is not finite ({self._explain(step)})"
-        if self.skipped_steps > self.max_skipped_steps:
-            raise DivergenceError(
-                f"{message}, and {self.skipped_steps - 1} others of this run were skipped, as many"
-                f" as max_skipped_steps allows. {ADVICE}"
-            )
-        warnings.warn(f"{message}: skipped, {self.skipped_steps} in all", stacklevel=2)
+    def _hear(self, behind: int) -> None:
+        """Learn of steps that changed nothing, but for some that were taken last.
 
-    def _explain(self, step: list[Loss]) -> str:
-        """Where the first value that is not finite came from, in any process; all have to ask."""
-        found = [error for part in step if (error := self._blame(part)) is not None]
-        rank = self.global_rank if found else self.trainer.world_size
-        least = self.trainer.strategy.reduce(
-            torch.tensor(rank, device=self.device), reduce_op="min"
-        )
-        if (first := int(least)) == self.trainer.world_size:
-            return "a gradient"
-        error = self.trainer.strategy.broadcast(found[0] if found else None, src=first)
-        if isinstance(error, ContextError):
-            raise error
-        return f"loss: {error}"
-
-    def _blame(self, loss: Loss) -> TarflowError | None:
-        """What made a loss not finite, if it is not; all processes compute it once more."""
-        try:
-            with self.trainer.precision_plugin.train_step_context():
-                self.explain(loss)
-        except (ContextError, NonFiniteError) as error:
-            return None if loss.value.isfinite().all() else error
-        return None
+        After one of them weights are as they were in it: the next step has not changed them yet.
+        """
+        while len(self._unheard) > behind:
+            step = self._unheard.pop(0)
+            if step.flags()[1]:
+                tell(self, step)

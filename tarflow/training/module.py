@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -40,8 +40,10 @@ class FlowModule(FitModule):
         attention: AttentionKernel = AutoAttention(),
         compile: bool = False,
         checkpointed_layers: int = 0,
+        products: str = "exact",
     ):
-        limits, options = (max_grad_norm, max_skipped_steps), (compile, checkpointed_layers)
+        limits = max_grad_norm, max_skipped_steps
+        options = compile, checkpointed_layers, products
         super().__init__(optimizer, schedule, objective, *limits, attention, *options)
         if flow.codec is None or flow.noise is None:
             raise ConfigurationError(
@@ -80,9 +82,13 @@ class FlowModule(FitModule):
     def explain(self, loss: Loss) -> None:
         self.flow.check_finite(torch.tensor(torch.nan), loss.x, loss.context)
 
-    def on_finite_step(self, step: list[Loss]) -> None:
-        """Let the base learn from the whole batch."""
-        moments = [self.flow.base.moment(loss.z) for loss in step if loss.z is not None]
+    def on_step(self, losses: list[Loss], finite: Tensor) -> None:
+        """Let the base learn from the whole batch, if that is finite."""
+        moments = [self.flow.base.moment(loss.z) for loss in losses if loss.z is not None]
         known = [moment for moment in moments if moment is not None]
-        if known:
-            self.flow.base.update(self._mean(torch.stack(known).mean(dim=0)))
+        if not known:
+            return
+        before = [buffer.clone() for buffer in self.flow.base.buffers()]
+        self.flow.base.update(self._mean(torch.stack(known).mean(dim=0)))
+        for buffer, old in zip(self.flow.base.buffers(), before, strict=True):
+            torch.where(finite, buffer, old, out=buffer)

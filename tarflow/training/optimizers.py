@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -14,10 +14,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from tarflow.arguments import check_real
 from tarflow.errors import ConfigurationError
 from tarflow.registry import register
-from tarflow.training.sharding import divided, whole
+from tarflow.training.sharding import divided, local, whole
 
 PIECE = 2**26
 """Largest number of entries of matrices that Muon orthogonalizes at once, if there are several."""
+
+aten = torch.ops.aten
+"""torch's operators by their full names: by the short ones, some would read a number back."""
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -88,13 +91,15 @@ class MuonAdamW(AdamW):
         """Update every parameter that has a gradient."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
+        found = getattr(self, "found_inf", None)  # on the device: the step is to change nothing
+        skips = None if found is None else found > 0
         for group in self.param_groups:
             if "momentum" in group:
-                self._orthogonal_step(group)
+                self._orthogonal_step(group, skips)
         super().step()
         return loss
 
-    def _orthogonal_step(self, group: dict) -> None:
+    def _orthogonal_step(self, group: dict, skips: Tensor | None) -> None:
         """Move a group's matrices, and take their gradients away from AdamW."""
         same_shape = defaultdict(list)
         for parameter in group["params"]:
@@ -103,27 +108,46 @@ class MuonAdamW(AdamW):
         for shape, parameters in same_shape.items():
             count = max(1, PIECE // math.prod(shape))
             for first in range(0, len(parameters), count):
-                self._move(parameters[first : first + count], group)
+                self._move(parameters[first : first + count], group, skips)
 
-    def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
+    def _move(self, parameters: list[nn.Parameter], group: dict, skips: Tensor | None) -> None:
         """Move some matrices of one shape; where they are divided, all processes compute whole."""
-        steps = orthogonalize(torch.stack([whole(self._direction(p, group)) for p in parameters]))
+        directions = self._directions(parameters, group["momentum"], skips)
+        steps = orthogonalize(torch.stack([whole(each) for each in directions]))
+        weights = [local(parameter) for parameter in parameters]
+        kept = weights[0].new_full((), 1 - group["lr"] * group["weight_decay"])
+        if skips is not None:
+            steps = steps.masked_fill(skips, 0)
+            kept.masked_fill_(skips, 1)
         rate = 0.2 * group["lr"] * math.sqrt(max(steps.shape[1:]))
-        for parameter, step in zip(parameters, steps, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(divided(step, parameter), alpha=-rate)
+        moves = [local(divided(step, p)) for step, p in zip(steps, parameters, strict=True)]
+        aten._foreach_mul_.Tensor(weights, kept)
+        aten._foreach_add_.List(weights, moves, alpha=-rate)
+        for parameter in parameters:
             parameter.grad = None
 
-    def _direction(self, parameter: nn.Parameter, group: dict) -> Tensor:
-        """The gradient with Nesterov momentum."""
-        gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None
-        if "average" not in state:
-            state["step"] = torch.zeros(())  # AdamW looks for it when it is loaded
-            state["average"] = torch.zeros_like(gradient)
-        state["step"] += 1
-        average = state["average"].lerp_(gradient, 1 - group["momentum"])
-        return gradient.lerp(average, group["momentum"])
+    def _directions(
+        self, parameters: list[nn.Parameter], momentum: float, skips: Tensor | None
+    ) -> list[Tensor]:
+        """The gradients, with Nesterov momentum from now on."""
+        whole_gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+        states = [self.state[parameter] for parameter in parameters]
+        for state, gradient in zip(states, whole_gradients, strict=True):
+            if not state:
+                # AdamW looks for a count, on the device, when it is loaded.
+                state["step"] = local(gradient).new_zeros((), dtype=torch.float32)
+                state["average"] = torch.zeros_like(gradient)
+        gradients = [local(each) for each in whole_gradients]
+        averages = [local(state["average"]) for state in states]
+        counted = states[0]["step"].new_ones(())
+        if skips is not None:
+            counted.masked_fill_(skips, 0)
+            for gradient, average in zip(gradients, averages, strict=True):
+                torch.where(skips, average, gradient, out=gradient)  # which moves no average
+        aten._foreach_add_.List([state["step"] for state in states], [counted] * len(states))
+        aten._foreach_lerp_.Scalar(averages, gradients, 1 - momentum)
+        aten._foreach_lerp_.Scalar(gradients, averages, momentum)
+        return whole_gradients
 
 
 def orthogonalize(matrices: Float[Tensor, "matrices rows columns"]) -> Tensor:

@@ -1,11 +1,21 @@
 """The precision of training: what is kept is float32, and products may be of less."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from tarflow.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+PRODUCTS = {"exact": None, "tf32": "high", "bf16": "medium"}
+"""What products of float32 matrices may be computed in, and what torch calls that."""
 
 ALLOWED = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
 
@@ -53,3 +63,46 @@ def unscale(precision: Precision, optimizer: Optimizer) -> GradScaler | None:
     if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
         scaler.unscale_(optimizer)
     return scaler
+
+
+def check_products(products: str, device: torch.device) -> None:
+    """Refuse products of float32 matrices that a device does not compute, and log coarser ones.
+
+    Raises:
+        ConfigurationError: There are no such products, or not there; says what to use.
+    """
+    if products not in PRODUCTS:
+        raise ConfigurationError(f"products {products} must be one of {', '.join(PRODUCTS)}")
+    if products == "tf32" and (
+        device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)
+    ):
+        raise ConfigurationError(
+            f"products tf32 are of NVIDIA GPUs from compute capability 8.0 on, and not of {device}"
+            " here: use exact"
+        )
+    if products == "bf16" and not (
+        device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
+        raise ConfigurationError(
+            "products bf16 of float32 matrices are of CPUs with AVX-512, and not of"
+            f" {device} here: use exact"
+        )
+    if products != "exact":
+        log.info(f"float32 matrices are multiplied in {products} in training steps")
+
+
+@contextmanager
+def multiplying(products: str) -> Iterator[None]:
+    """Let matrices of float32 be multiplied in less; what holds elsewhere in the process returns.
+
+    torch knows one such setting for all threads.
+    """
+    if (name := PRODUCTS[products]) is None:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -19,6 +19,9 @@ from tarflow.training.checkpoints import LastCheckpoint
 from tarflow.training.poll import Poll
 from tarflow.training.steps import StepCallback, callbacks_of
 
+LIGHTNINGS = "_broadcast_sigterm_tensor"
+"""By which Lightning's processes tell each other of SIGTERM."""
+
 
 @register
 class Preemption(StepCallback):
@@ -63,6 +66,8 @@ class Preemption(StepCallback):
         if threading.current_thread() is threading.main_thread():
             for each in self.signals:
                 self._before[each] = signal.signal(each, self._receive) or signal.SIG_DFL
+        # Lightning's processes would ask each other before every batch, and wait for the device.
+        setattr(trainer.fit_loop.epoch_loop, LIGHTNINGS, lambda: None)
 
     def after_step(self, trainer: Trainer, module: Any) -> None:
         if self._poll(trainer, self.received is not None, module.device):
@@ -78,6 +83,7 @@ class Preemption(StepCallback):
                 requeue()
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        vars(trainer.fit_loop.epoch_loop).pop(LIGHTNINGS, None)
         for each, handler in self._before.items():
             signal.signal(each, handler)
         self._before = {}

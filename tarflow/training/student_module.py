@@ -44,8 +44,10 @@ class StudentModule(FitModule):
         attention: AttentionKernel = AutoAttention(),
         compile: bool = False,
         checkpointed_layers: int = 0,
+        products: str = "exact",
     ):
-        limits, options = (max_grad_norm, max_skipped_steps), (compile, checkpointed_layers)
+        limits = max_grad_norm, max_skipped_steps
+        options = compile, checkpointed_layers, products
         check_instance("student", student, Student, "pass the model that learns")
         advice = "make one of the student and its flow, such as FlowMatching(student, flow)"
         check_instance("objective", objective, StudentObjective, advice)

@@ -153,6 +153,7 @@ KEYS: dict[str, dict[str, tuple[Any, ...]]] = {
         "module.max_skipped_steps": WHOLE,
         "module.compile": TRUTH,
         "module.checkpointed_layers": WHOLE,
+        "module.products": ("half", "tf32", 3, None, [1]),
         "optimizer.lr": (-1, None, *REAL),
         "optimizer.betas": ("text", 3, [1], [2, 3], None),
         "optimizer.weight_decay": (-1, None, *REAL),

@@ -8,7 +8,14 @@ import torch
 
 from tarflow import ConfigurationError
 from tarflow.nn.kernels import FlashAttention, ProductAttention, TorchAttention
-from tarflow.training.acceleration import multiplied_in, networks, recompute, use_attention
+from tarflow.training.acceleration import (
+    compile_blocks,
+    compiling,
+    multiplied_in,
+    networks,
+    recompute,
+    use_attention,
+)
 from tests.models import randomized, tiny_flow
 from tests.nn.test_packing import flow_of
 from tests.test_training.test_module import data, fit, tiny_module
@@ -106,3 +113,15 @@ def test_the_precision_of_products_follows_from_lightnings_name():
     found = [multiplied_in(name, torch.float32) for name in names]
     half, whole = torch.float16, torch.float32
     assert found == [torch.bfloat16, half, whole, whole, torch.bfloat16]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiler_that_fails_is_told_of_with_what_to_do():
+    def failing(graph, inputs):
+        raise OSError("no space left on device")
+
+    flow = tiny_flow()
+    compile_blocks(flow, failing)
+    message = r"cannot be compiled \(.*no space left.*module.compile=false trains without"
+    with pytest.raises(ConfigurationError, match=message), compiling():
+        flow.log_prob(torch.randn(3, 2, 4, 4))

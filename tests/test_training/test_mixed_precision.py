@@ -10,7 +10,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from tarflow import ConfigurationError
 from tarflow.training import DivergenceError, WeightAveraging, adamw, muon
 from tarflow.training.averaging import averages
-from tarflow.training.precision import check_precision
+from tarflow.training.precision import check_precision, check_products, multiplying
 from tests.test_cli import error_of
 from tests.test_training.scenarios import images
 from tests.test_training.test_module import fit, poison, tiny_flow, tiny_module
@@ -122,3 +122,53 @@ def test_weights_of_16_bits_are_refused(data):
     message = r"position_embedding is bfloat16.*: call .float\(\) first; .*=bf16-mixed mult"
     with pytest.raises(ConfigurationError, match=message):
         fit(tiny_module(tiny_flow().bfloat16()), data)
+
+
+class Products(lightning.Callback):
+    """Asks for coarser products once the module has been checked, and notes where they are."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_train_start(self, trainer, pl_module):
+        def look(name):
+            self.seen.setdefault(name, set()).add(torch.get_float32_matmul_precision())
+
+        def forward(module, inputs, output):
+            look("training" if module.training else "validation")
+            if output[0].requires_grad:
+                output[0].register_hook(lambda _: look("backward"))
+
+        pl_module.products = "tf32"
+        pl_module.flow.transform[1].register_forward_hook(forward)
+
+    def on_train_batch_end(self, *_):
+        self.seen.setdefault("between", set()).add(torch.get_float32_matmul_precision())
+
+
+def test_products_are_coarser_in_training_steps_alone(data):
+    products = Products()
+    fit(tiny_module(tiny_flow()), data, 4, callbacks=[products], val_check_interval=2)
+    expected = {"training": {"high"}, "backward": {"high"}}
+    assert products.seen == expected | {"validation": {"highest"}, "between": {"highest"}}
+
+
+def test_an_error_leaves_products_exact():
+    def fail():
+        with multiplying("bf16"):
+            assert torch.get_float32_matmul_precision() == "medium"
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_products_that_there_are_not_are_refused(data):
+    with pytest.raises(ConfigurationError, match="products half must be one of exact, tf32, bf16"):
+        fit(tiny_module(tiny_flow(), products="half"), data)
+    with pytest.raises(ConfigurationError, match=r"tf32 are of NVIDIA GPUs .* not of cpu here"):
+        fit(tiny_module(tiny_flow(), products="tf32"), data)
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        with pytest.raises(ConfigurationError, match=r"bf16 .* of CPUs with AVX-512"):
+            check_products("bf16", torch.device("cpu"))

@@ -172,6 +172,7 @@ def test_what_does_not_change_the_mathematics_may_change(started):
         ("+data.drop_last=false", r"\(data.drop_last: True -> False\)"),
         ("+data.data.horizontal_flip=true", r"\(data.data.horizontal_flip: None -> True\)"),
         ("module.max_grad_norm=2", r"\(module.max_grad_norm: 1.0 -> 2\)"),
+        ("module.products=tf32", r"\(module.products: exact -> tf32\)"),
         ("objective.class_dropout=0.5", r"\(objective.class_dropout: 0.1 -> 0.5\)"),
         ("trainer.max_steps=99999", r"schedule.total_steps: 10000 -> 99999"),
         ("noise=gaussian", r"codec._target_: .*UniformDequantization -> .*Pixels.*noise.std"),

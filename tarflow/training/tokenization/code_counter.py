@@ -1,8 +1,8 @@
 """Counts of the codes that a run uses."""
 
 import torch
-from jaxtyping import Int
-from torch import nn
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
 
 from tarflow.tokenizers.code_usage import Counts, count_codes, perplexity, share_in_use
 from tarflow.training.distillation.together import summed
@@ -21,9 +21,11 @@ class CodeCounter(nn.Module):
         super().__init__()
         self.register_buffer("counts", torch.zeros(num_codes, dtype=torch.int64))
 
-    def add(self, codes: Int[torch.Tensor, "rows height width"]) -> None:
-        """Count codes; all processes have to."""
-        self.counts += summed(count_codes(codes, len(self.counts)))
+    def add(
+        self, codes: Int[Tensor, "rows height width"], counted: Bool[Tensor, ""] | bool = True
+    ) -> None:
+        """Count codes, or none of them; all processes have to."""
+        self.counts += summed(count_codes(codes, len(self.counts))) * counted
 
     def reset(self) -> None:
         """Begin anew."""

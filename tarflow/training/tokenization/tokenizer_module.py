@@ -106,10 +106,10 @@ class TokenizerModule(FitModule):
         if batch_idx == 0 and self.train_codes is not None:  # not at the end of an epoch, where
             self.train_codes.reset()  # a run may stop, and go on with what is counted
 
-    def on_finite_step(self, step: list[Any]) -> None:
-        """Count the codes of the whole batch."""
+    def on_step(self, losses: list[Any], finite: Tensor) -> None:
+        """Count the codes of the whole batch, if that is finite."""
         if self.train_codes is not None:
-            self.train_codes.add(torch.cat([loss.codes for loss in step]))
+            self.train_codes.add(torch.cat([loss.codes for loss in losses]), finite)
 
     def on_train_epoch_end(self) -> None:
         self._log_usage("train", self.train_codes)
