@@ -130,7 +130,8 @@ class RecordedPrediction:
         def run(x: Tensor, position: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
             cache, rest = KVCache(len(self.cache.keys), self.cache.length), iter(inputs)
             given = {name: next(rest) for name in prediction.given}
-            cache.keys, cache.values = ([next(rest) for _ in cache.keys] for _ in range(2))
+            for stored in (cache.keys, cache.values):
+                stored[:] = [next(rest) for _ in stored]
             changed = replace(prediction, cache=cache, **given)
             return tuple(vars(changed(x, position)).values())
 

@@ -138,15 +138,15 @@ class CompiledNetwork:
         cache, start, count = window.cache, window.start, x.shape[1]
         room = self.memory.caches.get(self.place) if x.is_cuda else None
         graphed = room is not None and room.views.get(len(x)) is cache
-        single = count == 1 and isinstance(start, int)
+        single = count == 1 and not isinstance(start, Fronts)
         # A graph for each length of window would be made, were they not all the same in fronts.
-        ready = graphed and (single or not isinstance(start, int)) if x.is_cuda else single
+        ready = graphed and (single or isinstance(start, Fronts)) if x.is_cuda else single
         if cache is None or not ready:
             return self.network(x, condition, window)
-        if isinstance(start, int):
-            position, end = torch.full((1,), start, device=x.device), start + 1
-        else:
+        if isinstance(start, Fronts):
             position, end = start.positions[:, 0], start.seen.shape[-1]
+        else:
+            position, end = torch.full((1,), int(start), device=x.device), int(start) + 1
         num_keys = min(self.network.length, -(-end // self.bucket) * self.bucket)
         step = Step(x, position, condition, window.temperature, num_keys, cache)
         if room is not None:
@@ -211,8 +211,8 @@ class GraphedStep:
     """
 
     def __init__(self, network: CausalTransformer, step: Step, pool: Any, stream: Any):
-        copies = (None if each is None else each.clone() for each in step.inputs)
-        self.step = Step(*copies, step.num_keys, step.cache)  # pyright: ignore[reportArgumentType]
+        given = {name: each for name, each in vars(step).items() if isinstance(each, Tensor)}
+        self.step = replace(step, **{name: each.clone() for name, each in given.items()})
         # A recording must not be what first loads kernels; this also computes the step itself.
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.nn.recording import packed_product
+from tarflow.nn.recording import is_tracing, packed_product
 
 REORDER: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
 MULTIPLY: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -33,7 +33,7 @@ def multiply(
     x: Float[Tensor, "*batch inputs"], packed: Tensor, bias: Tensor | None, after: str = "none"
 ) -> Float[Tensor, "*batch outputs"]:
     """A packed product, and what is to be done after it."""
-    if torch.jit.is_tracing():
+    if is_tracing():
         return packed_product(x, packed, bias, after)
     return MULTIPLY(x, packed, bias, after, [], "none")
 

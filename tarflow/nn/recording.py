@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
+jit: Any = torch.jit  # it exports little of what it documents
 
 Run = Callable[..., tuple[Tensor, ...]]
 """A function of tensors."""
@@ -65,9 +66,9 @@ class Recorder:
                 known = RECORDINGS.get(key)
                 if known is None:
                     function = Function(run, self.weights)
-                    known = torch.jit.trace(function, tuple(inputs), check_trace=False)
+                    known = jit.trace(function, tuple(inputs), check_trace=False)
                 # The copy has attributes of its own, and does not keep the function.
-                own: Any = torch.jit.RecursiveScriptModule.__copy__(known)
+                own = jit.RecursiveScriptModule.__copy__(known)
                 for index, weight in enumerate(self.weights):
                     setattr(own, f"weight_{index}", weight)
         except (RuntimeError, AttributeError) as error:
@@ -77,7 +78,7 @@ class Recorder:
         RECORDINGS[key] = own
 
         def call(*tensors: Tensor) -> tuple[Tensor, ...]:
-            with torch.jit.optimized_execution(False):  # there is nothing to profile and fuse
+            with jit.optimized_execution(False):  # there is nothing to profile and fuse
                 return own.forward(*tensors)
 
         return call
@@ -112,7 +113,12 @@ def weights_of(network: nn.Module) -> list[Any]:
     return [*found.values()]
 
 
-scripted: Any = getattr(torch.jit, "script_if_tracing", no_type_check)
+def is_tracing() -> bool:
+    """Whether something is being recorded, in this thread."""
+    return jit.is_tracing()
+
+
+scripted: Any = getattr(jit, "script_if_tracing", no_type_check)
 """Lets TorchScript read a function itself, which knows old annotations alone."""
 
 
