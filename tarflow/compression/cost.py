@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tarflow.compression.units import Heads, Neurons, groups_of, networks_of
+from tarflow.compression.units import ALL, groups_of, networks_of
 from tarflow.flows.flow import Flow
 from tarflow.training.acceleration import networks
 from tarflow.training.operations import forward_operations
@@ -36,6 +36,14 @@ class Cost:
         Raises:
             ConfigurationError: It has parts whose units are not known.
         """
+        groups, owners = groups_of(flow), dict(networks_of(flow))
+        counts = [
+            tuple(
+                tuple(g.count for p, g in groups.items() if p.units == units and p[0] == index)
+                for index in owners
+            )
+            for units in ALL
+        ]
         mlp = sum(
             2 * parameter.numel() * (network.length - 1)
             for network in networks(flow)
@@ -43,20 +51,15 @@ class Cost:
             for parameter in block.mlp.parameters()
             if parameter.ndim == 2
         )
-        cached = 0
-        counts = {units: [] for units in (Neurons(), Heads())}
-        groups = groups_of(flow)
-        for index, transform in networks_of(flow):
-            network = transform.network
-            for units, listed in counts.items():
-                own = [g.count for p, g in groups.items() if p[0] == index and p.units == units]
-                listed.append(tuple(own))
-            size = 2 * network.length * network.like.element_size()
-            cached += sum(size * block.attention.proj.in_features for block in network.blocks)
+        cached = sum(
+            2 * each.network.length * block.attention.proj.in_features
+            for each in owners.values()
+            for block in each.network.blocks
+        )
         return cls(
             sum(p.numel() for p in flow.transform.parameters()),
             sum(map(forward_operations, networks(flow))),
             mlp,
-            cached,
-            *map(tuple, counts.values()),
+            cached * flow.base.anchor.element_size(),
+            *counts,
         )
