@@ -96,7 +96,7 @@ def told(change: Mapping[str, Any]) -> str:
     return f"{change['mean']:+.4f} ± {change['standard_error']:.4f}"
 
 
-def _row(name: str, before: float, after: float, form: str = ",") -> tuple[str, ...]:
+def _row(name: str, before: int | float, after: int | float, form: str = ",") -> tuple[str, ...]:
     """A row of the table."""
     return (name, f"{before:{form}}", f"{after:{form}}", f"{after / before:.2f} x")
 

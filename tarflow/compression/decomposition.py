@@ -27,10 +27,14 @@ class Ranking:
     order: Int64[np.ndarray, " units"]
     importance: Float64[np.ndarray, " units"]
 
-    def kept(self, threshold: float) -> Int64[np.ndarray, " kept"]:
-        """The indices of what is more important than a threshold, and one at least, in order."""
+    def kept(self, threshold: float, step: int = 1) -> Int64[np.ndarray, " kept"]:
+        """The indices of what is more important than a threshold, in order.
+
+        They are made up to the next multiple of a step, as far as there are others, and at least
+        one step.
+        """
         count = max(1, int((self.importance > threshold).sum()))
-        return np.sort(self.order[:count])
+        return np.sort(self.order[: -(-count // step) * step])
 
 
 def rank_columns(matrix: Matrix) -> Ranking:
