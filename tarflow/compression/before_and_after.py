@@ -46,6 +46,7 @@ def report_on(
     means = [reports[name].values[unit.name]["mean"] for name in flows]
     costs = {name: Cost.of(each) for name, each in flows.items()}
     rates = samples_per_second(flows, num_samples, repetitions)
+    rows: list[tuple[str, ...]]
     rows = [(unit.words, *(f"{mean:.4f}" for mean in means), told(change))]
     for name in ("parameters", "operations", "mlp_operations", "cache_bytes"):
         pair = [getattr(cost, name) for cost in costs.values()]

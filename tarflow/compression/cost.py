@@ -1,9 +1,11 @@
 """What a flow costs: weights, operations, and the memory of its caches."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from tarflow.compression.units import ALL, groups_of, networks_of
 from tarflow.flows.flow import Flow
+from tarflow.nn.layers import Block
 from tarflow.training.acceleration import networks
 from tarflow.training.operations import forward_operations
 
@@ -48,11 +50,11 @@ class Cost:
             2 * parameter.numel() * (network.length - 1)
             for network in networks(flow)
             for block in network.blocks
-            for parameter in block.mlp.parameters()
+            for parameter in cast(Block, block).mlp.parameters()
             if parameter.ndim == 2
         )
         cached = sum(
-            2 * each.network.length * block.attention.proj.in_features
+            2 * each.network.length * cast(Block, block).attention.proj.in_features
             for each in owners.values()
             for block in each.network.blocks
         )
