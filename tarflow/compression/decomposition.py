@@ -77,11 +77,13 @@ def without_rounding(importance: np.ndarray, matrix: Matrix) -> np.ndarray:
 
 
 def coefficients(
-    matrix: Matrix, kept: Int64[np.ndarray, " kept"]
+    matrix: Matrix, kept: Int64[np.ndarray, " kept"], damping: float = 0.0
 ) -> Float64[np.ndarray, "kept columns"]:
     """The T that brings the kept columns of a matrix nearest to all: rows of kept columns.
 
-    Where kept columns depend on one another, it is the smallest one.
+    Where kept columns depend on one another, it is the smallest one. With damping, T is also the
+    best where every kept column has noise, so many times as large as it is: columns that nearly
+    depend on one another are not told apart by large numbers of opposite signs.
     """
     found = np.zeros((len(kept), matrix.shape[1]))
     found[:, kept] = np.eye(len(kept))
@@ -89,6 +91,11 @@ def coefficients(
     if len(others):
         rounding = max(matrix.shape) * np.finfo(np.float64).eps
         given: Any = {"cond": rounding, "lapack_driver": "gelsy"}
-        solved: Any = scipy.linalg.lstsq(matrix[:, kept], matrix[:, others], **given)
+        known, wanted = matrix[:, kept], matrix[:, others]
+        if damping:
+            noise = np.diag(damping * np.linalg.norm(known, axis=0))
+            known = np.concatenate([known, noise])
+            wanted = np.concatenate([wanted, np.zeros((len(kept), len(others)))])
+        solved: Any = scipy.linalg.lstsq(known, wanted, **given)
         found[:, others] = solved[0]
     return found

@@ -18,6 +18,12 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.tar_flow import TarFlow
 
+DAMPING = 0.01
+"""Noise in kept units, in units of their size, against which what is folded in is steady.
+
+Without it, heads of nearly dependent numbers got coefficients that dropout turned into NaN.
+"""
+
 Columns = Float64[np.ndarray, "outputs columns"]
 
 
@@ -117,7 +123,9 @@ class Skeletons:
         names = {module: name for name, module in self.flow.named_modules()}
         for place, group in self.groups.items():
             if len(kept[place]) < group.count:
-                new_weights = fewer(group, self.activations[place], kept[place])
+                lost = self.rankings[place].importance[len(kept[place]) :].any()
+                damping = DAMPING if lost else 0.0  # what others tell exactly stays exact
+                new_weights = fewer(group, self.activations[place], kept[place], damping)
                 state |= {
                     f"{names[linear]}.{name}": tensor
                     for linear, tensors in new_weights.items()
@@ -144,7 +152,7 @@ def seen_by_loss(weight: Tensor, measured: Measured) -> Columns:
 
 
 def fewer(
-    group: Group, measured: Measured, units: np.ndarray
+    group: Group, measured: Measured, units: np.ndarray, damping: float
 ) -> dict[nn.Linear, dict[str, Tensor]]:
     """The weights of linear layers for some of the units of a group; what reads them makes up."""
     found = {}
@@ -155,7 +163,7 @@ def fewer(
             for name, tensor in maker.named_parameters()
         }
     kept = (units[:, None] * group.size + np.arange(group.size)).ravel()
-    told = coefficients(measured.centered, kept)
+    told = coefficients(measured.centered, kept, damping)
     weight, bias = group.reader.weight.detach(), group.reader.bias.detach()
     wide = weight.cpu().double().numpy()
     constant = bias.cpu().double().numpy() + wide @ (measured.mean - measured.mean[kept] @ told)

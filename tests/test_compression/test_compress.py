@@ -24,6 +24,7 @@ from tarflow import (
     UniformLevels,
 )
 from tarflow.compression import Cost, Heads, Neurons, Skeletons, compress, measure
+from tarflow.compression.skeletons import DAMPING
 from tarflow.compression.units import groups_of
 from tarflow.nn.feed_forward import MLP
 from tests.models import MODERN, NETWORKS, randomized, tiny_flow
@@ -152,10 +153,15 @@ def test_what_reads_units_makes_up_for_the_others_as_well_as_it_can():
     rows = {tuple(row.tolist()): n for n, row in enumerate(block.mlp.up.weight.chunk(2)[0])}
     kept = [rows[tuple(row.tolist())] for row in new.mlp.up.weight.chunk(2)[0]]
     assert 1 <= len(kept) < hidden.shape[1]
-    known = torch.cat([torch.ones(len(hidden), 1), hidden[:, kept]], dim=1)
-    told = torch.linalg.lstsq(known, hidden @ block.mlp.down.weight.T + block.mlp.down.bias)
-    torch.testing.assert_close(new.mlp.down.bias, told.solution[0], rtol=0, atol=1e-8)
-    torch.testing.assert_close(new.mlp.down.weight, told.solution[1:].T, rtol=0, atol=1e-8)
+    others = [n for n in range(hidden.shape[1]) if n not in kept]
+    weight, mean = block.mlp.down.weight, hidden.mean(dim=0)
+    known, lost = ((hidden - mean)[:, each] for each in (kept, others))
+    gram = known.T @ known
+    gram = gram + DAMPING**2 * gram.diag().diag()
+    told = torch.linalg.solve(gram, known.T @ lost @ weight[:, others].T)
+    torch.testing.assert_close(new.mlp.down.weight, weight[:, kept] + told.T, rtol=0, atol=1e-8)
+    bias = block.mlp.down.bias + weight[:, others] @ mean[others] - mean[kept] @ told
+    torch.testing.assert_close(new.mlp.down.bias, bias, rtol=0, atol=1e-8)
     for name, tensor in block.attention.state_dict().items():
         assert torch.equal(new.attention.state_dict()[name], tensor)
 

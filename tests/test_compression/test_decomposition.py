@@ -41,6 +41,19 @@ def test_the_error_keeps_the_bound_and_kept_columns_are_exact(seed):
         assert error <= np.sqrt(1 + count * (size - count)) * singular[count]
 
 
+def test_damped_coefficients_are_small_where_columns_nearly_depend_on_one_another():
+    matrix = np.random.default_rng(0).normal(size=(40, 3))
+    matrix[:, 1] = matrix[:, 0] + 1e-6 * matrix[:, 1]
+    kept = np.array([0, 1])
+    assert np.abs(coefficients(matrix, kept)).max() > 1e4
+    damped = coefficients(matrix, kept, 0.01)
+    known = matrix[:, kept]
+    gram = known.T @ known
+    expected = np.linalg.solve(gram + 1e-4 * np.diag(np.diag(gram)), known.T @ matrix[:, 2])
+    np.testing.assert_allclose(damped[:, 2], expected, atol=1e-12)
+    assert np.abs(damped).max() <= 1
+
+
 def test_what_is_rounding_alone_is_of_no_importance():
     matrix = decaying(columns=8)
     matrix = np.concatenate([matrix, matrix @ np.ones((8, 3)), np.zeros((40, 2))], axis=1)
