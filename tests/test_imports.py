@@ -39,8 +39,10 @@ BELOW: dict[str, set[str]] = {
     "evaluation": {
         *("students", "sampling", "editing", "tokenizers", "data", "flows", "nn", "machine"),
     },
+    "compression": {"training", "evaluation", "data", "flows", "nn", "machine"},
     "doctor": {"nn", "machine"},
     "ablation": {
+        "compression",
         "training",
         "evaluation",
         "students",

@@ -24,6 +24,11 @@ FORMAT = 2
 """Version of the folder's layout; raised when an older reader would misread a newer folder."""
 
 
+UNWRITTEN = {"unwritten": None}
+"""Metadata of a field that is left out of `config.json` where it is None: older versions of this
+package do not know it."""
+
+
 def save(
     directory: Path | str, described: tuple[str, Part], weights: StateDict, words: str = ""
 ) -> None:
@@ -176,8 +181,9 @@ def encode(value: Any, name: str = "the description") -> Any:
         kind, description = described
         return {**encode(description, name), "type": kind}
     if is_dataclass(value) and not isinstance(value, type):
-        held = {field.name: getattr(value, field.name) for field in fields(value)}
-        return {"type": type(value).__name__} | {k: encode(each, k) for k, each in held.items()}
+        held = {field: getattr(value, field.name) for field in fields(value)}
+        written = {f.name: each for f, each in held.items() if f.metadata != UNWRITTEN or each}
+        return {"type": type(value).__name__} | {k: encode(v, k) for k, v in written.items()}
     if isinstance(value, np.generic | np.ndarray | Tensor):
         value = value.tolist()
     if isinstance(value, tuple | list):

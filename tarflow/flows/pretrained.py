@@ -55,10 +55,10 @@ class Pretrained(nn.Module, Part):
         checkpoint.encode(self.description)
         return name, self.description
 
-    def remade(self: Kind) -> Kind:
-        """Another model of the same description, with weights of its own."""
+    def remade(self: Kind, **changes: Any) -> Kind:
+        """Another model of the same description but for changes, with weights of its own."""
         _, description = self.described
-        parts = vars(description).items()
+        parts = (vars(description) | changes).items()
         arguments = {k: v.remade() if isinstance(v, Pretrained) else v for k, v in parts}
         return self.kind(**arguments)  # pyright: ignore[reportReturnType]
 

@@ -10,7 +10,7 @@ from tarflow.flows.first_position import FirstPosition, FixedFirst
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Alternating, Ordering
-from tarflow.flows.tar_flow_description import Each, TarFlowDescription
+from tarflow.flows.tar_flow_description import Each, EachLayer, TarFlowDescription
 from tarflow.nn.layers import Layer, PreNorm
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import LearnedPositions, Positions
@@ -51,6 +51,10 @@ class TarFlow(Flow):
             rotary positions in the image are those in the order of the first.
         first: What the first position of each transform depends on: `StartToken()` gives it a
             learned start, and with that the context.
+        num_heads: Number of heads, one for each layer of each transform, as in ((4, 2), (3, 4));
+            by default as many as fill `model_dim`.
+        hidden_dims: Width of the MLP's hidden layer, likewise, in place of `expansion`: what
+            `tarflow compress` leaves.
 
     Example:
         >>> flow = TarFlow(image_size=8, patch_size=2, num_channels=1, model_dim=64, num_layers=1)
@@ -86,6 +90,8 @@ class TarFlow(Flow):
         conditioned: bool | Sequence[bool] = True,
         networks: Sequence[int] | None = None,
         first: FirstPosition = FixedFirst(),
+        num_heads: EachLayer | None = None,
+        hidden_dims: EachLayer | None = None,
     ):
         given = locals()
         names = [field.name for field in fields(TarFlowDescription)]

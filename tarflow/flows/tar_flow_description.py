@@ -1,7 +1,7 @@
 """What a TarFlow is made from, checked, and the transforms that it describes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -21,13 +21,14 @@ from tarflow.errors import ConfigurationError
 from tarflow.flows.affine import Scale, UnitScale
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
+from tarflow.flows.checkpoint import UNWRITTEN
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
 from tarflow.flows.first_position import FirstPosition
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Ordering
 from tarflow.flows.transforms import Patchify, Repatch, Transform, rearrangement
-from tarflow.nn.layers import Layer
+from tarflow.nn.layers import Layer, PreNorm
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import Coordinates, Positions
 from tarflow.nn.transformer import CausalTransformer
@@ -35,6 +36,12 @@ from tarflow.registry import Part
 
 Each = int | Sequence[int]
 """One number for all transforms, or one for each, that nearest the data first."""
+
+EachLayer = Sequence[Sequence[int]]
+"""For each transform one number for each of its layers."""
+
+WIDTHS = ("num_heads", "hidden_dims")
+"""Fields of that kind."""
 
 SIZES = ("num_layers", "model_dim", "head_dim", "expansion")
 EACH = ("patch_size", *SIZES, "dropout", "conditioned")
@@ -79,6 +86,8 @@ class TarFlowDescription(Part):
     conditioned: bool | Sequence[bool]
     networks: Sequence[int] | None
     first: FirstPosition
+    num_heads: EachLayer | None = field(default=None, metadata=UNWRITTEN)
+    hidden_dims: EachLayer | None = field(default=None, metadata=UNWRITTEN)
 
     def __post_init__(self):
         keep(self, image_size=check_size("image_size", self.image_size))
@@ -98,6 +107,8 @@ class TarFlowDescription(Part):
         for each in self.conditioners:
             check_instance("one of conditioners,", each, Conditioner, "pass a Conditioner")
         self._check_read()
+        for name in WIDTHS:
+            self._keep_widths(name)
         if self.networks is not None:
             self._keep_networks(self.networks)
 
@@ -152,7 +163,7 @@ class TarFlowDescription(Part):
     ) -> AutoregressiveTransform:
         """Make one of the autoregressive transforms, with a transformer of its own."""
         patch_dim = self.num_channels * patchify.patch_size**2
-        numbers = {name: self.at(index, name) for name in (*SIZES, "dropout")}
+        numbers = {name: self.at(index, name) for name in (*SIZES, "dropout", *WIDTHS)}
         outputs = self.scale.num_outputs * patch_dim
         parts = {name: getattr(self, name) for name in ("layer", "positions", "output_norm")}
         places = coordinates(sites, patchify.grid[1])
@@ -188,7 +199,7 @@ class TarFlowDescription(Part):
                 " the first one whose network it uses; one with a network of its own, its own"
             )
         for index, first in enumerate(firsts):
-            for name in EACH:
+            for name in (*EACH, *WIDTHS):
                 own, shared = self.at(index, name), self.at(first, name)
                 if own != shared:
                     raise ConfigurationError(
@@ -196,6 +207,23 @@ class TarFlowDescription(Part):
                         f" network, for their {name} differ: {shared} and {own}"
                     )
         keep(self, networks=firsts)
+
+    def _keep_widths(self, name: str) -> None:
+        """Check the numbers of every layer of every transform, where they are given."""
+        given = getattr(self, name)
+        if given is None:
+            return
+        check_instance("layer", self.layer, PreNorm, f"{name} is for layers of such kinds alone")
+        depths = [self.at(index, "num_layers") for index in range(self.num_transforms)]
+        listed = given if isinstance(given, tuple | list) else ()
+        found = [len(each) if isinstance(each, tuple | list) else None for each in listed]
+        if found != depths:
+            raise ConfigurationError(
+                f"{name} {shown(given)}: give for each of the {self.num_transforms} transforms a"
+                f" list with one number for each of its layers, of which there are {depths}"
+            )
+        read = [[check_integer(f"one of {name},", n, least=1) for n in each] for each in listed]
+        keep(self, **{name: tuple(map(tuple, read))})
 
     def _keep_each(self, name: str, check: Callable[[str, Any], Any]) -> None:
         """Check one value, or one for each transform."""

@@ -162,7 +162,7 @@ class CausalSelfAttention(nn.Module):
     Its `kernel` computes attention over whole sequences, in a `BidirectionalTransformer` of all
     positions to all; a cache has keys and values by `layer`.
     Where the queries and keys of each head are to be normalized, or what is attended to is to be
-    gated, parts say how.
+    gated, parts say how. By default the heads are together as wide as the model.
     """
 
     def __init__(
@@ -173,6 +173,7 @@ class CausalSelfAttention(nn.Module):
         layer: int = 0,
         query_key_norm: Norm | None = None,
         gate: Gate | None = None,
+        num_heads: int | None = None,
     ):
         super().__init__()
         if model_dim % head_dim:
@@ -180,15 +181,19 @@ class CausalSelfAttention(nn.Module):
                 f"model_dim {model_dim} is not a multiple of head_dim {head_dim}"
             )
         self.head_dim = head_dim
-        self.num_heads = model_dim // head_dim
+        self.num_heads = model_dim // head_dim if num_heads is None else num_heads
+        width = self.num_heads * head_dim
         self.dropout = dropout
         self.layer = layer
         self.kernel: AttentionKernel | FullAttention = TorchAttention()
-        self.qkv = nn.Linear(model_dim, 3 * model_dim)
-        self.proj = nn.Linear(model_dim, model_dim)
+        self.qkv = nn.Linear(model_dim, 3 * width)
+        self.proj = nn.Linear(width, model_dim)
         self.query_norm = None if query_key_norm is None else query_key_norm(head_dim)
         self.key_norm = None if query_key_norm is None else query_key_norm(head_dim)
-        self.gate = None if gate is None else gate(model_dim)
+        self.gate = None
+        if gate is not None:
+            same = width == model_dim
+            self.gate = gate(model_dim) if same else gate.of_width(model_dim, width)
 
     def forward(
         self, x: Float[Tensor, "batch *window model_dim"], window: Window | Step = WHOLE
@@ -214,7 +219,7 @@ class CausalSelfAttention(nn.Module):
             attended = self.kernel(q, k, v, dropout)
         else:
             attended = window.attend(self.layer, q, k, v, dropout)
-        joined = attended.transpose(1, 2).reshape(x.shape)
+        joined = attended.transpose(1, 2).reshape(*x.shape[:-1], self.num_heads * self.head_dim)
         return self.proj(joined if self.gate is None else self.gate(x, joined))
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tarflow.errors import ConfigurationError
 from tarflow.registry import Part
 
 
@@ -21,13 +22,27 @@ class FeedForward(Part, ABC):
         That is `expansion` times as wide as the model; outputs are dropped in training.
         """
 
+    def of_width(self, model_dim: int, hidden_dim: int, dropout: float) -> nn.Module:
+        """Make one whose hidden layer has a width of its own.
+
+        Raises:
+            ConfigurationError: This kind of network has no such width.
+        """
+        raise ConfigurationError(
+            f"hidden_dims {hidden_dim}: a {type(self).__name__} has no hidden layer whose width"
+            " could be given. Leave hidden_dims out"
+        )
+
 
 @dataclass(frozen=True)
 class GeluMLP(FeedForward):
     r"""$W_2 \, \mathrm{gelu}(W_1 x)$, as in TarFlow (GELU: arXiv 1606.08415)."""
 
     def __call__(self, model_dim: int, expansion: int, dropout: float) -> nn.Module:
-        return MLP(model_dim, expansion, dropout)
+        return self.of_width(model_dim, expansion * model_dim, dropout)
+
+    def of_width(self, model_dim: int, hidden_dim: int, dropout: float) -> nn.Module:
+        return MLP(model_dim, hidden_dim, dropout)
 
 
 @dataclass(frozen=True)
@@ -40,17 +55,20 @@ class SwiGLU(FeedForward):
 
     def __call__(self, model_dim: int, expansion: int, dropout: float) -> nn.Module:
         hidden = max(1, round(expansion * model_dim / 12)) * 8
-        return GatedMLP(model_dim, hidden, dropout)
+        return self.of_width(model_dim, hidden, dropout)
+
+    def of_width(self, model_dim: int, hidden_dim: int, dropout: float) -> nn.Module:
+        return GatedMLP(model_dim, hidden_dim, dropout)
 
 
 class MLP(nn.Sequential):
-    """Two linear layers around a GELU, the hidden one `expansion` times as wide."""
+    """Two linear layers around a GELU."""
 
-    def __init__(self, model_dim: int, expansion: int, dropout: float = 0.0):
+    def __init__(self, model_dim: int, hidden_dim: int, dropout: float = 0.0):
         super().__init__(
-            nn.Linear(model_dim, expansion * model_dim),
+            nn.Linear(model_dim, hidden_dim),
             nn.GELU(),
-            nn.Linear(expansion * model_dim, model_dim),
+            nn.Linear(hidden_dim, model_dim),
             nn.Dropout(dropout),
         )
 

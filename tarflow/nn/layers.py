@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -37,7 +38,9 @@ class Layer(Part, ABC):
     ) -> nn.Module:
         """Make a layer of a `CausalTransformer`, whose arguments these are.
 
-        The index, from 0, is the layer's place in the transformer and in a cache.
+        The index, from 0, is the layer's place in the transformer and in a cache. A kind that can
+        have other widths than the model's also takes `num_heads` and `hidden_dim`, which are
+        passed where they are given.
         """
 
 
@@ -67,14 +70,26 @@ class PreNorm(Layer):
                 check_instance(name, value, kind, f"pass a {kind.__name__}, or None")
 
     def __call__(
-        self, model_dim: int, head_dim: int, expansion: int, dropout: float, index: int
+        self,
+        model_dim: int,
+        head_dim: int,
+        expansion: int,
+        dropout: float,
+        index: int,
+        num_heads: int | None = None,
+        hidden_dim: int | None = None,
     ) -> "Block":
-        options = {"query_key_norm": self.query_key_norm, "gate": self.gate}
+        parts = (self.query_key_norm, self.gate)
+        attention = (model_dim, head_dim, dropout, index, *parts, num_heads)
+        if hidden_dim is None:
+            make_mlp = partial(self.mlp, model_dim, expansion, dropout)
+        else:
+            make_mlp = partial(self.mlp.of_width, model_dim, hidden_dim, dropout)
         return Block(
             self.norm(model_dim),
-            CausalSelfAttention(model_dim, head_dim, dropout, index, **options),
+            CausalSelfAttention(*attention),
             self.norm(model_dim),
-            self.mlp(model_dim, expansion, dropout),
+            make_mlp(),
         )
 
 
@@ -90,9 +105,17 @@ class AdaptiveNorm(PreNorm):
     modulations: ClassVar[tuple[float, ...]] = (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
 
     def __call__(
-        self, model_dim: int, head_dim: int, expansion: int, dropout: float, index: int
+        self,
+        model_dim: int,
+        head_dim: int,
+        expansion: int,
+        dropout: float,
+        index: int,
+        num_heads: int | None = None,
+        hidden_dim: int | None = None,
     ) -> "AdaptiveBlock":
-        block = super().__call__(model_dim, head_dim, expansion, dropout, index)
+        widths = (num_heads, hidden_dim)
+        block = super().__call__(model_dim, head_dim, expansion, dropout, index, *widths)
         parts = (block.attention_norm, block.attention, block.mlp_norm, block.mlp)
         return AdaptiveBlock(*parts)
 

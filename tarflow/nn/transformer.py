@@ -1,6 +1,6 @@
 """Transformers over a sequence of vectors, causal and bidirectional."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, cast
@@ -37,6 +37,8 @@ class Transformer(nn.Module):
         positions: How it knows where an input stands.
         coordinates: Where in a grid each position lies; by default all are in one row.
         output_norm: The kind of norm before the output layer, if any.
+        num_heads: Number of heads of each layer; by default as many as fill the model's width.
+        hidden_dims: Width of the MLP's hidden layer in each layer, in place of `expansion`.
 
     Attributes:
         blocks: The layers.
@@ -61,6 +63,8 @@ class Transformer(nn.Module):
         positions: Positions = LearnedPositions(),
         coordinates: Coordinates | None = None,
         output_norm: Norm | None = None,
+        num_heads: Sequence[int] | None = None,
+        hidden_dims: Sequence[int] | None = None,
     ):
         super().__init__()
         self.in_features = in_features
@@ -73,9 +77,11 @@ class Transformer(nn.Module):
             self.register_buffer("empty", torch.empty(0), persistent=False)
         placed = in_a_row(length) if coordinates is None else coordinates
         self.rotation = positions.rotation(placed, head_dim)
-        self.blocks = nn.ModuleList(
-            layer(model_dim, head_dim, expansion, dropout, index) for index in range(num_layers)
-        )
+        sizes, self.blocks = (model_dim, head_dim, expansion, dropout), nn.ModuleList()
+        given = {"num_heads": num_heads, "hidden_dim": hidden_dims}
+        for index in range(num_layers):
+            widths = {name: each[index] for name, each in given.items() if each is not None}
+            self.blocks.append(layer(*sizes, index, **widths))
         starts = layer.modulations
         self.modulation = Modulation(model_dim, num_layers, starts) if starts else None
         self.output_norm = None if output_norm is None else output_norm(model_dim)

@@ -1,7 +1,8 @@
 r"""How much a training step computes, and how fast the device could at best.
 
-The transformer of one transform has P weights (the entries of its matrices), L layers and width C,
-and reads T - 1 positions of an example, each of which predicts the next. Its products take
+The transformer of one transform has P weights (the entries of its matrices) and L layers, whose
+heads are together C wide, and reads T - 1 positions of an example, each of which predicts the
+next. Its products take
 
     operations = 2 P (T - 1) + 4 L C sum_{i=1..T-1} i       matrices; logits and weighted sums
 
@@ -23,17 +24,18 @@ import torch
 from torch import nn
 
 from tarflow.machine.device import matrix_rate
+from tarflow.nn.attention import CausalSelfAttention
 from tarflow.nn.transformer import CausalTransformer, Transformer
 from tarflow.training.acceleration import networks
 
 
 def training_operations(model: nn.Module) -> int:
     """Operations of one training step for each example of its batch, as defined above."""
-    return 3 * sum(_forward_operations(network) for network in networks(model))
+    return 3 * sum(forward_operations(network) for network in networks(model))
 
 
-def _forward_operations(network: Transformer) -> int:
-    """Operations of one pass of a transformer."""
+def forward_operations(network: Transformer) -> int:
+    """Operations of one pass of a transformer over one example, as defined above."""
     total, positions, attended = 0, network.length, network.length**2
     if isinstance(network, CausalTransformer):  # the last position predicts nothing
         positions = network.length - 1
@@ -41,7 +43,9 @@ def _forward_operations(network: Transformer) -> int:
     for name, weight in network.named_parameters():
         if weight.ndim == 2 and name != "position_embedding":
             total += 2 * weight.numel() * (1 if "modulation." in name else positions)
-    return total + 4 * len(network.blocks) * network.model_dim * attended
+    parts = [part for part in network.modules() if isinstance(part, CausalSelfAttention)]
+    widths = [part.num_heads * part.head_dim for part in parts]
+    return total + 4 * attended * sum(widths or len(network.blocks) * [network.model_dim])
 
 
 @functools.cache
