@@ -15,8 +15,6 @@ from tarflow.flows.conditioning import null_context
 from tarflow.flows.context import Context
 from tarflow.flows.flow import Flow
 
-Square = Float64[Tensor, "size size"]
-
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -30,8 +28,8 @@ class Measured:
         num_tokens: Number of tokens.
     """
 
-    factor: Square
-    fisher: Square
+    factor: Float64[Tensor, "columns columns"]
+    fisher: Float64[Tensor, "outputs outputs"]
     num_tokens: int
 
     @property

@@ -36,27 +36,36 @@ class Cost:
         Raises:
             ConfigurationError: It has parts whose units are not known.
         """
-        mlp = sum(
-            2 * parameter.numel() * (network.length - 1)
-            for network in networks(flow)
-            for block in network.blocks
-            for parameter in block.mlp.parameters()
-            if parameter.ndim == 2
-        )
-        cached = 0
         counts = {units: [] for units in (Neurons(), Heads())}
         groups = groups_of(flow)
-        for index, transform in networks_of(flow):
-            network = transform.network
+        for index, _ in networks_of(flow):
             for units, listed in counts.items():
                 own = [g.count for p, g in groups.items() if p[0] == index and p.units == units]
                 listed.append(tuple(own))
-            size = 2 * network.length * network.like.element_size()
-            cached += sum(size * block.attention.proj.in_features for block in network.blocks)
         return cls(
             sum(p.numel() for p in flow.transform.parameters()),
             sum(map(forward_operations, networks(flow))),
-            mlp,
-            cached,
+            mlp_operations(flow),
+            cache_bytes(flow),
             *map(tuple, counts.values()),
         )
+
+
+def mlp_operations(flow: Flow) -> int:
+    """Operations of the matrices of all MLPs in a pass over one example."""
+    return sum(
+        2 * parameter.numel() * (network.length - 1)
+        for network in networks(flow)
+        for block in network.blocks
+        for parameter in block.mlp.parameters()
+        if parameter.ndim == 2
+    )
+
+
+def cache_bytes(flow: Flow) -> int:
+    """Memory of the keys and values of one example, in all networks."""
+    return sum(
+        2 * network.length * network.like.element_size() * block.attention.proj.in_features
+        for network in dict.fromkeys(networks(flow))
+        for block in network.blocks
+    )

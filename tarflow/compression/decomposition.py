@@ -42,7 +42,9 @@ def rank_columns(matrix: Matrix) -> Ranking:
     return Ranking(order.astype(np.int64), without_rounding(importance, matrix))
 
 
-def rank_blocks(matrix: Matrix, readers: Float64[np.ndarray, "outputs columns"], size: int):
+def rank_blocks(
+    matrix: Matrix, readers: Float64[np.ndarray, "outputs columns"], size: int
+) -> Ranking:
     """Rank blocks of columns, of a size each: by what is left of it, as the readers see it.
 
     That is the Frobenius norm of the rest of a block times the transposed readers of its columns.
@@ -69,7 +71,9 @@ def without_rounding(importance: np.ndarray, matrix: Matrix) -> np.ndarray:
     return np.where(importance > floor, importance, 0.0)
 
 
-def coefficients(matrix: Matrix, kept: Int64[np.ndarray, " kept"]) -> Matrix:
+def coefficients(
+    matrix: Matrix, kept: Int64[np.ndarray, " kept"]
+) -> Float64[np.ndarray, "kept columns"]:
     """The T that brings the kept columns of a matrix nearest to all: rows of kept columns.
 
     Where kept columns depend on one another, it is the smallest one.
