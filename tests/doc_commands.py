@@ -24,6 +24,7 @@ SMALL = {
     "sample": {"batch_size": 4, "device": "cpu"},
     "sweep-guidance": {"device": "cpu"},
     "calibrate": {"batch_size": 4, "repetitions": 1, "windows": "[4]", "device": "cpu"},
+    "compress": {"num_images": 40, "num_samples": 2, "repetitions": 1, "device": "cpu"},
     "prepare": {"num_workers": 1},
 }
 """What each command is given instead of what the page says, so that it ends soon."""

@@ -12,6 +12,7 @@ usage: tarflow COMMAND [key=value ...]
   sample    checkpoint=DIR num_samples=100         draw samples (label=3 guidance=1.5 seed=0 ...)
   sweep-guidance checkpoint=DIR weights=[0,1,2]    compare weights of guidance by samples
   calibrate checkpoint=DIR batch_size=100          find what samples fastest on this machine
+  compress  checkpoint=DIR data=digits             a smaller flow, at most tolerance=0.01 worse
   distill   checkpoint=DIR method=inverse          a student of a flow: samples in a few passes
   train-tokenizer experiment=photographs_kl        an autoencoder, in whose latents flows learn
   tune-decoder checkpoint=DIR noise_std=0.3        its decoder, to remove noise from latents
@@ -28,6 +29,7 @@ usage: tarflow COMMAND [key=value ...]
 COMMANDS = (
     *("train", "evaluate", "sample", "sweep-guidance", "calibrate"),
     *(
+        "compress",
         "distill",
         "train-tokenizer",
         "tune-decoder",

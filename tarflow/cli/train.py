@@ -9,6 +9,7 @@ from tarflow.cli.settings import Section
 from tarflow.cli.targets import find
 from tarflow.data import ImageData
 from tarflow.errors import ConfigurationError
+from tarflow.evaluation.metrics import check_fit
 from tarflow.flows.codec import Codec, Pixels
 from tarflow.flows.flow import Flow
 from tarflow.sampling.sample_folder import fingerprints
@@ -25,24 +26,34 @@ class TrainSettings(FitSettings):
     model: Section
     attention: Section
     tokenizer: str | None = None  # a run or pretrained folder: its latents of the data's images
+    # A flow to go on from, likewise, with its codec and noise, in place of a new one of `model`.
+    checkpoint: str | None = None
 
 
 def train(config: TrainSettings) -> float | None:
     """Fit a flow and leave a run folder; returns what a sweeper may make small.
 
-    Which tokenizer was given belongs to what a run must have as it was to go on.
+    Which tokenizer was given, and which flow it began with, belongs to what a run must have as it
+    was to go on.
     """
     directory = None if config.tokenizer is None else find_pretrained(config.tokenizer)
+    start = None if config.checkpoint is None else find_pretrained(config.checkpoint)
+    given = {"tokenizer": directory, "checkpoint": start}
+    origin = {name: fingerprints(each) for name, each in given.items() if each is not None}
 
     def make(data: ImageData) -> FlowModule:
         if directory is not None:
             data = data.with_tokenizer(Tokenizer.from_pretrained(directory))
-        flow = make_flow(config.model, config.codec, config.noise, data)
+        if start is None:
+            flow = make_flow(config.model, config.codec, config.noise, data)
+        else:
+            flow = Flow.from_pretrained(start)
+            check_fit(flow, data)
         module: FlowModule = instantiate(config.module, flow=flow)
         module.objective.prepare(data)
         return module
 
-    return fit(config, make, None if directory is None else {"tokenizer": fingerprints(directory)})
+    return fit(config, make, origin)
 
 
 def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -> Flow:

@@ -44,8 +44,11 @@ class Skeletons:
 
     The importance of a unit is what its reader would put out wrongly without it, once the kept
     units have made up for what they tell of it: in the measure $\sqrt{\delta^T F \delta}$, where F
-    is the mean of $g g^T$ over tokens, for gradients g of the negative log-likelihood. So a half
-    of its square is about what each token loses, in nats, and units of all layers compare.
+    is the mean of $g g^T$ over tokens, for gradients g of the negative log-likelihood. A half of
+    its square is about what each token loses, in nats. Divided by the root of the operations that
+    a unit takes, neurons and heads of all layers compare: by nats for an operation. On the digits,
+    at half of the operations of MLPs, 0.009 bits/dim were lost so, 0.016 with F = 1; at half of
+    all operations, heads too, 0.04, and 0.11 without the division.
 
     Attributes:
         flow: The flow.
@@ -104,7 +107,7 @@ class Skeletons:
 
 def _rank(group: Group, measured: Measured) -> Ranking:
     """Rank the units of a group."""
-    readers = seen_by_loss(group.reader.weight, measured)
+    readers = seen_by_loss(group.reader.weight, measured) / group.operations**0.5
     if group.size == 1:
         return rank_columns(measured.centered * np.linalg.norm(readers, axis=0))
     return rank_blocks(measured.centered, readers, group.size)

@@ -28,11 +28,13 @@ class Group:
         makers: The linear layers that make them, and what each makes of every unit: the outputs
             are as many stretches, in each of which the units follow one another.
         size: How many numbers a unit is.
+        attended: To how many positions a unit attends from one, in the mean.
     """
 
     reader: nn.Linear
     makers: tuple[tuple[nn.Linear, int], ...]
     size: int
+    attended: float = 0.0
 
     def __post_init__(self):
         for linear in (self.reader, *(linear for linear, _ in self.makers)):
@@ -46,6 +48,12 @@ class Group:
     def count(self) -> int:
         """Number of units."""
         return self.reader.in_features // self.size
+
+    @property
+    def operations(self) -> float:
+        """What a unit takes at each position: products with weights, logits and weighted sums."""
+        rows = sum(stretches * linear.in_features for linear, stretches in self.makers)
+        return self.size * (2 * (rows + self.reader.out_features) + 4 * self.attended)
 
 
 class Place(NamedTuple):
@@ -73,8 +81,8 @@ class Units(Part, ABC):
     """The field of a `TarFlow` that tells their number in every layer, times `per`."""
 
     @abstractmethod
-    def of(self, block: Block) -> Group:
-        """Those of a layer.
+    def of(self, block: Block, length: int) -> Group:
+        """Those of a layer, in a network of so many positions.
 
         Raises:
             ConfigurationError: The layer has a part of another kind than this package makes.
@@ -88,7 +96,7 @@ class Neurons(Units):
     name: ClassVar[str] = "neurons"
     field: ClassVar[str] = "hidden_dims"
 
-    def of(self, block: Block) -> Group:
+    def of(self, block: Block, length: int) -> Group:
         mlp = block.mlp
         if type(mlp) is MLP and type(mlp[0]) is type(mlp[2]) is nn.Linear:
             return Group(mlp[2], ((mlp[0], 1),), 1)
@@ -104,7 +112,7 @@ class Heads(Units):
     name: ClassVar[str] = "heads"
     field: ClassVar[str] = "num_heads"
 
-    def of(self, block: Block) -> Group:
+    def of(self, block: Block, length: int) -> Group:
         attention = block.attention
         if type(attention) is not CausalSelfAttention:
             raise _unknown(attention, "a CausalSelfAttention")
@@ -113,7 +121,7 @@ class Heads(Units):
             if type(attention.gate) is not SigmoidGating:
                 raise _unknown(attention.gate, "a SigmoidGating")
             makers.append((attention.gate.linear, 1))
-        return Group(attention.proj, tuple(makers), attention.head_dim)
+        return Group(attention.proj, tuple(makers), attention.head_dim, length / 2)
 
 
 ALL = (Neurons(), Heads())
@@ -148,10 +156,11 @@ def groups_of(flow: Flow, parts: Sequence[Units] = ALL) -> dict[Place, Group]:
         )
     found = {}
     for index, transform in networks_of(flow):
-        for layer, block in enumerate(transform.network.blocks):
+        network = transform.network
+        for layer, block in enumerate(network.blocks):
             if not isinstance(block, Block):
                 raise _unknown(block, "a Block")
-            found |= {Place(index, layer, each): each.of(block) for each in parts}
+            found |= {Place(index, layer, each): each.of(block, network.length) for each in parts}
     return found
 
 
