@@ -1,4 +1,4 @@
-"""`tarflow compare-compression`: flows made smaller in several ways, by what they lose and save."""
+"""`tarflow compare-compression`: flows made smaller in several ways, and what they lose by it."""
 
 import os
 from dataclasses import dataclass, field

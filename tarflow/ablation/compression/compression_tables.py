@@ -49,12 +49,12 @@ def _count(quantity: Quantity, results: Results, data: str) -> str:
 COLUMNS = (
     ("loss", "loss", _spread),
     ("rise", RISE, _spread),
-    ("error", "rise/standard_error", _mean(1, ".2g")),
+    ("error", "rise/standard_error", _mean(1.0, ".2g")),
     ("≤ 0.01", "is_small", _count),
-    ("parameters", "parameters", _mean(1, ",.0f")),
+    ("parameters", "parameters", _mean(1.0, ",.0f")),
     ("operations, M", "operations", _mean(1e6, ",.1f")),
     ("of MLPs, M", "mlp_operations", _mean(1e6, ",.1f")),
-    ("cache, KiB", "cache_bytes", _mean(1024, ",.0f")),
+    ("cache, KiB", "cache_bytes", _mean(1024.0, ",.0f")),
     ("samples a second", "per_second/drawn", _spread),
 )
 """Headings, where a run has the number, and what makes a cell of it."""
