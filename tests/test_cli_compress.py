@@ -75,7 +75,7 @@ def test_one_kind_of_units_may_be_left_alone():
 def test_errors_are_told_plainly():
     wanted = ("checkpoint=run", *SMALL)
     assert "tolerance -0.1 must be finite" in error_of("compress", *wanted, "tolerance=-0.1")
-    assert "tolerance=abc: needed is float" in error_of("compress", *wanted, "tolerance=abc")
+    assert "tolerance='abc': needed is float" in error_of("compress", *wanted, "tolerance=abc")
     assert "give neurons, heads" in error_of("compress", *wanted, "parts=[mlp]")
     assert "num_images 0" in error_of("compress", *wanted, "num_images=0")
     assert "repetitions 0" in error_of("compress", *wanted, "repetitions=0")

@@ -28,17 +28,17 @@ class Measured:
         num_tokens: Number of tokens.
     """
 
-    factor: Float64[Tensor, "columns columns"]
+    factor: Float64[Tensor, "rows rows"]
     fisher: Float64[Tensor, "outputs outputs"]
     num_tokens: int
 
     @property
-    def mean(self) -> Float64[np.ndarray, " columns"]:
+    def mean(self) -> Float64[np.ndarray, " units"]:
         """The mean of every number."""
         return self._rows[0, 1:] / self._rows[0, 0]
 
     @property
-    def centered(self) -> Float64[np.ndarray, "rows columns"]:
+    def centered(self) -> Float64[np.ndarray, "units units"]:
         """The factor of what is left when every number's mean is taken off, as of one token."""
         return self._rows[1:, 1:] / self.num_tokens**0.5
 

@@ -135,9 +135,9 @@ def fewer(
     told = coefficients(measured.centered, kept)
     weight, bias = group.reader.weight.detach(), group.reader.bias.detach()
     wide = weight.cpu().double().numpy()
-    constant = wide @ (measured.mean - measured.mean[kept] @ told)
-    new = {"weight": torch.from_numpy(wide @ told.T), "bias": bias.cpu().double() + constant}
-    found[group.reader] = {name: tensor.to(weight) for name, tensor in new.items()}
+    constant = bias.cpu().double().numpy() + wide @ (measured.mean - measured.mean[kept] @ told)
+    new = {"weight": wide @ told.T, "bias": constant}
+    found[group.reader] = {k: torch.from_numpy(each).to(weight) for k, each in new.items()}
     return found
 
 
