@@ -12,8 +12,8 @@ def magnitudes(flow: TarFlow) -> Skeletons:
     """The neurons of a flow by their weights: the norm of those in, times the norm of those out.
 
     They are the skeletons of activations of which only the weights that make them are known:
-    independent, with mean zero and deviations that are norms. Then no neuron tells anything of
-    another, and what is left out is made up for by nothing.
+    independent, with mean zero and deviations that are norms, and all the same to the likelihood.
+    No neuron tells anything of another then, and nothing makes up for those that are left out.
 
     Raises:
         ConfigurationError: The flow has parts whose neurons are not known.

@@ -50,9 +50,10 @@ def test_the_lowest_threshold_of_a_share_is_found(kind, share):
         skeletons = magnitudes(flow)
         make, thresholds = skeletons.at, skeletons.thresholds.tolist()
     else:
-        weights = [p for n, p in flow.named_parameters() if ".mlp." in n and p.ndim == 2]
         make = partial(low_rank, flow)
-        thresholds = sorted(float(s) for w in weights for s in torch.linalg.svdvals(w.double()))
+        weights = [w for n, w in flow.state_dict().items() if ".mlp." in n and w.ndim == 2]
+        spectra = [torch.linalg.svdvals(weight.double()) for weight in weights]
+        thresholds = torch.cat(spectra).sort().values.tolist()
     counts = (mlp_operations(make(threshold)) for threshold in thresholds)
     expected = next(count for count in counts if count <= share * mlp_operations(flow))
     assert mlp_operations(at_share(flow, make, share)) == expected
