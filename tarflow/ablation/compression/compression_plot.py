@@ -36,6 +36,8 @@ def draw(path: Path, results: Results) -> Path:
 
 def _draw_panel(axes: Any, results: Results, data: str) -> None:
     """A curve for each way to make flows smaller, with deviations; hollow points are tuned."""
+    axes.set_yscale("symlog", linthresh=SMALL)  # first, or margins would be those of a line
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for color, compressor in zip(COLORS, COMPRESSORS.values(), strict=True):
         told = {"color": color, "marker": "o", "ms": 4, "lw": 1}
         for tuned in (False, True):
@@ -48,7 +50,6 @@ def _draw_panel(axes: Any, results: Results, data: str) -> None:
                 hollow = {"markerfacecolor": "none", "linestyle": ""} if tuned else {}
                 axes.errorbar(*zip(*points, strict=True), label=label, **told, **hollow)
     axes.axhline(SMALL, color="0.6", linewidth=0.8, linestyle=":")
-    axes.set_yscale("symlog", linthresh=SMALL)
     axes.set_title(data, fontsize=9)
     axes.set_xlabel("share of the operations of MLPs", fontsize=8)
     axes.set_ylabel(f"rise of the loss (dotted: {SMALL:g})", fontsize=8)
