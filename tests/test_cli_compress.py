@@ -32,7 +32,7 @@ def test_a_smaller_flow_and_a_report_are_left_and_all_commands_take_it(flow, cap
     for text in ("bits/dim", "cache bytes", "samples per second", "neurons of network 2"):
         assert text in out
     small, report = (
-        load("run/compressed"),
+        load("run/compressed/pretrained"),
         json.loads(Path("run/compressed/report.json").read_text()),
     )
     assert Cost.of(small).mlp_operations < Cost.of(flow).mlp_operations
@@ -55,10 +55,10 @@ def test_a_smaller_flow_and_a_report_are_left_and_all_commands_take_it(flow, cap
 def test_training_goes_on_from_a_smaller_flow(capsys):
     tarflow("compress", "checkpoint=run", "tolerance=0.05", *SMALL)
     small = load("run/compressed/pretrained")
-    steps = ("trainer.max_steps=1", "schedule.warmup_steps=1", "data.batch_size=8")
+    steps = ("trainer.max_steps=2", "schedule.warmup_steps=1", "data.batch_size=8")
     short = ("optimizer.lr=1.0e-6", "callbacks.sample_grid.num_samples=4")
     tarflow("train", "checkpoint=run/compressed", "run_dir=tuned", *steps, *short)
-    tuned = load("tuned")
+    tuned = load("tuned/pretrained")
     assert tuned.description == small.description
     for name, tensor in tuned.state_dict().items():
         torch.testing.assert_close(tensor, small.state_dict()[name], rtol=0, atol=1e-4)

@@ -10,7 +10,7 @@ from tarflow.arguments import check_integer, shown
 from tarflow.cli.choices import beside, device_of, find_pretrained
 from tarflow.cli.command import instantiate
 from tarflow.cli.settings import Section, Settings
-from tarflow.compression import Cost, Heads, Neurons, Skeletons, Units, measure
+from tarflow.compression import Activations, Cost, Heads, Neurons, Skeletons, Units, measure
 from tarflow.compression.before_and_after import report_on
 from tarflow.compression.search import Bisection, SomeImages, Tried
 from tarflow.data import ImageData
@@ -34,6 +34,7 @@ class CompressSettings(Settings):
     data: Section  # calibrates on the training part, chooses by validation, reports on test
     tolerance: float = 0.01  # rise of the mean negative log-likelihood, in the flow's unit per dim
     parts: list[str] = field(default_factory=lambda: [*PARTS])  # what layers may have fewer of
+    multiple: int = 8  # numbers of neurons are multiples of it, in which products are fast
     num_images: int = 2000  # at most so many calibrate, and as many of the validation part decide
     batch_size: int = 128  # images computed at a time
     seed: int = 0  # of the choice of images, and of their noise
@@ -45,7 +46,7 @@ class CompressSettings(Settings):
 
 def compress(config: CompressSettings) -> None:
     """Leave a smaller flow in a folder, and beside it a report on both."""
-    for name in ("num_samples", "repetitions"):
+    for name in ("num_samples", "repetitions", "multiple"):
         check_integer(name, getattr(config, name), least=1)
     parts, directory = read_parts(config.parts), find_pretrained(config.checkpoint)
     output = Path(config.output or beside(directory, "compressed"))
@@ -60,7 +61,8 @@ def compress(config: CompressSettings) -> None:
     search = Bisection(SomeImages(part_of(data, "validation"), *options), config.tolerance)
     with writing(output):
         check_writable(output)
-    skeletons = _calibrate(flow, SomeImages(part_of(data, "train"), *options), parts)
+    activations = _measure(flow, SomeImages(part_of(data, "train"), *options), parts)
+    skeletons = Skeletons.of(flow, activations, parts, config.multiple)
     found = _search(skeletons, search)
     metrics = LikelihoodMetrics(batch_size=config.batch_size, seed=config.seed)
     report = report_on(flow, found, data, metrics, config.num_samples, config.repetitions)
@@ -90,7 +92,7 @@ def _flow(directory: Path) -> TarFlow:
     return model
 
 
-def _calibrate(flow: TarFlow, images: SomeImages, parts: tuple[Units, ...]) -> Skeletons:
+def _measure(flow: TarFlow, images: SomeImages, parts: tuple[Units, ...]) -> Activations:
     """See what the units of a flow do, while a bar shows how far that is."""
     with progress("calibrating", len(images)) as show:
 
@@ -101,21 +103,22 @@ def _calibrate(flow: TarFlow, images: SomeImages, parts: tuple[Units, ...]) -> S
                 done += len(x)
                 show(done)
 
-        activations = measure(flow, shown_batches(), parts)
-    return Skeletons.of(flow, activations, parts)
+        return measure(flow, shown_batches(), parts)
 
 
 def _search(skeletons: Skeletons, search: Bisection) -> Tried:
     """Find the flow, while every one that is tried is told of."""
     console, unit = Console(), Unit.of(skeletons.flow).words
-    before = Cost.of(skeletons.flow).operations
+    before = Cost.of(skeletons.flow)
 
     def show(tried: Tried) -> None:
-        share = Cost.of(tried.flow).operations / before
+        cost = Cost.of(tried.flow)
         console.print(
-            f"threshold {tried.threshold:.2e}: {share:.0%} of the operations, {tried.rise:+.4f}"
-            f" {unit} on {len(search.images)} images"
+            f"threshold {tried.threshold:.1e}: {cost.operations / before.operations:.0%} of"
+            f" operations, {cost.mlp_operations / before.mlp_operations:.0%} in MLPs,"
+            f" {tried.rise:+.4f} {unit}"
         )
 
+    console.print(f"bisecting by {len(search.images)} images of the validation part")
     with console.status("bisecting"):
         return search(skeletons, show)

@@ -46,6 +46,7 @@ def report_on(
     means = [reports[name].values[unit.name]["mean"] for name in flows]
     costs = {name: Cost.of(each) for name, each in flows.items()}
     rates = samples_per_second(flows, num_samples, repetitions)
+    rows: list[tuple[str, ...]]
     rows = [(unit.words, *(f"{mean:.4f}" for mean in means), told(change))]
     for name in ("parameters", "operations", "mlp_operations", "cache_bytes"):
         pair = [getattr(cost, name) for cost in costs.values()]
@@ -96,7 +97,7 @@ def told(change: Mapping[str, Any]) -> str:
     return f"{change['mean']:+.4f} ± {change['standard_error']:.4f}"
 
 
-def _row(name: str, before: float, after: float, form: str = ",") -> tuple[str, ...]:
+def _row(name: str, before: int | float, after: int | float, form: str = ",") -> tuple[str, ...]:
     """A row of the table."""
     return (name, f"{before:{form}}", f"{after:{form}}", f"{after / before:.2f} x")
 

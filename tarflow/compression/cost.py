@@ -1,9 +1,11 @@
 """What a flow costs: weights, operations, and the memory of its caches."""
 
 from dataclasses import dataclass
+from typing import cast
 
-from tarflow.compression.units import Heads, Neurons, groups_of, networks_of
+from tarflow.compression.units import ALL, groups_of, networks_of
 from tarflow.flows.flow import Flow
+from tarflow.nn.layers import Block
 from tarflow.training.acceleration import networks
 from tarflow.training.operations import forward_operations
 
@@ -36,18 +38,20 @@ class Cost:
         Raises:
             ConfigurationError: It has parts whose units are not known.
         """
-        counts = {units: [] for units in (Neurons(), Heads())}
-        groups = groups_of(flow)
-        for index, _ in networks_of(flow):
-            for units, listed in counts.items():
-                own = [g.count for p, g in groups.items() if p[0] == index and p.units == units]
-                listed.append(tuple(own))
+        groups, owners = groups_of(flow), dict(networks_of(flow))
+        counts = [
+            tuple(
+                tuple(g.count for p, g in groups.items() if p.units == units and p[0] == index)
+                for index in owners
+            )
+            for units in ALL
+        ]
         return cls(
             sum(p.numel() for p in flow.transform.parameters()),
             sum(map(forward_operations, networks(flow))),
             mlp_operations(flow),
             cache_bytes(flow),
-            *map(tuple, counts.values()),
+            *counts,
         )
 
 
@@ -57,15 +61,16 @@ def mlp_operations(flow: Flow) -> int:
         2 * parameter.numel() * (network.length - 1)
         for network in networks(flow)
         for block in network.blocks
-        for parameter in block.mlp.parameters()
+        for parameter in cast(Block, block).mlp.parameters()
         if parameter.ndim == 2
     )
 
 
 def cache_bytes(flow: Flow) -> int:
     """Memory of the keys and values of one example, in all networks."""
-    return sum(
-        2 * network.length * network.like.element_size() * block.attention.proj.in_features
+    cached = sum(
+        2 * network.length * cast(Block, block).attention.proj.in_features
         for network in dict.fromkeys(networks(flow))
         for block in network.blocks
     )
+    return cached * flow.base.anchor.element_size()

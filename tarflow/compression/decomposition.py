@@ -6,6 +6,7 @@ that is stands on the diagonal of R.
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import scipy.linalg
@@ -27,15 +28,19 @@ class Ranking:
     order: Int64[np.ndarray, " units"]
     importance: Float64[np.ndarray, " units"]
 
-    def kept(self, threshold: float) -> Int64[np.ndarray, " kept"]:
-        """The indices of what is more important than a threshold, and one at least, in order."""
+    def kept(self, threshold: float, step: int = 1) -> Int64[np.ndarray, " kept"]:
+        """The indices of what is more important than a threshold, in order.
+
+        They are made up to the next multiple of a step, as far as there are others, and at least
+        one step.
+        """
         count = max(1, int((self.importance > threshold).sum()))
-        return np.sort(self.order[:count])
+        return np.sort(self.order[: -(-count // step) * step])
 
 
 def rank_columns(matrix: Matrix) -> Ranking:
     """Rank the columns of a matrix by pivoted QR."""
-    r, order = scipy.linalg.qr(matrix, mode="r", pivoting=True)[-2:]
+    r, order = cast(Any, scipy.linalg.qr(matrix, mode="r", pivoting=True))
     importance = np.zeros(len(order))
     diagonal = np.abs(np.diag(r))
     importance[: len(diagonal)] = diagonal
@@ -83,6 +88,7 @@ def coefficients(
     others = np.setdiff1d(np.arange(matrix.shape[1]), kept)
     if len(others):
         rounding = max(matrix.shape) * np.finfo(np.float64).eps
-        given = {"cond": rounding, "lapack_driver": "gelsy"}
-        found[:, others] = scipy.linalg.lstsq(matrix[:, kept], matrix[:, others], **given)[0]
+        given: Any = {"cond": rounding, "lapack_driver": "gelsy"}
+        solved: Any = scipy.linalg.lstsq(matrix[:, kept], matrix[:, others], **given)
+        found[:, others] = solved[0]
     return found

@@ -1,5 +1,6 @@
 """Flows of fewer units: those kept are real ones, and what reads them makes up for the others."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from tarflow.arguments import check_real
+from tarflow.arguments import check_integer, check_real
 from tarflow.compression.activations import Activations, Measured
 from tarflow.compression.decomposition import Ranking, coefficients, rank_blocks, rank_columns
 from tarflow.compression.units import ALL, Group, Place, Units, groups_of
@@ -54,15 +55,25 @@ class Skeletons:
         flow: The flow.
         activations: What its units do.
         rankings: The units of every group.
+        multiple: Layers keep a multiple of so many numbers, where they had as many: products of
+            such matrices are faster on most devices.
     """
 
     flow: TarFlow
     activations: Activations
     rankings: Mapping[Place, Ranking]
+    multiple: int = 1
 
     @classmethod
-    def of(cls, flow: TarFlow, activations: Activations, parts: Sequence[Units] = ALL):
+    def of(
+        cls,
+        flow: TarFlow,
+        activations: Activations,
+        parts: Sequence[Units] = ALL,
+        multiple: int = 1,
+    ) -> "Skeletons":
         """Rank the units of a flow; raises as `compress` does."""
+        check_integer("multiple", multiple, least=1)
         rankings = {}
         for place, group in groups_of(flow, parts).items():
             measured = activations.get(place)
@@ -72,32 +83,44 @@ class Skeletons:
                     f" {place.layer} of transform {place.transform}: measure those of this flow"
                 )
             rankings[place] = _rank(group, measured)
-        return cls(flow, activations, rankings)
+        return cls(flow, activations, rankings, multiple)
 
     @property
     def thresholds(self) -> Float64[np.ndarray, " count"]:
         """The thresholds at which another unit is left out, from 0 up."""
         return np.unique(np.concatenate([[0.0], *[r.importance for r in self.rankings.values()]]))
 
+    @property
+    def groups(self) -> dict[Place, Group]:
+        """The units of the flow, whose kinds are ranked."""
+        return groups_of(self.flow, tuple({place.units: None for place in self.rankings}))
+
+    def kept(self, threshold: float) -> dict[Place, np.ndarray]:
+        """The indices of the units that a flow would have at a threshold."""
+        if not check_real("threshold", threshold) >= 0:
+            raise ConfigurationError(f"threshold {threshold} must not be negative")
+        found = {}
+        for place, group in self.groups.items():
+            step = self.multiple // math.gcd(self.multiple, group.size)
+            found[place] = self.rankings[place].kept(threshold, step)
+        return found
+
     def at(self, threshold: float) -> TarFlow:
         """A flow of the units that are more important than a threshold: one at least in a group.
 
         At 0 it leaves out only what others tell exactly, and is the same function to rounding.
         """
-        if not check_real("threshold", threshold) >= 0:
-            raise ConfigurationError(f"threshold {threshold} must not be negative")
-        kept = {place: ranking.kept(threshold) for place, ranking in self.rankings.items()}
+        kept = self.kept(threshold)
         with torch.random.fork_rng(devices=[]):  # of weights that are written over
             new = self.flow.remade(**widths(self.flow, kept))
         state = dict(self.flow.state_dict())
         names = {module: name for name, module in self.flow.named_modules()}
-        groups = groups_of(self.flow, tuple(dict.fromkeys(place.units for place in kept)))
-        for place, units in kept.items():
-            group = groups[place]
-            if len(units) < group.count:
+        for place, group in self.groups.items():
+            if len(kept[place]) < group.count:
+                new_weights = fewer(group, self.activations[place], kept[place])
                 state |= {
                     f"{names[linear]}.{name}": tensor
-                    for linear, tensors in fewer(group, self.activations[place], units).items()
+                    for linear, tensors in new_weights.items()
                     for name, tensor in tensors.items()
                 }
         anchor = self.flow.base.anchor

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 from torch import nn
 
@@ -98,8 +98,9 @@ class Neurons(Units):
 
     def of(self, block: Block, length: int) -> Group:
         mlp = block.mlp
-        if type(mlp) is MLP and type(mlp[0]) is type(mlp[2]) is nn.Linear:
-            return Group(mlp[2], ((mlp[0], 1),), 1)
+        if type(mlp) is MLP:
+            first, _, second, *_ = (cast(nn.Linear, each) for each in mlp)
+            return Group(second, ((first, 1),), 1)
         if type(mlp) is GatedMLP:
             return Group(mlp.down, ((mlp.up, 2),), 1)
         raise _unknown(mlp, "an MLP or a GatedMLP")

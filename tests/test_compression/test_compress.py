@@ -199,6 +199,20 @@ def test_parts_may_be_compressed_alone_and_again():
     torch.testing.assert_close(three.inverse(three(x)[0]), x, rtol=0, atol=1e-8)
 
 
+def test_widths_may_be_multiples():
+    flow = make(**WIDE)
+    activations = activations_of(flow)
+    skeletons = Skeletons.of(flow, activations, multiple=16)
+    exact, rounded = (each.at(2e-3) for each in (Skeletons.of(flow, activations), skeletons))
+    pairs = zip(sum(Cost.of(exact).neurons, ()), sum(Cost.of(rounded).neurons, ()), strict=True)
+    assert all(b % 16 == 0 and a <= b < a + 16 for a, b in pairs)
+    pairs = zip(sum(Cost.of(exact).heads, ()), sum(Cost.of(rounded).heads, ()), strict=True)
+    assert all(b % 2 == 0 and a <= b < a + 2 for a, b in pairs)  # heads of 8 numbers
+    assert Cost.of(skeletons.at(1e9)).neurons == 3 * ((16, 16),)
+    with pytest.raises(ConfigurationError, match="multiple 0 must be at least 1"):
+        Skeletons.of(flow, activations, multiple=0)
+
+
 def test_one_neuron_and_one_head_stay():
     flow = make(**WIDE)
     least = compress(flow, activations_of(flow), 1e9)
