@@ -29,7 +29,7 @@ SMALL = {
 }
 """What each command is given instead of what the page says, so that it ends soon."""
 
-STUDIES = ("ablate", "compare-samplers", "compare-tokenizers")
+STUDIES = ("ablate", "compare-samplers", "compare-tokenizers", "compare-compression")
 """Commands that take hours."""
 
 FEW_SAMPLES = {

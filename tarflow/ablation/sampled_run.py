@@ -64,11 +64,15 @@ class FittedRun(StudyRun):
     def judged(self, model: Pretrained) -> dict[str, Any]:
         """What is measured of it."""
 
+    def keep(self, model: Pretrained) -> None:
+        """Save the model."""
+        model.save_pretrained(self.pretrained)
+
     def do(self) -> dict[str, Any]:
         """Fit, keep and judge, with one thread: then what runs beside it changes least."""
         torch.set_num_threads(1)
         model, taken = self.fit()
-        model.save_pretrained(self.pretrained)
+        self.keep(model)
         return {
             "settings": self.settings,
             "data": data_of(self.data).name,
@@ -80,7 +84,16 @@ class FittedRun(StudyRun):
 
 
 @dataclass(frozen=True)
-class SampledRun(FittedRun):
+class DrawnRun(FittedRun):
+    """A model that is drawn from, to time its samples."""
+
+    @abstractmethod
+    def samplers(self) -> dict[str, Sampler]:
+        """What draws from the model that is kept, in every way that is timed, by its name."""
+
+
+@dataclass(frozen=True)
+class SampledRun(DrawnRun):
     """A model that is judged by its samples."""
 
     num_samples: int
@@ -110,7 +123,7 @@ class SampledRun(FittedRun):
         return {"real": scores.pop(HELD_OUT), "samples": scores}
 
     def samplers(self) -> dict[str, Sampler]:
-        """What draws from the model that is kept, in every way that is judged, by its name."""
+        """What draws from the model in every way that is judged."""
         model, rule = load(self.pretrained), LinearGuidance(self.weight)
         if isinstance(model, Student):
             return StudentWays(model, rule, self.steps or ()).samplers(conditioned=True)

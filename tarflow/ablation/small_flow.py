@@ -23,11 +23,10 @@ FITTING = ("optimizer", "lr", "max_grad_norm", "batch_size")
 
 
 def make_flow(data: ImageData, **changes: Any) -> TarFlow:
-    """A new flow of a data set; changes are of its sizes."""
+    """A new flow of a data set; changes are of its arguments."""
     channels, height, width = data.codec.encoded_shape(data.image_shape)
     told = {"num_classes": data.num_classes, "class_names": data.class_names, "codec": data.codec}
-    sizes = {**SIZES, **changes}
-    return TarFlow((height, width), num_channels=channels, **told, **sizes)
+    return TarFlow((height, width), num_channels=channels, **{**told, **SIZES, **changes})
 
 
 def fit_flow(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tarflow.ablation.claims import Results
-from tarflow.ablation.sampled_run import SampledRun
+from tarflow.ablation.sampled_run import DrawnRun
 from tarflow.ablation.study import StudyRun
 from tarflow.evaluation.provenance import software
 from tarflow.flows.checkpoint import WEIGHTS
@@ -36,7 +36,7 @@ class TimesRun(StudyRun):
     """
 
     data: str
-    models: tuple[SampledRun, ...]
+    models: tuple[DrawnRun, ...]
     repetitions: int
     threads: int
 

@@ -21,6 +21,7 @@ usage: tarflow COMMAND [key=value ...]
   ablate    [seconds=40]                            what each part of the method is worth
   compare-samplers [seconds=120]                   exact samples and students', by quality and time
   compare-tokenizers [flow_seconds=150]            what tokenizers keep, and flows of their latents
+  compare-compression [flow_seconds=600]           what flows lose and save that are made smaller
   doctor    [quick=true]                           tell whether this machine can train, how fast
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
@@ -37,6 +38,7 @@ COMMANDS = (
         "ablate",
         "compare-samplers",
         "compare-tokenizers",
+        "compare-compression",
         "doctor",
     ),
 )

@@ -46,22 +46,31 @@ class Cost:
             )
             for units in ALL
         ]
-        mlp = sum(
-            2 * parameter.numel() * (network.length - 1)
-            for network in networks(flow)
-            for block in network.blocks
-            for parameter in cast(Block, block).mlp.parameters()
-            if parameter.ndim == 2
-        )
-        cached = sum(
-            2 * each.network.length * cast(Block, block).attention.proj.in_features
-            for each in owners.values()
-            for block in each.network.blocks
-        )
         return cls(
             sum(p.numel() for p in flow.transform.parameters()),
             sum(map(forward_operations, networks(flow))),
-            mlp,
-            cached * flow.base.anchor.element_size(),
+            mlp_operations(flow),
+            cache_bytes(flow),
             *counts,
         )
+
+
+def mlp_operations(flow: Flow) -> int:
+    """Operations of the matrices of all MLPs in a pass over one example."""
+    return sum(
+        2 * parameter.numel() * (network.length - 1)
+        for network in networks(flow)
+        for block in network.blocks
+        for parameter in cast(Block, block).mlp.parameters()
+        if parameter.ndim == 2
+    )
+
+
+def cache_bytes(flow: Flow) -> int:
+    """Memory of the keys and values of one example, in all networks."""
+    cached = sum(
+        2 * network.length * cast(Block, block).attention.proj.in_features
+        for network in dict.fromkeys(networks(flow))
+        for block in network.blocks
+    )
+    return cached * flow.base.anchor.element_size()
