@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tarflow.nn.precision import Precision as NetworkPrecision
+from tarflow.nn.precisions import Precision as NetworkPrecision
 
 
 @dataclass(frozen=True)

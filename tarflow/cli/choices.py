@@ -18,7 +18,7 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.pretrained import load
 from tarflow.nn.networks import Networks
-from tarflow.nn.precision import PRECISIONS
+from tarflow.nn.precisions import PRECISIONS
 from tarflow.sampling.plan import Conditions, Planned
 from tarflow.sampling.sample_folder import fingerprints
 from tarflow.students.student import Student

@@ -11,7 +11,7 @@ from tarflow.nn.cache_memory import CacheMemory
 from tarflow.nn.compiled import CompiledNetwork, GraphMemory
 from tarflow.nn.lowering import lower_products, round_weights
 from tarflow.nn.packing import PackedTransformer, can_pack
-from tarflow.nn.precision import Precision
+from tarflow.nn.precisions import Precision
 from tarflow.nn.snapshot import Snapshot
 from tarflow.nn.transformer import CausalTransformer
 

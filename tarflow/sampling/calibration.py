@@ -17,7 +17,7 @@ from tarflow.flows.guidance import Guidance
 from tarflow.flows.jacobi import Jacobi
 from tarflow.machine.device import medians
 from tarflow.nn.networks import Networks
-from tarflow.nn.precision import PRECISIONS, Precision
+from tarflow.nn.precisions import PRECISIONS, Precision
 from tarflow.randomness import ExampleSeeds
 from tarflow.sampling.deviation import deviations
 from tarflow.sampling.plan import Conditions, Measurement, Plan, Trial

@@ -14,7 +14,7 @@ from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequent
 from tarflow.flows.flow import Flow
 from tarflow.flows.jacobi import Jacobi
 from tarflow.machine.files import json_text, write_atomically
-from tarflow.nn.precision import Precision
+from tarflow.nn.precisions import Precision
 from tarflow.registry import KNOWN, Part
 
 PLANS = "plans.json"

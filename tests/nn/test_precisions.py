@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tarflow import ConfigurationError
-from tarflow.nn.precision import PRECISIONS, Precision
+from tarflow.nn.precisions import PRECISIONS, Precision
 from tarflow.nn.products import has_half_kernels, has_kernels
 
 CPU = torch.device("cpu")
