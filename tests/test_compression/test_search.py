@@ -21,14 +21,14 @@ def test_the_largest_threshold_within_the_tolerance_is_found(noise):
     assert [len(x) for x, _ in images.batches(flow)] == [16, 14]
     assert torch.equal(likelihoods(flow, images), likelihoods(flow, images))
     skeletons, tried = Skeletons.of(flow, measure(flow, images.batches(flow))), []
-    found = Bisection(images, 0.002)(skeletons, tried.append)
+    found = Bisection(images, 1e-6)(skeletons, tried.append)
     assert found in tried
-    assert found.rise <= 0.002
+    assert found.rise <= 1e-6
     rise = (likelihoods(found.flow, images) - likelihoods(flow, images)).mean()
     assert float(rise) == pytest.approx(found.rise)
     above = [each for each in tried if each.threshold > found.threshold]
     assert above
-    assert all(each.rise > 0.002 for each in above)
+    assert all(each.rise > 1e-6 for each in above)
     assert tried[0].threshold == 0
     assert abs(tried[0].rise) < 1e-12
 
