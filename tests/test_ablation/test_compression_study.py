@@ -10,7 +10,7 @@ from tarflow import ConfigurationError, Context
 from tarflow.ablation.compression.compression_runs import CompressedRun
 from tarflow.ablation.compression.compression_study import CompressionStudy
 from tarflow.ablation.compression.compression_tables import blocks, fill
-from tarflow.ablation.compression.shares import at_share
+from tarflow.ablation.compression.thresholds import at_share
 from tarflow.ablation.study import Study
 from tarflow.cli import run_command
 from tarflow.compression.cost import mlp_operations
