@@ -1,6 +1,7 @@
 """Truncated singular value decompositions of an MLP's matrices: a baseline of compression."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,8 +42,8 @@ def _factored(layer: nn.Linear, threshold: float) -> nn.Module:
     if rank * sum(weight.shape) >= weight.numel():
         return layer
     told = {"device": weight.device, "dtype": weight.dtype}
-    inner = skip_init(nn.Linear, layer.in_features, rank, bias=False, **told)
-    outer = skip_init(nn.Linear, rank, layer.out_features, **told)
+    inner: Any = skip_init(nn.Linear, layer.in_features, rank, bias=False, **told)
+    outer: Any = skip_init(nn.Linear, rank, layer.out_features, **told)
     inner.weight.copy_(v[:rank])
     outer.weight.copy_(u[:, :rank] * values[:rank])
     outer.bias = layer.bias

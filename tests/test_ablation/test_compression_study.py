@@ -10,7 +10,7 @@ from tarflow import ConfigurationError, Context
 from tarflow.ablation.compression.compression_runs import CompressedRun
 from tarflow.ablation.compression.compression_study import CompressionStudy
 from tarflow.ablation.compression.compression_tables import blocks, fill
-from tarflow.ablation.compression.mlp_shares import at_share
+from tarflow.ablation.compression.thresholds import at_share
 from tarflow.ablation.study import Study
 from tarflow.cli import run_command
 from tarflow.compression.cost import mlp_operations
@@ -45,7 +45,7 @@ def done(tmp_path_factory):
 @pytest.mark.parametrize("share", [0.75, 0.3])
 @pytest.mark.parametrize("kind", ["neurons", "ranks"])
 def test_the_lowest_threshold_of_a_share_is_found(kind, share):
-    flow = tiny_flow()
+    flow = tiny_flow(num_transforms=2, num_layers=1)
     if kind == "neurons":
         skeletons = magnitudes(flow)
         make, thresholds = skeletons.at, skeletons.thresholds.tolist()
@@ -60,7 +60,7 @@ def test_the_lowest_threshold_of_a_share_is_found(kind, share):
 
 
 def test_a_share_that_nothing_leaves_is_refused():
-    flow = tiny_flow()
+    flow = tiny_flow(num_transforms=2, num_layers=1)
     with pytest.raises(ConfigurationError, match=r"no threshold leaves 0\.001"):
         at_share(flow, magnitudes(flow).at, 0.001)
 

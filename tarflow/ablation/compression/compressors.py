@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tarflow.ablation.compression.mlp_shares import at_share
+from tarflow.ablation.compression.thresholds import at_share
 from tarflow.compression.activations import measure
 from tarflow.compression.low_rank import low_rank
 from tarflow.compression.magnitude import magnitudes
