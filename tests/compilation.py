@@ -156,7 +156,7 @@ class Prepared(Networks):
         self.options = options
 
     def _prepare(self, network):
-        return CompiledNetwork(network.to(self._dtype(network)), **self.options)
+        return CompiledNetwork(network.to(self._precision(network).dtype), **self.options)
 
 
 @torch.no_grad()

@@ -157,6 +157,7 @@ def things(tmp_path_factory) -> Path:
         "digits_levels/seed_0": (8, 2, 1, Pixels(17), UniformLevels(0.02, 0.3), 10),
         "digits_likelihood/seed_0": (8, 2, 1, UniformDequantization(17), NoNoise(), 10),
         "digits_likelihood/seed_1": (8, 2, 1, UniformDequantization(17), NoNoise(), 10),
+        "compressed/seed_0": (8, 2, 1, UniformDequantization(17), NoNoise(), 10),
         "photos/seed_0": (64, 16, 3, Pixels(256), GaussianNoise(0.05), 2),
     }
     for index, (run, (*sizes, codec, noise, classes)) in enumerate(runs.items()):

@@ -171,6 +171,11 @@ class DecodeOptions:
 
     def __post_init__(self):
         check_instance("decoder", self.decoder, Decoder, "pass one, such as Sequential()")
+        if isinstance(self.dtype, str):
+            raise ConfigurationError(
+                f"dtype {self.dtype!r}: pass one of torch, such as torch.bfloat16; a precision of"
+                " another name goes as networks=Networks(name)"
+            )
         Networks(self.dtype, self.compile)  # checks them
         if self.networks is not None:
             check_instance("networks", self.networks, Networks, "pass Networks(dtype, compile)")

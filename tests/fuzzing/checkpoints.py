@@ -22,6 +22,7 @@ WRONG = (None, "x", -1, 0, 1.5, True, [], [1], {}, {"type": "x"}, float("nan"), 
 OPTIONAL = (
     *("scale", "ordering", "layer", "expansion"),
     *("positions", "output_norm", "conditioned", "networks", "first"),
+    *("num_heads", "hidden_dims"),
 )
 """Fields that older descriptions lack, or whose defaults those of the flow are."""
 
@@ -65,7 +66,7 @@ def drop_key(folder: Path, key: str) -> None:
     """Leave an argument of the model out."""
     path = folder / "config.json"
     content = json.loads(path.read_text())
-    del content["flow"][key]
+    content["flow"].pop(key, None)
     path.write_text(json.dumps(content))
 
 

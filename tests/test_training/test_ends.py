@@ -187,7 +187,7 @@ def test_a_signal_ends_a_run_at_the_next_step_without_validation(data, tmp_path,
 def test_a_second_signal_of_the_keyboard_ends_at_once(data, tmp_path, every_step):
     def press_twice(_):
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # in this thread: of two at once, one may be lost
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit):
