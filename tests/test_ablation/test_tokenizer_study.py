@@ -1,12 +1,14 @@
 """The study of tokenizers: these, flows of their latents, times; a page with claims and a plot."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from tarflow import ConfigurationError, GaussianNoise, UniformLevels, load
 from tarflow.ablation.data_sets import data_of, whole
+from tarflow.ablation.marked_page import with_blocks
 from tarflow.ablation.small_flow import make_flow
 from tarflow.ablation.study import Study
 from tarflow.ablation.tokenizers.learning import learn, tune
@@ -18,6 +20,7 @@ from tarflow.ablation.tokenizers.tokenizer_tables import blocks, fill
 from tarflow.ablation.variants import LOWEST
 from tarflow.cli import run_command
 
+ROOT = Path(__file__).parents[2]
 SCORES = ("frechet_distance", "kernel_distance", "precision", "recall")
 DATA = "random_32"
 SECONDS = 0.1
@@ -246,6 +249,14 @@ def test_a_page_keeps_its_words_and_gets_tables_and_a_plot(tmp_path):
     fill(tmp_path / "new.md", [])
     text = (tmp_path / "new.md").read_text()
     assert all(f"<!-- table: {name} -->" in text for name in blocks([]))
+
+
+def test_the_published_page_shows_the_published_results():
+    page = (ROOT / "docs" / "latents.md").read_text()
+    results = json.loads((ROOT / "benchmarks" / "results" / "tokenizers.json").read_text())
+    fitted = {f"tokenizer_{name}" for name in RECIPES}
+    assert fitted <= {result["settings"]["variant"] for result in results}
+    assert with_blocks(page, blocks(results)) == page
 
 
 @pytest.mark.parametrize(
