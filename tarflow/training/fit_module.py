@@ -219,6 +219,8 @@ class FitModule(lightning.LightningModule, ABC):
 
     def on_train_end(self) -> None:
         self._hear(0)
+        for optimizer in self.trainer.optimizers:  # its next step, by hand, is not to be skipped
+            vars(optimizer).pop("found_inf", None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         unheard = sum(step.flags()[1] for step in self._unheard)

@@ -225,6 +225,17 @@ def test_a_skipped_step_leaves_everything_as_it_was(data, optimizer, plugins, pa
                 assert_same(states[after][name], states[before][name])
 
 
+@pytest.mark.parametrize("make", [adamw, muon])
+def test_after_a_run_whose_last_step_was_skipped_an_optimizer_takes_steps_again(data, make):
+    _, module = spoilt_run(data, steps=(4,), optimizer=make)
+    assert module.skipped_steps == 1
+    [weight, *_] = module.flow.parameters()
+    before = weight.detach().clone()
+    weight.grad = torch.ones_like(weight)
+    module.trainer.optimizers[0].step()
+    assert not torch.equal(weight, before)
+
+
 @pytest.mark.parametrize("optimizer", [adamw, muon])
 def test_a_run_goes_on_as_if_a_skipped_step_had_had_no_update(data, optimizer):
     skipped, _ = spoilt_run(data, optimizer=optimizer, steps=(0, 2))
