@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -70,7 +71,7 @@ M = TypeVar("M", bound=Timed)
 
 
 @dataclass
-class Report(Generic[M]):
+class Report(ABC, Generic[M]):
     """All measurements of a run.
 
     Attributes:
@@ -159,9 +160,9 @@ class Report(Generic[M]):
         """What is to be said of the measurements, a line for each."""
         return []
 
+    @abstractmethod
     def derived(self, each: M) -> dict[str, float]:
         """Numbers that follow from a measurement and those beside it."""
-        raise NotImplementedError
 
     def write(self, directory: Path) -> Path:
         """Write a file that is named after the device."""
@@ -190,9 +191,9 @@ class Report(Generic[M]):
             previous = each.case
         return table
 
+    @abstractmethod
     def cells(self, each: M) -> list[str]:
         """What a row of the table tells about a measurement."""
-        raise NotImplementedError
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tarflow import (
 )
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
 from tarflow.nn.attention import Fronts, attend
-from tarflow.nn.kernels import flash_cached
+from tarflow.nn.cached_kernels import flash_cached
 from tarflow.sampling.chunks import ChunkSize
 from tarflow.training import FlowModule, WeightAveraging, adamw, muon, warmup_cosine
 from tarflow.training.optimizers import orthogonalize

@@ -160,6 +160,8 @@ def test_what_may_choose_by_content_is_not_recorded(monkeypatch):
 def test_many_rows_are_not_recorded(monkeypatch):
     flow, label = tiny_flow(num_classes=3), LABEL.repeat(26)
     assert_recording_changes_nothing(flow, label, DecodeOptions(), monkeypatch, 130, made=0)
+    guided, label = DecodeOptions(LinearGuidance(1.0)), label[:65]  # of two rows each
+    assert_recording_changes_nothing(flow, label, guided, monkeypatch, 65, made=0)
 
 
 def test_where_nothing_can_be_recorded_steps_run_as_they_are(monkeypatch, caplog):

@@ -1,7 +1,7 @@
 """What decoding asks a transform for: the maps of the next positions, guided or not."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -60,6 +60,9 @@ class Prediction:
         window = Window(start, self.cache, self.temperature)
         return self.scale.affine(self.network(x, self.condition, window).to(self.dtype))
 
+    rows_each: ClassVar[int] = 1
+    """Rows of the network that an example takes."""
+
     @property
     def rule(self) -> Guidance | None:
         """The guidance, if any."""
@@ -77,6 +80,8 @@ class GuidedPrediction(Prediction):
 
     guidance: Guidance
     weights: Float[Tensor, "length 1"]
+
+    rows_each: ClassVar[int] = 2
 
     def __call__(self, x: Vectors, start: Start | Fronts) -> Affine:
         """Predict twice and combine."""
@@ -112,7 +117,8 @@ class RecordedPrediction:
             affine = self.prediction(x, start)
             self.kind = type(affine)
             return affine
-        if not isinstance(start, int) or x.shape[1] > 1 or len(x) > MAX_RECORDED_ROWS:
+        rows = len(x) * self.prediction.rows_each
+        if not isinstance(start, int) or x.shape[1] > 1 or rows > MAX_RECORDED_ROWS:
             return self.prediction(x, start)
         position = torch.tensor(start)
         if not self.inputs:

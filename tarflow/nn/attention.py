@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tarflow.errors import ConfigurationError
+from tarflow.nn.cached_kernels import cached_kernel
 from tarflow.nn.gates import Gate
-from tarflow.nn.kernels import AttentionKernel, FullAttention, TorchAttention, cached_kernel
+from tarflow.nn.kernels import AttentionKernel, FullAttention, TorchAttention
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import turn
 from tarflow.nn.recording import up_to
