@@ -15,7 +15,7 @@ class LoweredLinear(nn.Linear):
 
     The inputs are rounded, and so are weights, once; sums are of float32, and rounded again. To
     tell torch to do so (`torch.backends.mkldnn.matmul.fp32_precision`) would change the products
-    of all threads, and on CPUs with AMX alone.
+    of all threads.
     """
 
     lowered: Tensor
