@@ -184,16 +184,24 @@ def test_a_signal_ends_a_run_at_the_next_step_without_validation(data, tmp_path,
     assert signal.getsignal(signal.Signals[name]) == before
 
 
+@pytest.fixture
+def keyboard():
+    """Python's own handling of ctrl-C, which a program started in the background is without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard")
 def test_a_second_signal_of_the_keyboard_ends_at_once(data, tmp_path, every_step):
     def press_twice(_):
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)  # in this thread: of two at once, one may be lost
 
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit):
         run(data, tmp_path, last=[Doing(9, press_twice)], every_n_steps=2)
     assert_holds(tmp_path, 4, every_step)
-    assert signal.getsignal(signal.SIGINT) == before
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_a_thread_trains_without_signals(data, tmp_path, every_step):
