@@ -201,7 +201,7 @@ def precisions(call) -> set[torch.dtype]:
 
     class Watch(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
-            if function is torch.nn.functional.layer_norm:
+            if function in (torch.layer_norm, torch.nn.functional.layer_norm):  # packed, or not
                 seen.add(args[0].dtype)
             return function(*args, **(kwargs or {}))
 
