@@ -16,6 +16,7 @@ from tarflow.flows.codec import Codec, Pixels, UniformDequantization
 from tarflow.flows.conditioning import Conditioner, LabelConditioner, NoiseLevelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
 from tarflow.flows.decoding import DecodeOptions, Decoder, PerTransform, Sequential
+from tarflow.flows.distribution import FlowDistribution
 from tarflow.flows.first_position import FirstPosition, FixedFirst, StartToken
 from tarflow.flows.flow import Flow
 from tarflow.flows.guidance import (
@@ -35,10 +36,20 @@ from tarflow.flows.noise_levels import (
     UniformVarianceLevels,
 )
 from tarflow.flows.ordering import Alternating, Ordering, Raster
+from tarflow.flows.position_conditioning import MaskConditioner, OrderConditioner
 from tarflow.flows.pretrained import Pretrained, load
+from tarflow.flows.reordering import Permute, Reverse
 from tarflow.flows.report import Inverse, SamplingReport
+from tarflow.flows.supports import Circle, HalfLine, Integers, Interval, Real, Simplex, Support
 from tarflow.flows.tar_flow import TarFlow
-from tarflow.flows.transforms import Composition, Patchify, Permute, Reverse, Transform
+from tarflow.flows.token_flow import TokenFlow
+from tarflow.flows.transforms import Composition, Patchify, Transform
+from tarflow.flows.vector_conditioning import (
+    PrefixConditioner,
+    TokenConditioner,
+    VectorConditioner,
+)
+from tarflow.flows.vector_flow import VectorFlow
 from tarflow.nn.feed_forward import FeedForward, GeluMLP, SwiGLU
 from tarflow.nn.gates import Gate, SigmoidGate
 from tarflow.nn.layers import AdaptiveNorm, Layer, PreNorm
@@ -55,6 +66,7 @@ from tarflow.sampling.denoiser import (
     StochasticDenoising,
 )
 from tarflow.sampling.denoising import denoise
+from tarflow.sampling.importance import importance_weights
 from tarflow.students.inverse_student import InverseStudent
 from tarflow.students.judgement import Chosen, Judgement, best_of, judge
 from tarflow.students.placement import placed, placed_states, unplaced
@@ -74,6 +86,7 @@ __all__ = [
     "AutoregressiveTransform",
     "CheckpointError",
     "Chosen",
+    "Circle",
     "Codec",
     "Composition",
     "Conditioner",
@@ -93,13 +106,17 @@ __all__ = [
     "FirstPosition",
     "FixedFirst",
     "Flow",
+    "FlowDistribution",
     "Gate",
     "GaussianGuidance",
     "GaussianNoise",
     "GeluMLP",
     "Guidance",
+    "HalfLine",
     "Heun",
     "Inpainting",
+    "Integers",
+    "Interval",
     "Inverse",
     "InverseStudent",
     "Jacobi",
@@ -112,6 +129,7 @@ __all__ = [
     "LinearScaleGuidance",
     "LinearSchedule",
     "LogNormalLevels",
+    "MaskConditioner",
     "Networks",
     "NoNoise",
     "Noise",
@@ -120,6 +138,7 @@ __all__ = [
     "NonFiniteError",
     "Norm",
     "OneStep",
+    "OrderConditioner",
     "Ordering",
     "Part",
     "Patchify",
@@ -128,9 +147,11 @@ __all__ = [
     "Pixels",
     "Positions",
     "PreNorm",
+    "PrefixConditioner",
     "Pretrained",
     "ProbabilityFlow",
     "Raster",
+    "Real",
     "Reverse",
     "RootMeanSquare",
     "RotaryGrid",
@@ -140,6 +161,7 @@ __all__ = [
     "Sequential",
     "ShortcutStudent",
     "SigmoidGate",
+    "Simplex",
     "SoftClipScale",
     "SoftplusScale",
     "Solver",
@@ -147,18 +169,24 @@ __all__ = [
     "StartToken",
     "StochasticDenoising",
     "Student",
+    "Support",
     "SwiGLU",
     "TarFlow",
     "TarflowError",
+    "TokenConditioner",
+    "TokenFlow",
     "Tokenizer",
     "Transform",
     "UniformDequantization",
     "UniformLevels",
     "UniformVarianceLevels",
     "UnitScale",
+    "VectorConditioner",
+    "VectorFlow",
     "VelocityStudent",
     "best_of",
     "denoise",
+    "importance_weights",
     "inpaint",
     "interpolate",
     "judge",

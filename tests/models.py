@@ -27,6 +27,8 @@ from tarflow import (
     Student,
     SwiGLU,
     TarFlow,
+    TokenFlow,
+    VectorFlow,
 )
 from tarflow.nn.transformer import CausalTransformer
 
@@ -117,3 +119,16 @@ def tough_flow(
             network.proj_out.weight *= 0.5  # the values stay of order one
         transforms += [transform, Permute(torch.randperm(length, generator=generator).tolist())]
     return Flow(transforms, StandardNormal(length, 2)).eval()
+
+
+TINY = {"num_transforms": 2, "num_layers": 1, "model_dim": 16, "head_dim": 8}
+
+
+def tiny_tokens(length: int = 5, token_dim: int = 2, **options: Any) -> TokenFlow:
+    """A flow of sequences with two transforms."""
+    return randomized(TokenFlow(length, token_dim, **{**TINY, **options}))
+
+
+def tiny_vectors(dim: int, **options: Any) -> VectorFlow:
+    """A flow of vectors with two transforms."""
+    return randomized(VectorFlow(dim, **{**TINY, **options}))

@@ -1,7 +1,7 @@
 """Every transform, one line each: what the contract tests run over."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,19 +16,30 @@ from tarflow import (
     Ordering,
     Patchify,
     Permute,
+    PrefixConditioner,
     Reverse,
     RotaryGrid,
+    RotaryPositions,
     Scale,
     SoftClipScale,
     SoftplusScale,
     StartToken,
+    TokenConditioner,
     Transform,
     UniformLevels,
     UnitScale,
+    VectorConditioner,
 )
 from tarflow.flows.transforms import Repatch
 
-from .models import MODERN, NETWORKS, tiny_autoregressive, tiny_flow
+from .models import (
+    MODERN,
+    NETWORKS,
+    tiny_autoregressive,
+    tiny_flow,
+    tiny_tokens,
+    tiny_vectors,
+)
 
 
 @dataclass(frozen=True)
@@ -40,17 +51,19 @@ class Case:
         shape: Shape of one example.
         label: Labels of three examples, for a transform with classes.
         noise_level: Their noise levels, for one of many.
+        parts: Other parts of their context.
     """
 
     build: Callable[[], Transform]
     shape: tuple[int, ...] = (5, 2)
     label: tuple[int, ...] | None = (1, -1, 2)
     noise_level: tuple[float, ...] | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def context(self) -> Context:
         """The condition of the three examples."""
-        parts = {"label": self.label, "noise_level": self.noise_level}
+        parts = {"label": self.label, "noise_level": self.noise_level, **self.parts}
         held = {name: torch.tensor(rows) for name, rows in parts.items() if rows is not None}
         return Context(**held)
 
@@ -61,6 +74,14 @@ class Case:
 
 
 IMAGE = (2, 4, 4)
+
+NONE = float("nan")
+CONDITIONS = {
+    "vector": [[0.1, -1.0, 2.0], [NONE] * 3, [1.0, 0.0, 0.5]],
+    "tokens": [[[0.3], [NONE], [1.0], [-2.0], [0.7]]] * 2 + [[[NONE]] * 5],
+    "prefix": [[[1.0, 2.0, 0.0, -1.0], [NONE] * 4]] * 3,
+}
+"""Of three examples: a vector, one for each of five positions, and two before them."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +158,28 @@ REGISTRY = {
     ),
     "started TarFlow": Case(
         lambda: tiny_flow(num_layers=1, num_classes=3, first=StartToken()).transform, IMAGE
+    ),
+    "TokenFlow": Case(
+        lambda: (
+            tiny_tokens(
+                conditioners=[
+                    VectorConditioner(3),
+                    TokenConditioner(5, 1),
+                    PrefixConditioner(2, 4),
+                ]
+            ).transform
+        ),
+        label=None,
+        parts=CONDITIONS,
+    ),
+    "TokenFlow of orders": Case(
+        lambda: tiny_tokens(ordering=Shuffled(), positions=RotaryPositions()).transform,
+        label=None,
+        parts={"order": [[4, 1, 0, 3, 2], [0, 1, 2, 3, 4], [2, 0, 3, 1, 4]]},
+    ),
+    "VectorFlow": Case(
+        lambda: tiny_vectors(6, token_dim=2, num_classes=3).transform,
+        (6,),
     ),
     "unconditional TarFlow": Case(
         lambda: tiny_flow(num_layers=1, num_transforms=2).transform, IMAGE, None

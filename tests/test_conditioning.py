@@ -24,7 +24,7 @@ from .models import randomized, tiny_flow
 
 
 @dataclass(frozen=True)
-class VectorConditioner(Conditioner):
+class GivenVector(Conditioner):
     """A vector for each example; none of it is all zeros."""
 
     size: int = 5
@@ -37,7 +37,7 @@ class VectorConditioner(Conditioner):
         return nn.Linear(self.size, model_dim)
 
 
-LABELS, TEMPERATURE, VECTORS = LabelConditioner(3), TemperatureConditioner(), VectorConditioner()
+LABELS, TEMPERATURE, VECTORS = LabelConditioner(3), TemperatureConditioner(), GivenVector()
 ALL = (LABELS, VECTORS, TEMPERATURE)
 
 

@@ -42,7 +42,10 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), ROOT / "scripts/slurm/
 WITH_BLOCKS = [page for page in PAGES if blocks(page)]
 PACKAGES = (
     "tarflow",
-    *(f"tarflow.{name}" for name in ("data", "training", "evaluation", "tokenizers", "doctor")),
+    *(
+        f"tarflow.{name}"
+        for name in ("data", "training", "evaluation", "estimation", "tokenizers", "doctor")
+    ),
 )
 TINY = {"num_transforms": 2, "num_layers": 1, "model_dim": 64}
 

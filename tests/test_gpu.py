@@ -14,8 +14,11 @@ from tarflow import (
     Networks,
     NonFiniteError,
     NoNoise,
+    PrefixConditioner,
     TarFlow,
+    TokenConditioner,
     UniformDequantization,
+    VectorConditioner,
     denoise,
 )
 from tarflow.data import ArrayDataset, ImageData, ImageDataModule
@@ -298,3 +301,27 @@ def test_flash_kernels_align_queries_with_the_last_keys(window):
     logits = (q.float() @ k.float().mT / 8).masked_fill(~visible, -torch.inf)
     expected = logits.softmax(dim=-1) @ v.float()
     torch.testing.assert_close(found.float(), expected, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"compile": True}, {"decoder": Jacobi(2, 1e-5)}])
+def test_masks_orders_and_prefixes_agree_with_the_cpu(options):
+    conditioners = [VectorConditioner(3), TokenConditioner(6, 2), PrefixConditioner(2, 4)]
+    sizes = {"num_transforms": 2, "num_layers": 2, "model_dim": 64, "num_classes": 3}
+    torch.manual_seed(0)
+    flow = randomized(TarFlow.for_tokens(6, 3, conditioners=conditioners, **sizes))
+    context = {
+        "label": torch.tensor([0, 1, 2, -1]),
+        "vector": torch.randn(4, 3),
+        "tokens": torch.randn(4, 6, 2),
+        "prefix": torch.randn(4, 2, 4),
+        "mask": torch.arange(6) < torch.tensor([[6], [4], [1], [5]]),
+        "order": torch.stack([torch.randperm(6) for _ in range(4)]),
+    }
+    z, guidance = torch.randn(4, 6, 3), LinearGuidance(1.0)
+    x = flow.inverse(z, context, guidance=guidance)
+    log_prob, flow = flow.log_prob(x, context), flow.cuda()
+    context = {name: part.cuda() for name, part in context.items()}
+    on_gpu = flow.inverse(z.cuda(), context, guidance=guidance, **options)
+    torch.testing.assert_close(on_gpu.cpu(), x, rtol=0, atol=1e-3)
+    found = flow.log_prob(x.cuda(), context)
+    torch.testing.assert_close(found.cpu(), log_prob, rtol=1e-3, atol=1e-2)

@@ -39,6 +39,7 @@ BELOW: dict[str, set[str]] = {
     "evaluation": {
         *("students", "sampling", "editing", "tokenizers", "data", "flows", "nn", "machine"),
     },
+    "estimation": {"training", "sampling", "flows", "nn", "machine"},
     "compression": {"training", "evaluation", "sampling", "data", "flows", "nn", "machine"},
     "doctor": {"nn", "machine"},
     "ablation": {

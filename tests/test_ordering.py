@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tarflow import Alternating, ConfigurationError, Permute, Raster, Reverse, TarFlow
-from tarflow.flows.transforms import Repatch, rearrangement
+from tarflow.flows.reordering import rearrangement
+from tarflow.flows.transforms import Repatch
 
 from .models import randomized, tiny_flow
 from .registry import Shuffled

@@ -176,8 +176,9 @@ def test_where_nothing_can_be_recorded_steps_run_as_they_are(monkeypatch, caplog
     ]
 
 
-def test_recordings_end_with_the_networks_that_use_them_and_are_bounded(monkeypatch):
+def test_recordings_stay_without_weights_and_are_bounded(monkeypatch):
     monkeypatch.setattr(recording, "MOST", 2)
+    monkeypatch.setattr(recording, "MOST_KINDS", 2)
     options = DecodeOptions().prepared()
     flow = tiny_flow(num_classes=3)
     for batch in (1, 2, 3):
@@ -190,7 +191,24 @@ def test_recordings_end_with_the_networks_that_use_them_and_are_bounded(monkeypa
     del options, ready
     gc.collect()
     assert [each() for each in kept] == [None] * len(kept)
-    assert not recording.RECORDINGS
+    assert len(recording.RECORDINGS) == 2
+    for each in recording.RECORDINGS.values():
+        assert not sum(weight.numel() for _, weight in each.named_buffers())
+    assert not recording.USED
+
+
+def test_a_flow_that_changes_is_recorded_once(monkeypatch):
+    recording.RECORDINGS.clear()
+    flow, z = tiny_flow(num_classes=3), torch.randn(3, 4, 8)
+    made = []
+    trace = torch.jit.trace
+    monkeypatch.setattr(torch.jit, "trace", lambda *a, **k: made.append(1) or trace(*a, **k))
+    for seed in range(3):
+        randomized(flow, 0.01, seed)
+        expected = decoded(flow, z, LABEL[:3], DecodeOptions(), monkeypatch, recorded=False)
+        found = decoded(flow, z, LABEL[:3], DecodeOptions(), monkeypatch)
+        assert torch.equal(found.x, expected.x)
+    assert len(made) == 1
 
 
 @pytest.mark.skipif(not has_half_kernels(), reason="torch has no products of float16 weights here")

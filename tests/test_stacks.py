@@ -28,7 +28,7 @@ from tarflow.training.optimizers import adamw
 
 from .composing import composed
 from .models import tiny_flow
-from .test_conditioning import VectorConditioner
+from .test_conditioning import GivenVector
 
 LABELS = torch.tensor([0, 2, 1])
 
@@ -120,7 +120,7 @@ def test_every_transform_reads_the_noise_level_and_guidance_keeps_it():
 
 
 def test_other_conditions_are_read_where_labels_are():
-    flow = tiny_flow(conditioners=[VectorConditioner()], conditioned=(True, False, False))
+    flow = tiny_flow(conditioners=[GivenVector()], conditioned=(True, False, False))
     names = [name for name in flow.state_dict() if "vector_embedding" in name]
     assert {name.split(".")[2] for name in names} == {"1"}
 
@@ -131,7 +131,7 @@ def test_other_conditions_are_read_where_labels_are():
         ({"num_classes": 3, "conditioned": False}, "conditioned False: no transform .* the label"),
         ({"num_classes": 3, "conditioned": (False,) * 3}, "no transform would read the label"),
         (
-            {"conditioners": [VectorConditioner()], "conditioned": False},
+            {"conditioners": [GivenVector()], "conditioned": False},
             "no transform would read the vector",
         ),
         ({"conditioned": (True, False)}, "one for each of the 3 transforms"),

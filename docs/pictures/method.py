@@ -16,7 +16,8 @@ from torch import Tensor
 from tarflow import Context, ExampleSeeds, LinearGuidance, Pixels, TarFlow, denoise
 from tarflow.data import digits, read_batch
 from tarflow.flows.autoregressive import AutoregressiveTransform
-from tarflow.flows.transforms import Patchify, Reverse
+from tarflow.flows.reordering import Reverse
+from tarflow.flows.transforms import Patchify
 from tarflow.sampling.pictures import beside, grid
 
 matplotlib.use("Agg")

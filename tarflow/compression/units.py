@@ -11,7 +11,7 @@ from tarflow.arguments import shown
 from tarflow.errors import ConfigurationError
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.flow import Flow
-from tarflow.flows.tar_flow_description import TarFlowDescription
+from tarflow.flows.stack import Stack
 from tarflow.nn.attention import CausalSelfAttention
 from tarflow.nn.feed_forward import MLP, GatedMLP
 from tarflow.nn.gates import SigmoidGating
@@ -135,7 +135,7 @@ def networks_of(flow: Flow) -> Iterator[tuple[int, AutoregressiveTransform]]:
     Raises:
         ConfigurationError: The flow is not one that can have fewer units.
     """
-    if not isinstance(flow.description, TarFlowDescription):
+    if not isinstance(flow.description, Stack):
         raise ConfigurationError(
             f"a {type(flow).__name__} has no widths of its own for each layer: give a TarFlow, as"
             " `tarflow train` and `tarflow convert` make them"

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tarflow.arguments import check_real, keep
@@ -41,6 +41,11 @@ class Affine:
         """Maps of this kind for so many positions, to be filled in: zeros so far."""
         batch, _, size = self.shift.shape
         return type(self)(*(each.new_zeros(batch, length, size) for each in vars(self).values()))
+
+    def within(self, mask: Bool[Tensor, "batch window"]) -> "Affine":
+        """The same where a mask is true, and elsewhere the map that changes nothing."""
+        there = mask[..., None]
+        return Affine(self.log_scale.where(there, 0.0), self.shift.where(there, 0.0))
 
     @property
     def scale(self) -> Vectors:
@@ -85,6 +90,10 @@ class SignedAffine(Affine):
 
     def to_data(self, z: Vectors) -> Vectors:
         return super().to_data(self.sign * z)
+
+    def within(self, mask: Bool[Tensor, "batch window"]) -> "SignedAffine":
+        sign = self.sign.where(mask[..., None], 1.0)
+        return SignedAffine(**vars(super().within(mask)), sign=sign)
 
     def after_first(self) -> "SignedAffine":
         sign = F.pad(self.sign, (0, 0, 1, 0), value=1.0)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor
 
 from tarflow.flows.affine import Scale
@@ -15,12 +17,13 @@ from tarflow.flows.first_position import FirstPosition, FixedFirst
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.implicit import differentiable
 from tarflow.flows.prediction import GuidedPrediction, Prediction, stepping
+from tarflow.flows.reading_order import Reading
 from tarflow.flows.report import Inverse
 from tarflow.flows.shapes import PerExample, Sequences
 from tarflow.flows.transforms import Transform
 from tarflow.nn.attention import KVCache
 from tarflow.nn.networks import Network, Networks
-from tarflow.nn.transformer import CausalTransformer, Condition
+from tarflow.nn.transformer import CausalTransformer, Condition, Prefix
 
 
 class AutoregressiveTransform(Transform):
@@ -60,15 +63,18 @@ class AutoregressiveTransform(Transform):
         if context.temperature is not None:  # a wrong one shows: attention may hide its NaN
             known = torch.where(context.temperature > 0, 1.0, torch.nan)
             x = x * known.to(x.dtype)[:, None, None]
-        x = self.first.extend(x)
+        reading, context = self._reading(context)
+        x = self.first.extend(reading.arrange(x))
         affine = self.predict(self.network, context, x)(x[:, :-1], 0).after_first()
-        return self.first.strip(affine.to_noise(x)), affine.log_det
+        return reading.restore(self.first.strip(affine.to_noise(x))), affine.log_det
 
     def inverse(
         self, z: Sequences, context: Context, options: DecodeOptions = DecodeOptions()
     ) -> Inverse:
-        z = self.first.extend(z.to(torch.promote_types(z.dtype, torch.float32)))
-        task = Inversion(self, z, self.known(context), options)
+        reading, context = self._reading(context)
+        z = reading.arrange(z.to(torch.promote_types(z.dtype, torch.float32)))
+        z = self.first.extend(z)
+        task = Inversion(self, z, context, options)
         networks = options.networks or Networks(options.dtype, options.compile)
         network, lowered = networks.of(self.network), networks.lowers(self.network)
         # The networks were cast once; autocast would cast them again at every step.
@@ -81,33 +87,87 @@ class AutoregressiveTransform(Transform):
         if torch.is_grad_enabled() and any(x.requires_grad for x in chain(*inputs)):
             x, log_det = differentiable(inverse.x, z, task.predict(self.network))
             inverse = Inverse(x, log_det, inverse.report)
-        return replace(inverse, x=self.first.strip(inverse.x))
+        return replace(inverse, x=reading.restore(self.first.strip(inverse.x)))
 
     def hold(self, x: Sequences, context: Context) -> tuple[Sequences, Callable[[Tensor], Tensor]]:
-        x = self.first.extend(x.detach().to(torch.promote_types(x.dtype, torch.float32)))
+        reading, context = self._reading(context)
+        x = reading.arrange(x.detach().to(torch.promote_types(x.dtype, torch.float32)))
+        x = self.first.extend(x)
         affine = self.predict(self.network, context, x)(x[:, :-1], 0).after_first()
-        first = self.first
-        z = first.strip(affine.to_noise(x)).detach()
-        return z, lambda z: first.strip(affine.to_data(first.extend(z)))
+
+        def inverse(z: Tensor) -> Tensor:
+            z = self.first.extend(reading.arrange(z))
+            return reading.restore(self.first.strip(affine.to_data(z)))
+
+        return reading.restore(self.first.strip(affine.to_noise(x))).detach(), inverse
+
+    def _reading(self, context: Context) -> tuple[Reading, Context]:
+        """In which order positions are read, and what is known of the context, in that order."""
+        reading = Reading.of(context)
+        return reading, reading.carried(self.known(context), self.by_position)
 
     def predict(
         self, network: Network, context: Context, example: Tensor, cache: KVCache | None = None
     ) -> Prediction:
-        """Its prediction in a context, by its network or one made of that."""
-        condition = network.conditioned(self.condition(context, example))
+        """Its prediction in a context as it is read, by its network or one made of that."""
+        prefix, mask = self.prefix(context, example), context.get("mask")
         return Prediction(
-            network, cache, condition, context.temperature, self.scale, example.dtype
+            network=network,
+            cache=cache,
+            condition=network.conditioned(self.condition(context, example)),
+            temperature=context.temperature,
+            scale=self.scale,
+            dtype=example.dtype,
+            prefix=prefix,
+            places=self._places(context),
+            mask=None if mask is None else F.pad(mask, (self.first.num_added, 0), value=True),
         )
 
     def condition(self, context: Context, example: Tensor) -> Condition:
-        """What the network adds at every position."""
-        vectors = []
+        """What the network adds at its inputs: the same at all of them, or at each its own."""
+        same, each = [], []
         for conditioner in self.conditioners:
-            module = getattr(self, f"{conditioner.part}_embedding", None)
-            if module is not None:
-                rows = context.get(conditioner.part)
-                vectors.append(module(conditioner.null(example) if rows is None else rows))
-        return sum(vectors[1:], start=vectors[0]) if vectors else None
+            vectors = self._embedded(conditioner, context, example)
+            if vectors is not None and not conditioner.num_prefix:
+                (each if conditioner.by_position else same).append(vectors)
+        condition = sum(same[1:], start=same[0]) if same else None
+        if not each:
+            return condition
+        # Inputs stand behind the prefix, and the last position is none.
+        inputs = F.pad(sum(each[1:], start=each[0]), (0, 0, self.num_prefix, 1))
+        return inputs if condition is None else inputs + condition[:, None]
+
+    def prefix(self, context: Context, example: Tensor) -> Prefix | None:
+        """What stands before the first position."""
+        each = [self._embedded(c, context, example) for c in self.conditioners if c.num_prefix]
+        made = [vectors for vectors in each if vectors is not None]
+        return torch.cat(made, dim=1) if made else None
+
+    @property
+    def num_prefix(self) -> int:
+        """Number of vectors before the first position."""
+        return sum(each.num_prefix for each in self.conditioners)
+
+    def _embedded(
+        self, conditioner: Conditioner, context: Context, example: Tensor
+    ) -> Tensor | None:
+        """What is learned of a part of the context, if anything."""
+        module = getattr(self, f"{conditioner.part}_embedding", None)
+        if module is None:
+            return None
+        rows = context.get(conditioner.part)
+        rows = conditioner.null(example) if rows is None else rows
+        if conditioner.by_position:
+            rows = F.pad(rows, (0, 0, self.first.num_added, 0), value=torch.nan)  # the start
+        return module(rows)
+
+    def _places(self, context: Context) -> Int[Tensor, "batch length"] | None:
+        """Where in the network's tables each position stands, unless that is its own place."""
+        order, num_before = context.get("order"), self.num_prefix + self.first.num_added
+        if order is None:
+            return None
+        before = torch.arange(num_before, device=order.device).expand(len(order), -1)
+        return torch.cat([before, order + num_before], dim=1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +190,9 @@ class Inversion:
         """Decode, with the transform's network or one made of that."""
         cache = network.new_cache(len(self.z) * (1 if self.rule is None else 2))
         decoder = self.options.decoder.at(self.options.depth)
-        inverse = decoder(stepping(self.predict(network, cache)), self.z)
+        prediction = self.predict(network, cache)
+        prediction.fill(self.z[:, :1])
+        inverse = decoder(stepping(prediction), self.z)
         # Of a device this cannot be known without waiting for it.
         cache.clean = self.z.device.type == "cpu" and bool(inverse.report.finite.all())
         return inverse
@@ -167,6 +229,6 @@ class Inversion:
         first = self.transform.first
         length = z.shape[1] - first.num_added
         weights = rule.weights(torch.arange(length, dtype=z.dtype, device=z.device))
-        return GuidedPrediction(
-            **vars(unguided), guidance=rule, weights=first.extend(weights[None, :, None])[0]
-        )
+        told = {"guidance": rule, "weights": first.extend(weights[None, :, None])[0]}
+        mask = None if unguided.mask is None else unguided.mask[: len(z)]
+        return GuidedPrediction(**{**vars(unguided), "mask": mask}, **told)

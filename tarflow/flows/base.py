@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tarflow.arguments import check_integer
@@ -11,6 +11,15 @@ from tarflow.flows.shapes import PerExample, Sequences
 from tarflow.randomness import RandomSource, normal
 
 LOG_2_PI = math.log(2 * math.pi)
+
+Mask = Bool[Tensor, "batch length"]
+"""Which positions are there."""
+
+
+def _summed(numbers: Float[Tensor, "#batch length patch_dim"], mask: Mask | None) -> PerExample:
+    """The sum over all that is there."""
+    there = numbers if mask is None else torch.where(mask[..., None], numbers, 0.0)
+    return there.sum(dim=(1, 2))
 
 
 class StandardNormal(nn.Module):
@@ -24,9 +33,9 @@ class StandardNormal(nn.Module):
         self.shape = (length, check_integer("patch_dim", patch_dim, least=1))
         self.register_buffer("anchor", torch.zeros(()), persistent=False)  # tells device and dtype
 
-    def log_prob(self, z: Sequences) -> PerExample:
-        """Log-density of each example, in nats, summed over all dimensions."""
-        return -0.5 * (z.square() + LOG_2_PI).sum(dim=(1, 2))
+    def log_prob(self, z: Sequences, mask: Mask | None = None) -> PerExample:
+        """Log-density of each example, in nats, summed over all dimensions that are there."""
+        return -0.5 * _summed(z.square() + LOG_2_PI, mask)
 
     def standardized(self, z: Sequences) -> Sequences:
         """Noise of variance 1, of noise of this distribution."""
@@ -36,7 +45,9 @@ class StandardNormal(nn.Module):
         """Noise of this distribution, of noise of variance 1."""
         return unit
 
-    def moment(self, z: Sequences) -> Float[Tensor, "length patch_dim"] | None:
+    def moment(
+        self, z: Sequences, mask: Mask | None = None
+    ) -> Float[Tensor, "length patch_dim"] | None:
         """What `update` takes of a training batch; None for a base that learns nothing."""
         return None
 
@@ -66,8 +77,10 @@ class DiagonalNormal(StandardNormal):
         self.rate = rate
         self.register_buffer("variance", torch.ones(length, patch_dim))
 
-    def log_prob(self, z: Sequences) -> PerExample:
-        return super().log_prob(self.standardized(z)) - 0.5 * self.variance.log().sum()
+    def log_prob(self, z: Sequences, mask: Mask | None = None) -> PerExample:
+        log_variance = self.variance.log()
+        lost = log_variance.sum() if mask is None else _summed(log_variance[None], mask)
+        return super().log_prob(self.standardized(z), mask) - 0.5 * lost
 
     def standardized(self, z: Sequences) -> Sequences:
         return z / self.variance.sqrt()
@@ -75,8 +88,12 @@ class DiagonalNormal(StandardNormal):
     def scaled(self, unit: Sequences) -> Sequences:
         return unit * self.variance.sqrt()
 
-    def moment(self, z: Sequences) -> Tensor:
-        return z.detach().square().mean(dim=0)
+    def moment(self, z: Sequences, mask: Mask | None = None) -> Tensor:
+        if mask is None:
+            return z.detach().square().mean(dim=0)
+        count = mask.sum(dim=0)[:, None]
+        mean = z.detach().square().where(mask[..., None], 0.0).sum(dim=0) / count.clamp(min=1)
+        return mean.where(count > 0, self.variance.to(mean.dtype))
 
     @torch.no_grad()
     def update(self, moment: Float[Tensor, "length patch_dim"]) -> None:

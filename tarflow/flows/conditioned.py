@@ -1,5 +1,8 @@
 """Models that are conditioned: what they read of a context."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
 from tarflow.errors import ContextError
@@ -40,6 +43,23 @@ class Conditioned:
         if isinstance(context, int) and not -1 <= context < self.num_classes:
             self.check_context(read)  # which the host knows to be wrong
         return read
+
+    def batched(self, context: ContextLike) -> tuple[Context, torch.Size]:
+        """A context whose rows have any number of batch dimensions, with one, and their shape."""
+        given = context.parts if isinstance(context, Context) else context
+        given = given if isinstance(given, Mapping) else {"label": given}
+        parts = {name: torch.as_tensor(part) for name, part in given.items() if part is not None}
+        ndims = {each.part: each.ndim for each in self.conditioners}
+        sizes = {name: part.ndim - ndims.get(name, 0) for name, part in parts.items()}
+        if parts.get("label", torch.empty(0, dtype=torch.long)).is_floating_point():
+            sizes["label"] -= 1  # weights of classes
+        shapes = [parts[name].shape[:size] for name, size in sizes.items()]
+        shape = torch.broadcast_shapes(*shapes) if shapes else torch.Size()
+        rows = {}
+        for name, part in parts.items():
+            rest = part.shape[sizes[name] :]
+            rows[name] = part.expand(shape + rest).reshape(-1, *rest)
+        return Context(**rows), shape
 
     def check_context(self, context: Context) -> None:
         """Look at the values of a context: where it enters, once, since that waits for devices.

@@ -26,6 +26,17 @@ class Conditioner(Part, ABC):
     dropped: ClassVar[bool] = True
     """Whether it becomes null where conditions are dropped, in training and for guidance."""
 
+    ndim: ClassVar[int] = 0
+    """Number of dimensions of what is told of one example."""
+
+    by_position: ClassVar[bool] = False
+    """Whether its rows have a value for each position of a sequence, and move with these."""
+
+    @property
+    def num_prefix(self) -> int:
+        """Number of vectors that it puts before a sequence; 0 if it adds to all positions."""
+        return 0
+
     @abstractmethod
     def null(self, examples: Tensor) -> Rows:
         """The rows that stand for no condition, for some examples, on their device.

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from tarflow.arguments import check_instance, check_tensor
@@ -38,6 +38,11 @@ class Density(Conditioned, nn.Module):
     image_shape: tuple[int, int, int] | None = None
     """Channels, height and width of an example, where they are known."""
 
+    @property
+    def example_shape(self) -> tuple[int, ...] | None:
+        """The shape of an example, where it is known."""
+        return self.image_shape
+
     def __init__(
         self,
         transforms: Iterable[Transform],
@@ -62,6 +67,11 @@ class Density(Conditioned, nn.Module):
         self.noise = noise
         self.description = description
         self.kind = type(self)  # which FSDP changes
+
+    def dims(self, context: Context) -> int | Int[Tensor, " batch"]:
+        """Number of dimensions of each example, or that of all where a context has no mask."""
+        mask = context.get("mask")
+        return self.num_dims if mask is None else mask.sum(dim=1) * self.base.shape[1]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -143,8 +153,14 @@ class Density(Conditioned, nn.Module):
         Take Hessians by `torch.func.hessian` or `jacrev`: torch's layer norm (2.15) is silently
         wrong in forward mode within forward mode.
         """
+        return self.point_log_prob(x, context)
+
+    def point_log_prob(self, x: Examples, context: ContextLike = None) -> PerExample:
+        """Log-density of what the transforms map to noise: x itself, unless x stands for it."""
+        self.check_data(x)
+        context = self.read_context(context, x)
         z, log_det = self(x, context)
-        return self.base.log_prob(z) + log_det
+        return self.base.log_prob(z, context.get("mask")) + log_det
 
     def score(
         self, x: Examples, context: ContextLike = None, *, create_graph: bool = False
@@ -169,7 +185,7 @@ class Density(Conditioned, nn.Module):
         Raises:
             ConfigurationError: It is not a tensor, or of another dtype, shape or device.
         """
-        check_tensor(name, x, self.image_shape, self.base.anchor.device)
+        check_tensor(name, x, self.example_shape, self.base.anchor.device)
 
     def check_finite(self, value: Tensor, x: Tensor, context: ContextLike = None) -> None:
         """Unless a value that was computed from x is finite, tell which transform is to blame.

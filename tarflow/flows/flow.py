@@ -4,13 +4,15 @@ from collections.abc import Iterable
 from typing import Any, Unpack
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from tarflow.arguments import check_tensor
-from tarflow.errors import ContextError
+from tarflow.errors import ConfigurationError, ContextError
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.density import Density
+from tarflow.flows.distribution import FlowDistribution
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.pretrained import Pretrained
 from tarflow.flows.report import Blame, Inverse, SamplingReport, tell_non_finite
@@ -163,7 +165,43 @@ class Flow(Density, Pretrained):
         certified: DecodeKeywords = {"certify": True, **keywords}
         options = DecodeOptions.of(options, certified if return_report else keywords)
         inverse = self.decode(self.base.sample(num_samples, source), context, options=options)
-        return (inverse.x, inverse.report) if return_report else inverse.x
+        x = self.values(inverse.x)
+        return (x, inverse.report) if return_report else x
+
+    def values(self, points: Examples) -> Examples:
+        """What samples are, of the points that are decoded: these themselves."""
+        return points
+
+    def holds(self, x: Examples, context: Context = Context()) -> Bool[Tensor, " batch"]:
+        """Whether examples lie in the support of the density: all of their numbers are finite."""
+        return x.isfinite().flatten(1).all(dim=1)
+
+    def distribution(self, context: ContextLike = None) -> FlowDistribution:
+        """The distribution in a context, as torch knows distributions.
+
+        Example:
+            >>> from tarflow import TarFlow
+            >>> told = {"model_dim": 32, "head_dim": 16, "num_layers": 1, "num_classes": 3}
+            >>> flow = TarFlow.for_vectors(2, **told)
+            >>> normal = flow.distribution(torch.tensor([[0, 1], [2, -1], [1, 1]]))
+            >>> normal.batch_shape, normal.event_shape, normal.sample((5,)).shape
+            (torch.Size([3, 2]), torch.Size([2]), torch.Size([5, 3, 2, 2]))
+
+        Args:
+            context: Its parts; dimensions before those of one example are batch dimensions.
+
+        Raises:
+            ConfigurationError: The flow does not tell the shape of its examples.
+            ContextError: The context is not one of this flow.
+        """
+        if self.example_shape is None:
+            raise ConfigurationError(
+                f"a {type(self).__name__} does not tell the shape of its examples: use a TarFlow,"
+                " or one of TarFlow.for_vectors and TarFlow.for_tokens"
+            )
+        rows, shape = self.batched(context)
+        read = self._read(rows, self.base.anchor.expand(shape.numel()))
+        return FlowDistribution(self, read, shape, torch.Size(self.example_shape))
 
     def sample_with_report(
         self,
@@ -208,10 +246,11 @@ class Flow(Density, Pretrained):
         options = DecodeOptions.of(options, keywords)
         context = self.sampling_context(context, z)
         inverse = self.decode(z, context, options=options)
-        if options.guidance is None and all(inverse.report.exact):
-            log_prob = self.base.log_prob(z) + inverse.log_det
+        x = self.values(inverse.x)
+        if options.guidance is None and all(inverse.report.exact) and x is inverse.x:
+            log_prob = self.base.log_prob(z, context.get("mask")) + inverse.log_det
         else:
-            log_prob = self.log_prob(inverse.x, context)
+            log_prob = self.log_prob(x, context)
         if not log_prob.isfinite().any():
             self.check_finite(log_prob, inverse.x, context)
-        return inverse.x, log_prob
+        return x, log_prob

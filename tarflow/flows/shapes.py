@@ -1,6 +1,6 @@
 """The shapes that the signatures of flows share."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 Examples = Float[Tensor, "batch ..."]
@@ -14,3 +14,6 @@ PerExample = Float[Tensor, " batch"]
 
 PerPosition = Float[Tensor, " length"]
 """A number for each position of a sequence."""
+
+ByPosition = Shaped[Tensor, "batch length *numbers"]
+"""Something of each position of sequences."""

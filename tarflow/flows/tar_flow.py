@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from tarflow.flows.affine import ExpScale, Scale
 from tarflow.flows.codec import Codec
@@ -10,7 +11,10 @@ from tarflow.flows.first_position import FirstPosition, FixedFirst
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
 from tarflow.flows.ordering import Alternating, Ordering
-from tarflow.flows.tar_flow_description import Each, EachLayer, TarFlowDescription
+from tarflow.flows.stack import Each, EachLayer
+from tarflow.flows.tar_flow_description import TarFlowDescription
+from tarflow.flows.token_flow import TokenFlow
+from tarflow.flows.vector_flow import VectorFlow
 from tarflow.nn.layers import Layer, PreNorm
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import LearnedPositions, Positions
@@ -98,3 +102,24 @@ class TarFlow(Flow):
         description = TarFlowDescription(**{name: given[name] for name in names})
         super().__init__(description.transforms(), description.base(), codec, noise, description)
         self.image_shape = (description.num_channels, *description.image_size)  # pyright: ignore
+
+    @staticmethod
+    def for_tokens(length: int, token_dim: int, **options: Any) -> TokenFlow:
+        """A flow of sequences of vectors: a `TokenFlow`, which tells the options.
+
+        Args:
+            length: Number of positions, those of padding included.
+            token_dim: Size of the vector at each position.
+            **options: See there.
+        """
+        return TokenFlow(length, token_dim, **options)
+
+    @staticmethod
+    def for_vectors(dim: int, **options: Any) -> VectorFlow:
+        """A flow of vectors: a `VectorFlow`, which tells the options.
+
+        Args:
+            dim: Size of the vectors.
+            **options: See there.
+        """
+        return VectorFlow(dim, **options)

@@ -1,13 +1,13 @@
 """Bijections between data and noise: the contract, and those that need no network."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
 from typing import cast
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tarflow.arguments import check_instance, check_integer, check_size, shown
@@ -35,6 +35,20 @@ class Transform(nn.Module, ABC):
         """The parts of a context that the transform is conditioned on."""
         return Context(**{c.part: context.get(c.part) for c in self.conditioners})
 
+    @property
+    def by_position(self) -> frozenset[str]:
+        """Parts of a context that have a value for each position, and move with these."""
+        return frozenset(c.part for c in self.conditioners if c.by_position)
+
+    def carried(self, context: Context, by_position: frozenset[str]) -> Context:
+        """The context behind the transform: other than before it where it moves positions.
+
+        Args:
+            context: That before it.
+            by_position: The parts that have a value for each position.
+        """
+        return context
+
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, PerExample]:
         r"""Map data to noise; also return $\log |\det dz/dx|$ of each example, in nats."""
@@ -55,8 +69,33 @@ class Transform(nn.Module, ABC):
         return z, lambda z: self.inverse(z, context).x
 
 
-class Rearrangement(Transform):
-    """A transform that only moves numbers: its log-determinant is zero."""
+class VolumePreserving(Transform):
+    """A transform whose log-determinant is zero."""
+
+    @abstractmethod
+    def to_noise(self, x: Tensor, context: Context) -> Tensor:
+        """Map data to noise."""
+
+    @abstractmethod
+    def to_data(self, z: Tensor, context: Context) -> Tensor:
+        """Map noise to data."""
+
+    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, PerExample]:
+        return self.to_noise(x, context), self._no_log_det(x)
+
+    def inverse(
+        self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
+    ) -> Inverse:
+        return Inverse(self.to_data(z, context), self._no_log_det(z))
+
+    @staticmethod
+    def _no_log_det(x: Tensor) -> PerExample:
+        """Zeros."""
+        return x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+class Rearrangement(VolumePreserving):
+    """A transform that only moves numbers, those of all examples alike."""
 
     @abstractmethod
     def arrange(self, x: Tensor) -> Tensor:
@@ -66,70 +105,11 @@ class Rearrangement(Transform):
     def restore(self, z: Tensor) -> Tensor:
         """Move them back."""
 
-    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, PerExample]:
-        moved = self.arrange(x)
-        return moved, x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+    def to_noise(self, x: Tensor, context: Context) -> Tensor:
+        return self.arrange(x)
 
-    def inverse(
-        self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
-    ) -> Inverse:
-        log_det = z.new_zeros(z.shape[0], dtype=torch.promote_types(z.dtype, torch.float32))
-        return Inverse(self.restore(z), log_det)
-
-
-class Reverse(Rearrangement):
-    """Reverses the order of a sequence."""
-
-    def inverted(self) -> "Reverse":
-        """What undoes it."""
-        return Reverse()
-
-    def arrange(self, x: Sequences) -> Tensor:
-        return x.flip(1)
-
-    def restore(self, z: Sequences) -> Tensor:
-        return z.flip(1)
-
-
-class Permute(Rearrangement):
-    """Puts a sequence in another order: position i of the result is `order[i]` of the input.
-
-    Raises:
-        ConfigurationError: The order is not a permutation.
-    """
-
-    order: Int[Tensor, " length"]
-    inverse_order: Int[Tensor, " length"]
-
-    def __init__(self, order: Sequence[int]):
-        super().__init__()
-        given = order if isinstance(order, Iterable) else ()
-        listed = [check_integer(f"a position of order {shown(order)}", index) for index in given]
-        if not listed or sorted(listed) != list(range(len(listed))):
-            raise ConfigurationError(f"order {shown(order)} is not a permutation of 0 ... T - 1")
-        self.listed = listed
-        self.register_buffer("order", torch.tensor(listed))
-        self.register_buffer("inverse_order", torch.tensor(listed).argsort())
-
-    def arrange(self, x: Sequences) -> Tensor:
-        return x[:, self.order]
-
-    def restore(self, z: Sequences) -> Tensor:
-        return z[:, self.inverse_order]
-
-    def inverted(self) -> "Permute":
-        """What undoes it."""
-        return Permute(sorted(range(len(self.listed)), key=self.listed.__getitem__))
-
-
-def rearrangement(order: Sequence[int]) -> Reverse | Permute | None:
-    """What puts a sequence in an order; None where that is its own."""
-    own: Sequence[int] = range(len(order))
-    if not isinstance(order, range):  # of which a damaged file may ask for one without end
-        order, own = list(order), list(own)
-    if order == own:
-        return None
-    return Reverse() if order == own[::-1] else Permute(order)
+    def to_data(self, z: Tensor, context: Context) -> Tensor:
+        return self.restore(z)
 
 
 IMAGE = "batch channels (rows p) (columns q)"
@@ -218,10 +198,20 @@ class Composition(Transform):
     def __len__(self) -> int:
         return len(self.transforms)
 
+    def contexts(self, context: Context) -> list[Context]:
+        """The context of each transform, on the side of the data."""
+        by_position = frozenset(name for name in self.by_position if name in context)
+        if not by_position:
+            return [context] * len(self)
+        found = [context]
+        for transform in list(self)[:-1]:
+            found.append(transform.carried(found[-1], by_position))
+        return found
+
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, PerExample]:
         log_dets = []
-        for transform in self:
-            x, log_det = transform(x, context)
+        for transform, own in zip(self, self.contexts(context), strict=True):
+            x, log_det = transform(x, own)
             log_dets.append(log_det)
         return x, torch.stack(log_dets).sum(dim=0)
 
@@ -229,8 +219,8 @@ class Composition(Transform):
         self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
     ) -> Inverse:
         steps = []
-        for transform in reversed(list(self)):
-            steps.append(transform.inverse(z, context, options))
+        for transform, own in [*zip(self, self.contexts(context), strict=True)][::-1]:
+            steps.append(transform.inverse(z, own, options))
             z = steps[-1].x
             options = options.deeper(transform.num_decoded)
         log_det = torch.stack([step.log_det for step in steps]).sum(dim=0)
@@ -238,8 +228,8 @@ class Composition(Transform):
 
     def hold(self, x: Tensor, context: Context) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         inverses = []
-        for transform in self:
-            x, inverse = transform.hold(x, context)
+        for transform, own in zip(self, self.contexts(context), strict=True):
+            x, inverse = transform.hold(x, own)
             inverses.append(inverse)
         return x, lambda z: reduce(lambda z, inverse: inverse(z), reversed(inverses), z)
 

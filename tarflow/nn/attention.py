@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from tarflow.errors import ConfigurationError
@@ -116,6 +116,10 @@ class Fronts:
         positions = position[:, None] + steps[:count]
         return cls(positions, (steps[:num_keys] <= positions[..., None])[:, None])
 
+    def behind(self, count: int) -> "Fronts":
+        """The same where so many positions, which all inputs see, stand before the others."""
+        return Fronts(self.positions + count, F.pad(self.seen, (count, 0), value=True))
+
     def twice(self) -> "Fronts":
         """Those of all sequences, and of all of them again."""
         return Fronts(self.positions.repeat(2, 1), self.seen.repeat(2, 1, 1, 1))
@@ -154,6 +158,8 @@ class Window:
         start: Position of the first input in all sequences; or where the windows of each lie.
         cache: Keys and values of the positions before; written at those of the inputs.
         temperature: Divisor of the attention logits, one per example.
+        places: For each sequence, where in tables by position each of its positions stands; by
+            default they stand there in the order in which they are read.
         rotation: How a transformer with rotary positions turns queries and keys of the window.
         modulation: What the layer reads of the condition, where it reads any.
     """
@@ -161,6 +167,7 @@ class Window:
     start: Start | Fronts = 0
     cache: KVCache | None = None
     temperature: Float[Tensor, " batch"] | None = None
+    places: Int[Tensor, "batch length"] | None = None
     rotation: Turn | None = None
     modulation: Modulation | None = None
 
@@ -168,9 +175,20 @@ class Window:
         self, table: Float[Tensor, "length numbers"], count: int
     ) -> Float[Tensor, "*batch window numbers"]:
         """The rows of a table by position that belong to `count` inputs."""
+        if self.places is not None:
+            return table[self.own(self.places, count)]
         if isinstance(self.start, Fronts):
             return table[self.start.positions]
         return table.narrow(0, self.start, count)
+
+    def own(
+        self, sequences: Shaped[Tensor, "batch length *numbers"], count: int
+    ) -> Shaped[Tensor, "batch window *numbers"]:
+        """What belongs to `count` inputs, of what each sequence has at each of its positions."""
+        if isinstance(self.start, Fronts):
+            at = self.start.positions.expand(len(sequences), -1)
+            return sequences[torch.arange(len(sequences), device=at.device)[:, None], at]
+        return sequences.narrow(1, self.start, count)
 
     def attend(self, layer: int, q: New, k: New, v: New, dropout: float = 0.0) -> New:
         """Write a layer's keys and values into the cache and attend to all up to each query."""

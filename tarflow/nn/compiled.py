@@ -15,7 +15,7 @@ from torch import Tensor
 from tarflow.nn.attention import Fronts, KVCache, Window
 from tarflow.nn.cache_memory import CacheMemory
 from tarflow.nn.snapshot import Outline
-from tarflow.nn.transformer import CausalTransformer, Condition
+from tarflow.nn.transformer import CausalTransformer, Condition, Prefix
 
 KINDS: dict[Hashable, int] = {}
 NUMBERS = itertools.count()
@@ -127,12 +127,16 @@ class CompiledNetwork:
         cache.clear()
         return cache
 
-    def conditioned(self, vector: Float[Tensor, "batch model_dim"] | None) -> Condition:
+    def conditioned(self, vector: Float[Tensor, "batch *length model_dim"] | None) -> Condition:
         """As the transformer's own."""
         return self.network.conditioned(vector)
 
     def __call__(
-        self, x: Float[Tensor, "batch window in_features"], condition: Condition, window: Window
+        self,
+        x: Float[Tensor, "batch window in_features"],
+        condition: Condition,
+        window: Window,
+        prefix: Prefix | None = None,
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
         cache, start, count = window.cache, window.start, x.shape[1]
@@ -141,14 +145,15 @@ class CompiledNetwork:
         single = count == 1 and not isinstance(start, Fronts)
         # A graph for each length of window would be made, were they not all the same in fronts.
         ready = graphed and (single or isinstance(start, Fronts)) if x.is_cuda else single
-        if cache is None or not ready:
-            return self.network(x, condition, window)
+        if cache is None or not ready or prefix is not None:
+            return self.network(x, condition, window, prefix=prefix)
         if isinstance(start, Fronts):
             position, end = start.positions[:, 0], start.seen.shape[-1]
         else:
             position, end = torch.full((1,), int(start), device=x.device), int(start) + 1
         num_keys = min(self.network.length, -(-end // self.bucket) * self.bucket)
-        step = Step(x, position, condition, window.temperature, num_keys, cache)
+        given = condition, window.temperature, num_keys, cache, window.places
+        step = Step(x, position, *given)
         if room is not None:
             return room.step(self, step)
         # A copy, for the strides of a slice would make another graph.
@@ -167,6 +172,7 @@ class Step:
         temperature: As in a `Window`.
         num_keys: Number of cached positions that are read.
         cache: Keys and values; storage of every layer is there.
+        places: As in a `Window`.
     """
 
     x: Float[Tensor, "batch window in_features"]
@@ -175,23 +181,25 @@ class Step:
     temperature: Float[Tensor, " batch"] | None
     num_keys: int
     cache: KVCache
+    places: Int[Tensor, "batch length"] | None = None
 
     @property
     def shape(self) -> tuple[Hashable, ...]:
         """What it shares with the steps that its code serves."""
-        given = (self.condition is None, self.temperature is None)
+        given = [None if each is None else each.ndim for each in self.inputs[2:]]
         return *self.x.shape[:2], len(self.position), self.num_keys, *given
 
     @property
     def inputs(self) -> tuple[Tensor | None, ...]:
         """All tensors but those of the cache."""
-        return self.x, self.position, self.condition, self.temperature
+        return self.x, self.position, self.condition, self.temperature, self.places
 
 
 def take_step(network: CausalTransformer, step: Step) -> Tensor:
     """What is compiled; the network is an argument, so that transforms share the code."""
     fronts = Fronts.at(step.position, step.x.shape[1], step.num_keys)
-    return network(step.x, step.condition, Window(fronts, step.cache, step.temperature))
+    window = Window(fronts, step.cache, step.temperature, step.places)
+    return network(step.x, step.condition, window)
 
 
 @cache

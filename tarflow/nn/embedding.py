@@ -85,3 +85,37 @@ class NoiseLevelEmbedding(NumberEmbedding):
 
     def angle(self, number: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         return number.log()
+
+
+class VectorEmbedding(nn.Module):
+    """An MLP of vectors; a vector that is NaN throughout stands for none, and is a learned one."""
+
+    def __init__(self, size: int, model_dim: int):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(size, 4 * model_dim), nn.GELU(), nn.Linear(4 * model_dim, model_dim)
+        )
+        self.null = nn.Parameter(0.01 * torch.randn(model_dim))
+
+    def forward(
+        self, vector: Float[Tensor, "batch *length numbers"]
+    ) -> Float[Tensor, "batch *length model_dim"]:
+        """Embed the vectors."""
+        missing = vector.isnan().all(dim=-1, keepdim=True)
+        # Not NaN before the MLP: its gradient would be, though it is not used.
+        return torch.where(missing, self.null, self.mlp(vector.where(~missing, 0.0).to(self.null)))
+
+
+class NeighbourEmbedding(nn.Module):
+    """Embeds at each position but the last what is told of it, and of the one that follows."""
+
+    def __init__(self, size: int, model_dim: int):
+        super().__init__()
+        self.own = VectorEmbedding(size, model_dim)
+        self.next = VectorEmbedding(size, model_dim)
+
+    def forward(
+        self, vectors: Float[Tensor, "batch length numbers"]
+    ) -> Float[Tensor, "batch inputs model_dim"]:
+        """Embed the vectors."""
+        return self.own(vectors[:, :-1]) + self.next(vectors[:, 1:])

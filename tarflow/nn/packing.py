@@ -25,7 +25,7 @@ from tarflow.nn.products import (
 )
 from tarflow.nn.recording import Recorder
 from tarflow.nn.snapshot import Outline
-from tarflow.nn.transformer import CausalTransformer, Condition, Modulation
+from tarflow.nn.transformer import CausalTransformer, Condition, Modulation, Prefix
 
 FEW_ROWS = 16
 """Rows up to which the product computes the GELU on the way; with more, it is faster apart.
@@ -64,7 +64,7 @@ class PackedTransformer:
         """A cache of so many sequences, in which nothing counts as written."""
         return self.memory.new_cache(self.outline, rows, self.network.new_cache)
 
-    def conditioned(self, vector: Float[Tensor, "batch model_dim"] | None) -> Condition:
+    def conditioned(self, vector: Float[Tensor, "batch *length model_dim"] | None) -> Condition:
         """As the transformer's own."""
         return self.network.conditioned(vector)
 
@@ -73,11 +73,12 @@ class PackedTransformer:
         x: Float[Tensor, "batch window in_features"],
         condition: Condition = None,
         window: Window = WHOLE,
+        prefix: Prefix | None = None,
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
-        if self.takes_rows and x.shape[1] == 1:
+        if self.takes_rows and x.shape[1] == 1 and prefix is None:
             return self.network(x.squeeze(1), condition, window).unsqueeze(1)
-        return self.network(x, condition, window)
+        return self.network(x, condition, window, prefix=prefix)
 
 
 class PackedLinear(nn.Linear):

@@ -3,6 +3,7 @@
 import logging
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, List, Optional, Union, no_type_check  # noqa: UP035
 from weakref import WeakValueDictionary
@@ -16,12 +17,19 @@ jit: Any = torch.jit  # it exports little of what it documents
 Run = Callable[..., tuple[Tensor, ...]]
 """A function of tensors."""
 
-RECORDINGS: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
-"""What was recorded in this process, by what it is of, as long as a network uses it."""
+RECORDINGS: OrderedDict[Hashable, Any] = OrderedDict()
+"""What was recorded last in this process, by what it is of, without weights.
+
+It is kept for networks to come: one that is trained is another after each step.
+"""
+USED: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+"""The same with weights, as long as a network uses it: some that are packed cannot be left out."""
 FAILED: set[Hashable] = set()
 """What could not be recorded."""
 MOST = 16
 """Recordings that a network keeps."""
+MOST_KINDS = 64
+"""Recordings that this process keeps."""
 LOCK = threading.Lock()
 
 
@@ -63,25 +71,35 @@ class Recorder:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that it is deprecated, and that sizes are fixed
-                known = RECORDINGS.get(key)
+                known = RECORDINGS.get(key, USED.get(key))
                 if known is None:
                     function = Function(run, self.weights)
                     known = jit.trace(function, tuple(inputs), check_trace=False)
-                # The copy has attributes of its own, and does not keep the function.
-                own = jit.RecursiveScriptModule.__copy__(known)
-                for index, weight in enumerate(self.weights):
-                    setattr(own, f"weight_{index}", weight)
+                own = with_weights(known, self.weights)
         except (RuntimeError, AttributeError) as error:
             FAILED.add(key)
             log.warning("single steps run as they are written: they were not recorded, %s", error)
             return None
-        RECORDINGS[key] = own
+        USED[key] = own
+        if all(isinstance(weight, Tensor) for weight in self.weights):
+            RECORDINGS[key] = with_weights(own, [torch.empty(0)] * len(self.weights))
+            RECORDINGS.move_to_end(key)
+            if len(RECORDINGS) > MOST_KINDS:
+                RECORDINGS.popitem(last=False)
 
         def call(*tensors: Tensor) -> tuple[Tensor, ...]:
             with jit.optimized_execution(False):  # there is nothing to profile and fuse
                 return own.forward(*tensors)
 
         return call
+
+
+def with_weights(recorded: Any, weights: Sequence[Any]) -> Any:
+    """What was recorded, with other weights; it does not keep the function that it is of."""
+    own = jit.RecursiveScriptModule.__copy__(recorded)
+    for index, weight in enumerate(weights):
+        setattr(own, f"weight_{index}", weight)
+    return own
 
 
 class Function(nn.Module):

@@ -17,8 +17,14 @@ from tarflow.nn.layers import Layer, PreNorm
 from tarflow.nn.norms import Norm
 from tarflow.nn.positions import Coordinates, LearnedPositions, Positions, in_a_row
 
-Condition = Float[Tensor, "#batch numbers"] | None
-"""What a network adds at every position, if anything, and after it what its layers read."""
+Condition = Float[Tensor, "#batch numbers"] | Float[Tensor, "batch length numbers"] | None
+"""What a network adds at every position, if anything, and after it what its layers read.
+
+It is the same at all positions of a sequence, or each has its own.
+"""
+
+Prefix = Float[Tensor, "batch prefix model_dim"]
+"""Vectors that stand before the inputs of a network, which do not become outputs."""
 
 
 class Transformer(nn.Module):
@@ -101,7 +107,7 @@ class Transformer(nn.Module):
         table = self.position_embedding  # not by `like`: a step asks for it
         return (cast(Tensor, self.empty) if table is None else table).dtype
 
-    def conditioned(self, vector: Float[Tensor, "batch model_dim"] | None) -> Condition:
+    def conditioned(self, vector: Float[Tensor, "batch *length model_dim"] | None) -> Condition:
         """What `forward` takes as its condition: made once for all steps of decoding.
 
         Layers that read nothing of it leave it as it is.
@@ -118,16 +124,19 @@ class Transformer(nn.Module):
         condition: Condition = None,
         window: Window = WHOLE,
         kept: list[Tensor] | None = None,
+        prefix: Prefix | None = None,
     ) -> Float[Tensor, "batch *window out_features"]:
         """Transform vectors at the positions of a window, in the dtype of the weights.
 
-        The condition, from `conditioned`, is the same at every position. Vectors of a single
-        position may come without its dimension, if the layers allow that. What each layer hands
-        on is appended to `kept`, where that is given.
+        The condition is one from `conditioned`. Vectors of a single position may come without its
+        dimension, if the layers allow that. What each layer hands on is appended to `kept`, where
+        that is given. A prefix takes the window's first positions, and the vectors those behind.
         """
         dtype, table = self.dtype, self.position_embedding
-        count = x.shape[1] if x.ndim == 3 else 1
-        h = self.proj_in(x.to(dtype))
+        h, num_before = self.proj_in(x.to(dtype)), 0
+        if prefix is not None:
+            h, num_before = torch.cat([prefix.to(dtype), h], dim=1), prefix.shape[1]
+        count = h.shape[1] if x.ndim == 3 else 1
         # Left alone, autocast would let all layers add to a sum in half precision.
         if table is None:
             h = h.to(dtype)
@@ -142,7 +151,11 @@ class Transformer(nn.Module):
         windows: Iterable[Window] = repeat(window)
         if condition is not None:
             rows = condition.to(dtype)
-            rows = rows[:, None] if x.ndim == 3 else rows
+            if rows.ndim == 3:
+                rows = window.own(rows, count)
+                rows = rows if x.ndim == 3 else rows[:, 0]
+            elif x.ndim == 3:
+                rows = rows[:, None]
             if self.modulation is not None:
                 rows, *read = rows.split(self.modulation.sizes, dim=-1)
                 windows = [replace(window, modulation=each) for each in read]
@@ -155,6 +168,7 @@ class Transformer(nn.Module):
                 h = block(h, own)
             if kept is not None:
                 kept.append(h)
+        h = h[:, num_before:] if num_before else h
         return self.proj_out(h if self.output_norm is None else self.output_norm(h))
 
 
@@ -194,6 +208,8 @@ class Modulation(nn.Module):
         with torch.no_grad():
             self.linear.bias.copy_(vectors)
 
-    def forward(self, vector: Float[Tensor, "batch model_dim"]) -> Float[Tensor, "batch numbers"]:
+    def forward(
+        self, vector: Float[Tensor, "batch *length model_dim"]
+    ) -> Float[Tensor, "batch *length numbers"]:
         """The condition, and the vectors of every layer."""
         return torch.cat([vector, self.linear(F.silu(vector))], dim=-1)

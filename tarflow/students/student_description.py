@@ -8,7 +8,7 @@ from tarflow.arguments import check_instance, check_integer, check_size, keep
 from tarflow.errors import ConfigurationError
 from tarflow.flows.codec import Codec
 from tarflow.flows.conditioning import LabelConditioner
-from tarflow.flows.tar_flow_description import check_class_names, check_dropout, coordinates
+from tarflow.flows.stack import check_class_names, check_dropout, coordinates
 from tarflow.flows.transforms import Patchify
 from tarflow.nn.layers import Layer
 from tarflow.nn.norms import Norm

@@ -139,13 +139,14 @@ class MaximumLikelihood(Objective):
         x, context = flow.observe(batch.x, batch.context, source)
         context = with_dropout(context, flow.conditioners, self.class_dropout, source)
         z, log_det = flow(x, context)
-        nats = -(flow.base.log_prob(z) + log_det)
-        logged = {nats_per_dim(flow): nats / flow.num_dims} if self.level_power else {}
+        nats = -(flow.base.log_prob(z, context.get("mask")) + log_det)
+        dims = flow.dims(context)
+        logged = {nats_per_dim(flow): nats / dims} if self.level_power else {}
         loss = Loss(self.weighted(nats, context), x, context, z, logged)
         if not self.latent_penalty:
             return loss
         penalty = self.latent_penalty * z.square().sum(dim=(1, 2))
-        logged = {**logged, "latent_penalty": penalty / flow.num_dims}
+        logged = {**logged, "latent_penalty": penalty / dims}
         return replace(loss, penalty=penalty, logged=logged)
 
     def validate(
@@ -153,9 +154,9 @@ class MaximumLikelihood(Objective):
     ) -> Mapping[str, Float[Tensor, " batch"]]:
         x, context = flow.observe(batch.x, batch.context, source)
         flow.check_context(flow.read_context(context, x))
-        log_prob = flow.log_prob(x, context)
+        log_prob = flow.point_log_prob(x, context)
         unit = Unit.of(flow)
-        nats = -log_prob / flow.num_dims
+        nats = -log_prob / flow.dims(context)
         found = {self.named(flow): self.weighted(nats, context), nats_per_dim(flow): nats}
         return found if unit.codec is None else {**found, unit.name: unit(log_prob)}
 

@@ -22,7 +22,7 @@ from tarflow.ablation.study import Study, read_results
 from tarflow.ablation.variant_runs import ablation
 from tarflow.ablation.variants import CHANGES, VARIANTS
 from tarflow.data import digits
-from tarflow.flows.transforms import Reverse
+from tarflow.flows.reordering import Reverse
 from tarflow.machine.files import json_text
 from tarflow.sampling.denoiser import ProbabilityFlow, StochasticDenoising
 
