@@ -1,5 +1,7 @@
 """Flows of numbers within supports, whose values may stand for several points each."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -72,7 +74,7 @@ class SupportedFlow(Flow):
         many = points.shape[:2].numel()
         repeated = read.map(lambda part: part.repeat(many, *(1,) * (part.ndim - 1)))
         each = self.point_log_prob(points.flatten(0, 2), repeated).unflatten(0, points.shape[:3])
-        total = each.flatten(0, 1).logsumexp(dim=0) - torch.tensor(points.shape[1]).log()
+        total = each.flatten(0, 1).logsumexp(dim=0) - math.log(points.shape[1])
         return total.where(supported.holds(x, read), -torch.inf)
 
     def observe(

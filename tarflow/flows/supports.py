@@ -105,8 +105,8 @@ class Interval(Support):
         ConfigurationError: They are not finite, or not in this order.
     """
 
-    low: float = 0.0
-    high: float = 1.0
+    low: int | float = 0.0
+    high: int | float = 1.0
 
     def __post_init__(self):
         for name in ("low", "high"):
@@ -130,7 +130,7 @@ class HalfLine(Support):
         low: The bound.
     """
 
-    low: float = 0.0
+    low: int | float = 0.0
 
     def __post_init__(self):
         keep(self, low=check_real("low", self.low))
@@ -187,8 +187,8 @@ class Circle(Support):
         num_turns: Number of turns to either side.
     """
 
-    low: float = -math.pi
-    period: float = 2 * math.pi
+    low: int | float = -math.pi
+    period: int | float = 2 * math.pi
     num_turns: int = 2
 
     def __post_init__(self):

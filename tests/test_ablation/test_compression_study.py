@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ import torch
 from tarflow import ConfigurationError, Context
 from tarflow.ablation.compression.compression_runs import CompressedRun
 from tarflow.ablation.compression.compression_study import CompressionStudy
-from tarflow.ablation.compression.compression_tables import blocks, fill
+from tarflow.ablation.compression.compression_tables import ROWS, blocks, fill
 from tarflow.ablation.compression.thresholds import at_share
+from tarflow.ablation.marked_page import with_blocks
 from tarflow.ablation.study import Study
 from tarflow.cli import run_command
 from tarflow.compression.cost import mlp_operations
@@ -18,6 +20,7 @@ from tarflow.compression.low_rank import low_rank
 from tarflow.compression.magnitude import magnitudes
 from tests.models import tiny_flow
 
+ROOT = Path(__file__).parents[2]
 DATA = "random_32"
 SECONDS = 0.1
 
@@ -158,6 +161,14 @@ def test_a_page_keeps_its_words_and_gets_tables_and_a_plot(tmp_path):
     fill(tmp_path / "new.md", [])
     text = (tmp_path / "new.md").read_text()
     assert all(f"<!-- table: {name} -->" in text for name in blocks([]))
+
+
+def test_the_published_page_shows_the_published_results():
+    page = (ROOT / "docs" / "compression.md").read_text()
+    results = json.loads((ROOT / "benchmarks" / "results" / "compression.json").read_text())
+    found = {result["settings"]["variant"] for result in results}
+    assert {variant for _, variant in ROWS} == found
+    assert with_blocks(page, blocks(results)) == page
 
 
 @pytest.mark.parametrize(
