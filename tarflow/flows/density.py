@@ -160,7 +160,12 @@ class Density(Conditioned, nn.Module):
         self.check_data(x)
         context = self.read_context(context, x)
         z, log_det = self(x, context)
-        return self.base.log_prob(z, context.get("mask")) + log_det
+        return self.noise_log_prob(z, context) + log_det
+
+    def noise_log_prob(self, z: Sequences, context: Context) -> PerExample:
+        """Log-density of noise, of what a context says is there."""
+        mask = context.get("mask")
+        return self.base.log_prob(z) if mask is None else self.base.log_prob(z, mask)
 
     def score(
         self, x: Examples, context: ContextLike = None, *, create_graph: bool = False

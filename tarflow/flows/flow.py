@@ -248,7 +248,7 @@ class Flow(Density, Pretrained):
         inverse = self.decode(z, context, options=options)
         x = self.values(inverse.x)
         if options.guidance is None and all(inverse.report.exact) and x is inverse.x:
-            log_prob = self.base.log_prob(z, context.get("mask")) + inverse.log_det
+            log_prob = self.noise_log_prob(z, context) + inverse.log_det
         else:
             log_prob = self.log_prob(x, context)
         if not log_prob.isfinite().any():

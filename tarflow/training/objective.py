@@ -139,7 +139,7 @@ class MaximumLikelihood(Objective):
         x, context = flow.observe(batch.x, batch.context, source)
         context = with_dropout(context, flow.conditioners, self.class_dropout, source)
         z, log_det = flow(x, context)
-        nats = -(flow.base.log_prob(z, context.get("mask")) + log_det)
+        nats = -(flow.noise_log_prob(z, context) + log_det)
         dims = flow.dims(context)
         logged = {nats_per_dim(flow): nats / dims} if self.level_power else {}
         loss = Loss(self.weighted(nats, context), x, context, z, logged)
