@@ -176,7 +176,7 @@ class Window:
     ) -> Float[Tensor, "*batch window numbers"]:
         """The rows of a table by position that belong to `count` inputs."""
         if self.places is not None:
-            return table[self.own(self.places, count)]
+            return F.embedding(self.own(self.places, count), table)  # whose gradient is fast
         if isinstance(self.start, Fronts):
             return table[self.start.positions]
         return table.narrow(0, self.start, count)
