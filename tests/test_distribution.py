@@ -126,3 +126,13 @@ def test_what_has_no_shape_has_no_distribution():
         flow.distribution()
     with pytest.raises(ContextError, match="unknown"):
         tiny_vectors(2).distribution({"vector": torch.zeros(3)})
+
+
+def test_a_context_that_is_none_is_refused():
+    flow = tiny_vectors(2, conditioners=[VectorConditioner(3)], num_classes=2)
+    vector, label = torch.zeros(4, 3), torch.zeros(5, dtype=torch.long)
+    with pytest.raises(ContextError, match="do not fit together"):
+        flow.distribution({"vector": vector, "label": label})
+    for wrong in ("much", 1.0, [1.0, 2.0]):
+        with pytest.raises(ContextError, match="vector"):
+            flow.distribution({"vector": wrong})

@@ -102,22 +102,27 @@ class LikelihoodFit:
             x: Examples, on its device.
             context: What each of them is conditioned on.
             weight: What each counts for in the mean; by default all the same.
-            source: Where draws come from; on the CPU.
+            source: Where draws come from, those of dropout too; on the CPU. By default torch's own
+                generator seeds one.
 
         Raises:
             ConfigurationError: Examples are not of the flow, or are constant in a column.
             DataError: The likelihood of held-out examples was never finite.
         """
-        source = torch.Generator().manual_seed(torch.seed() % 2**31) if source is None else source
+        source = torch.Generator().manual_seed(seed_from(None)) if source is None else source
         flow.check_data(x)
-        known = flow._read(context, x)
+        known = flow.read_context(context, x)
+        flow.check_context(known)
         flow.check_complete(known, x)
         examples = Weighted(x, known, checked_weight(weight, x)).counted()
         order = torch.randperm(len(examples), generator=source)
         num_held = min(math.ceil(self.validation_fraction * len(order)), len(order) - 1)
         held, train = examples.rows(order[:num_held]), examples.rows(order[num_held:])
         flow.standardize(train.x, train.context)
-        return self._fit(flow, train, held if num_held else None, source)
+        devices = [x.device] if x.is_cuda else []
+        with torch.random.fork_rng(devices=devices):  # dropout draws from torch's own generators
+            torch.manual_seed(seed_from(source))
+            return self._fit(flow, train, held if num_held else None, source)
 
     def _fit(
         self,
@@ -195,6 +200,11 @@ class LikelihoodFit:
                 bar.update(task, completed=history.steps, told=told)
 
             yield show
+
+
+def seed_from(source: torch.Generator | None) -> int:
+    """Draw a seed."""
+    return int(torch.randint(2**31, (), generator=source))
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,19 @@ def _check_positive(owner: Part, *names: str) -> None:
         keep(owner, **{name: value})
 
 
-def _drawn(num: int, source: RandomSource, draw=uniform, *shape: int) -> Tensor:
-    """Draws in float64, so that log-densities are exact."""
-    return draw((num, *shape), source, torch.float64, "cpu", "truth")
+def _uniform(num: int, source: RandomSource, *shape: int) -> Tensor:
+    """Uniform draws in float64, so that log-densities are exact."""
+    return uniform((num, *shape), source, torch.float64, "cpu", "truth")
+
+
+def _quantile(share: Tensor, mean: Tensor | float, std: float) -> Tensor:
+    """The number below which a normal density has a share of its mass."""
+    return mean + std * math.sqrt(2) * torch.erfinv(2 * share.clamp(1e-12) - 1)
+
+
+def _log_normal(x: Tensor, mean: Tensor | float, std: float) -> Tensor:
+    """A normal log-density."""
+    return -0.5 * ((x - mean) / std).square() - math.log(std) - 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,9 @@ class Moons(PlanarDensity):
         _check_positive(self, "std")
 
     def sample(self, num_samples: int, source: RandomSource = None) -> Points:
-        side, angle, radius = _drawn(num_samples, source, uniform, 3).unbind(1)
+        side, angle, radius = _uniform(num_samples, source, 3).unbind(1)
         second = (side < 0.5).double()
-        radius = 1 + self.std * math.sqrt(2) * torch.erfinv(2 * radius.clamp(1e-12) - 1)
+        radius = _quantile(radius, 1.0, self.std)
         x = radius * (math.pi * angle).cos() * (1 - 2 * second) + second
         y = radius * (math.pi * angle).sin() * (1 - 2 * second) + 0.5 * second
         return torch.stack([x, y], dim=1)
@@ -73,10 +83,7 @@ class Moons(PlanarDensity):
             radius = moved.norm(dim=1)
             # A negative radius, which a normal has too, lies on the other side.
             away = torch.where(side * moved[:, 1] >= 0, radius, -radius)
-            log_normal = -0.5 * ((away - 1) / self.std).square() - math.log(self.std)
-            moons.append(
-                log_normal - 0.5 * math.log(2 * math.pi) - math.log(math.pi) - radius.log()
-            )
+            moons.append(_log_normal(away, 1.0, self.std) - (math.pi * radius).log())
         return torch.stack(moons).logsumexp(dim=0) - math.log(2)
 
 
@@ -85,7 +92,7 @@ class Checkerboard(PlanarDensity):
     """Uniform on every other square of a board of 4 x 4, from -2 to 2."""
 
     def sample(self, num_samples: int, source: RandomSource = None) -> Points:
-        x, row, y = _drawn(num_samples, source, uniform, 3).unbind(1)
+        x, row, y = _uniform(num_samples, source, 3).unbind(1)
         column = (4 * x).floor()
         row = 2 * (2 * row).floor() + column % 2
         return torch.stack([4 * x - 2, row + y - 2], dim=1)
@@ -115,9 +122,9 @@ class Rings(PlanarDensity):
             raise ConfigurationError(f"radii {self.radii} must be positive numbers")
 
     def sample(self, num_samples: int, source: RandomSource = None) -> Points:
-        ring, angle, radius = _drawn(num_samples, source, uniform, 3).unbind(1)
+        ring, angle, radius = _uniform(num_samples, source, 3).unbind(1)
         middle = torch.tensor(self.radii, dtype=torch.float64)[(ring * len(self.radii)).long()]
-        radius = middle + self.std * math.sqrt(2) * torch.erfinv(2 * radius.clamp(1e-12) - 1)
+        radius = _quantile(radius, middle, self.std)
         angle = 2 * math.pi * angle
         return radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
 
@@ -125,8 +132,7 @@ class Rings(PlanarDensity):
         radius = x.norm(dim=1)
         radii = x.new_tensor(self.radii)
         # As far away on the other side: a negative radius.
-        far = torch.stack([radius, -radius])[..., None] - radii
-        each = -0.5 * (far / self.std).square() - math.log(self.std) - 0.5 * math.log(2 * math.pi)
+        each = _log_normal(torch.stack([radius, -radius])[..., None], radii, self.std)
         total = each.logsumexp(dim=(0, 2)) - math.log(len(self.radii))
         return total - math.log(2 * math.pi) - radius.log()
 
@@ -150,13 +156,12 @@ class NormalMixture(PlanarDensity):
         _check_positive(self, "radius", "std")
 
     def sample(self, num_samples: int, source: RandomSource = None) -> Points:
-        chosen = (_drawn(num_samples, source) * self.count).long()
+        chosen = (_uniform(num_samples, source) * self.count).long()
         noise = normal((num_samples, 2), source, torch.float64, "cpu", "noise")
         return self._centres[chosen] + self.std * noise
 
     def log_prob(self, x: Points) -> Float[Tensor, " num"]:
-        far = (x[:, None] - self._centres.to(x)) / self.std
-        each = -0.5 * far.square().sum(dim=2) - 2 * math.log(self.std) - math.log(2 * math.pi)
+        each = _log_normal(x[:, None], self._centres.to(x), self.std).sum(dim=2)
         return each.logsumexp(dim=1) - math.log(self.count)
 
     @property

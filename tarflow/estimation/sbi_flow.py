@@ -4,14 +4,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from sbi.neural_nets.estimators.base import ConditionalDensityEstimator
 from torch import Tensor, nn
 
+from tarflow.errors import ConfigurationError
 from tarflow.flows.vector_conditioning import VectorConditioner
 from tarflow.flows.vector_flow import VectorFlow
 
 SMALLEST_STD = 1e-6
 """Numbers of a condition that vary less are only centred."""
+
+try:
+    from sbi.neural_nets.estimators.base import ConditionalDensityEstimator
+except ImportError as error:
+    raise ConfigurationError(
+        "this estimator is for the package sbi, which is not installed: pip install 'tarflow[sbi]'"
+    ) from error
 
 
 class SbiFlow(ConditionalDensityEstimator):
@@ -88,7 +95,7 @@ def sbi_flow(
             size = made(condition[:1]).shape[-1]
         sizes = {"num_layers": 2, "model_dim": 64, "head_dim": 16, **options}
         flow = VectorFlow(input.shape[1], conditioners=[VectorConditioner(size)], **sizes)
-        flow.standardize(input, {"vector": torch.zeros(len(input), size)})
+        flow.standardize(input)
         return SbiFlow(flow, condition, made)
 
     return build

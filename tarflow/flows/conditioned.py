@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tarflow.errors import ContextError
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
-from tarflow.flows.context import Context, ContextLike
+from tarflow.flows.context import Context, ContextLike, read_part
 
 
 class Conditioned:
@@ -45,19 +45,28 @@ class Conditioned:
         return read
 
     def batched(self, context: ContextLike) -> tuple[Context, torch.Size]:
-        """A context whose rows have any number of batch dimensions, with one, and their shape."""
+        """A context whose rows have any number of batch dimensions, with one, and their shape.
+
+        Raises:
+            ContextError: A part is not a tensor, or batch dimensions do not fit together.
+        """
         given = context.parts if isinstance(context, Context) else context
         given = given if isinstance(given, Mapping) else {"label": given}
-        parts = {name: torch.as_tensor(part) for name, part in given.items() if part is not None}
+        parts = {name: read_part(name, part) for name, part in given.items() if part is not None}
         ndims = {each.part: each.ndim for each in self.conditioners}
         sizes = {name: part.ndim - ndims.get(name, 0) for name, part in parts.items()}
         if parts.get("label", torch.empty(0, dtype=torch.long)).is_floating_point():
             sizes["label"] -= 1  # weights of classes
-        shapes = [parts[name].shape[:size] for name, size in sizes.items()]
-        shape = torch.broadcast_shapes(*shapes) if shapes else torch.Size()
+        shapes = {name: tuple(parts[name].shape[: max(size, 0)]) for name, size in sizes.items()}
+        try:
+            shape = torch.broadcast_shapes(*shapes.values()) if shapes else torch.Size()
+        except RuntimeError as error:
+            raise ContextError(
+                f"batch dimensions do not fit together: {shapes}; give all parts the same ones"
+            ) from error
         rows = {}
         for name, part in parts.items():
-            rest = part.shape[sizes[name] :]
+            rest = part.shape[max(sizes[name], 0) :]
             rows[name] = part.expand(shape + rest).reshape(-1, *rest)
         return Context(**rows), shape
 

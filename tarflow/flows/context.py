@@ -103,15 +103,24 @@ ContextLike = Context | Mapping[str, Any] | Tensor | int | None
 """A context, its parts by name, labels (a tensor, or one integer for all examples), or nothing."""
 
 
+def read_part(name: str, value: Any) -> Tensor:
+    """Turn what was passed as a part into a tensor.
+
+    Raises:
+        ContextError: It is something else.
+    """
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = "labels are integers, not" if name == "label" else f"{name} is not a tensor but"
+        raise ContextError(f"{kind} {shown(value)}") from error
+
+
 def _read(name: str, value: Any, batch: int) -> Rows | None:
     """Turn what was passed as a part into a tensor with a row for each example."""
     if value is None:
         return None
-    try:
-        part = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        kind = "labels are integers, not" if name == "label" else f"{name} is not a tensor but"
-        raise ContextError(f"{kind} {shown(value)}") from error
+    part = read_part(name, value)
     if part.ndim == 0:
         return part.expand(batch)
     if part.shape[0] != batch:

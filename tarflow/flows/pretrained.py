@@ -47,7 +47,11 @@ class Pretrained(nn.Module, Part):
                 what a file cannot keep.
         """
         name, taken = self.kind.__name__, signature(self.kind).parameters
-        if self.description is None or not vars(self.description).keys() <= taken.keys():
+        any_other = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+        known = self.description is not None and (
+            any_other or vars(self.description).keys() <= taken.keys()
+        )
+        if self.description is None or not known:
             raise CheckpointError(
                 f"a {name} cannot be saved: let it have a description, a dataclass with the"
                 f" arguments of {name}, which its constructor passes on or sets"

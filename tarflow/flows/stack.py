@@ -18,19 +18,19 @@ from tarflow.arguments import (
     shown,
 )
 from tarflow.errors import ConfigurationError
-from tarflow.flows.affine import Scale, UnitScale
+from tarflow.flows.affine import ExpScale, Scale, UnitScale
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
 from tarflow.flows.checkpoint import UNWRITTEN
 from tarflow.flows.conditioning import Conditioner, LabelConditioner
-from tarflow.flows.first_position import FirstPosition
+from tarflow.flows.first_position import FirstPosition, StartToken
 from tarflow.flows.noise import Noise
-from tarflow.flows.ordering import Ordering
+from tarflow.flows.ordering import Alternating, Ordering
 from tarflow.flows.reordering import rearrangement
 from tarflow.flows.transforms import Transform
 from tarflow.nn.layers import Layer, PreNorm
 from tarflow.nn.norms import Norm
-from tarflow.nn.positions import Coordinates, Positions
+from tarflow.nn.positions import Coordinates, LearnedPositions, Positions
 from tarflow.nn.transformer import CausalTransformer
 from tarflow.registry import Part
 
@@ -66,24 +66,24 @@ class Stack(Part, ABC):
     each: ClassVar[tuple[str, ...]] = SIZES
     """Those that a description has."""
 
-    num_transforms: int
-    num_layers: Each
-    model_dim: Each
-    head_dim: Each
-    expansion: Each
-    dropout: float | Sequence[float]
-    num_classes: int
-    scale: Scale
-    ordering: Ordering
-    layer: Layer
-    positions: Positions
-    output_norm: Norm | None
-    conditioners: Sequence[Conditioner]
-    noise: Noise | None
-    class_names: Sequence[str]
-    conditioned: bool | Sequence[bool]
-    networks: Sequence[int] | None
-    first: FirstPosition
+    num_transforms: int = 4
+    num_layers: Each = 2
+    model_dim: Each = 128
+    head_dim: Each = 32
+    expansion: Each = 4
+    dropout: float | Sequence[float] = 0.0
+    num_classes: int = 0
+    scale: Scale = ExpScale()
+    ordering: Ordering = Alternating()
+    layer: Layer = PreNorm()
+    positions: Positions = LearnedPositions()
+    output_norm: Norm | None = None
+    conditioners: Sequence[Conditioner] = ()
+    noise: Noise | None = None
+    class_names: Sequence[str] = ()
+    conditioned: bool | Sequence[bool] = True
+    networks: Sequence[int] | None = None
+    first: FirstPosition = StartToken()
     num_heads: EachLayer | None = field(default=None, metadata=UNWRITTEN)
     hidden_dims: EachLayer | None = field(default=None, metadata=UNWRITTEN)
 

@@ -1,9 +1,9 @@
 """The transform from values within supports to all real numbers."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product, repeat
-from math import prod
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,7 +24,6 @@ MOST_SHIFTS = 1024
 
 NUM_CELL_POINTS = 16
 """Points of each cell whose densities are averaged."""
-
 
 Supports = Support | Sequence[Support]
 """One for every column, or one after the other for all columns."""
@@ -73,10 +72,10 @@ class Supported(Transform):
 
     def __init__(self, supports: Supports, num_columns: int, length: int | None = None):
         super().__init__()
-        self.length = length
         self.conditioners = () if length is None else (MaskConditioner(length),)
         self.columns = columns_of(supports, num_columns)
-        if prod(len(each.support.shifts) ** each.count for each in self.columns) > MOST_SHIFTS:
+        turns = sum(each.count * math.log(len(each.support.shifts)) for each in self.columns)
+        if turns > math.log(MOST_SHIFTS):
             raise ConfigurationError(
                 f"the circles have more than {MOST_SHIFTS} turns to sum over: let num_turns be"
                 " lower, or there be fewer of them"
@@ -94,10 +93,7 @@ class Supported(Transform):
 
     def holds(self, x: Examples, context: Context) -> Bool[Tensor, " batch"]:
         """Whether the values of examples lie in the supports."""
-        found = []
-        for each in self.columns:
-            groups = each.of(x)
-            found.append(each.support.holds(groups).all(dim=-1))
+        found = [each.support.holds(each.of(x)).all(dim=-1) for each in self.columns]
         return self._everywhere(torch.stack(found).all(dim=0), context)
 
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, PerExample]:
@@ -121,19 +117,15 @@ class Supported(Transform):
     def inverse(
         self, z: Tensor, context: Context, options: DecodeOptions = DecodeOptions()
     ) -> Inverse:
-        points = []
-        for each in self.columns:
-            points.append(each.support.to_points(each.inner_of(z)).flatten(-2))
-        x = torch.cat(points, dim=-1)
+        points = [each.support.to_points(each.inner_of(z)) for each in self.columns]
+        x = torch.cat([each.flatten(-2) for each in points], dim=-1)
         _, log_det = self(x, context)
         return Inverse(x, log_det)
 
     def fold(self, points: Examples) -> Examples:
         """The values that points stand for."""
-        found = []
-        for each in self.columns:
-            found.append(each.support.fold(each.of(points)).flatten(-2))
-        return torch.cat(found, dim=-1)
+        found = [each.support.fold(each.of(points)) for each in self.columns]
+        return torch.cat([each.flatten(-2) for each in found], dim=-1)
 
     def check(self, x: Examples, context: Context) -> None:
         """Refuse values outside of their supports.
@@ -145,8 +137,7 @@ class Supported(Transform):
             return
         mask = context.get("mask")
         for each in self.columns:
-            groups = each.of(x)
-            held = each.support.holds(groups)
+            held = each.support.holds(each.of(x))
             held = held if mask is None else held | ~mask[..., None]
             lost = (~held).flatten(0, -2).any(dim=0).nonzero().flatten().tolist()
             if lost:
@@ -217,15 +208,27 @@ def spread(num_points: int, num_dims: int) -> Float[Tensor, "points dims"]:
     return (0.5 + points[:, None] * steps).remainder(1.0)
 
 
+def check_supports(supports: Supports) -> Supports:
+    """Read a support or a list of them.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if not isinstance(supports, list | tuple):
+        check_instance("supports", supports, Support, "pass one, or a list of them")
+        return supports
+    for each in supports:
+        check_instance("one of supports,", each, Support, "pass one, such as Interval(0, 1)")
+    return tuple(supports)
+
+
 def columns_of(supports: Supports, num_columns: int) -> tuple[Columns, ...]:
     """Where the columns of supports lie; those of equal ones together.
 
     Raises:
-        ConfigurationError: They are not supports, or of another number of columns.
+        ConfigurationError: They are of another number of columns.
     """
-    listed = [supports] if isinstance(supports, Support) else [*supports]
-    for each in listed:
-        check_instance("one of supports,", each, Support, "pass one, such as Interval(0, 1)")
+    listed = [supports] if isinstance(supports, Support) else supports
     counts = [(support, len([*group])) for support, group in groupby(listed)]
     if isinstance(supports, Support):
         counts = [(supports, num_columns // supports.size)]

@@ -10,6 +10,7 @@ from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
 from tarflow.flows.shapes import Examples, PerExample
+from tarflow.flows.stack import Stack
 from tarflow.flows.standardization import Standardization
 from tarflow.flows.supported import Supported
 from tarflow.randomness import RandomSource, uniform
@@ -21,6 +22,16 @@ class SupportedFlow(Flow):
     An angle stands for all its turns, and an integer for a cell: `log_prob` is that of values, and
     sums up the density of points that the transforms know, which `flow(x)` maps to noise.
     """
+
+    def __init__(self, description: Stack, shape: tuple[int, ...]):
+        """Make the transforms of a description, for examples of a shape."""
+        parts = description.transforms(), description.base()
+        super().__init__(*parts, None, description.noise, description)
+        self.shape = shape
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        return self.shape
 
     @property
     def supported(self) -> Supported:
@@ -48,7 +59,7 @@ class SupportedFlow(Flow):
         """Log-density of each example, in nats, summed over all dimensions.
 
         It is minus infinity outside of the support. Of integers it is a logarithm of probability,
-        the mean density of 16 points that fill the cell.
+        the mean density of 16 points that fill the cell: near, not exact, where that is steep.
         """
         return self._log_prob(x, context, None)
 
@@ -87,7 +98,9 @@ class SupportedFlow(Flow):
     ) -> tuple[Examples, Context]:
         """Values as points, one in each cell, with the noise of training if there is one."""
         x = stored.to(dtype)
-        x = x + uniform(x.shape, source, dtype, x.device, "noise") * self.supported.cells(x)
+        if self.supported.has_cells:
+            at = uniform(x.shape, source, dtype, x.device, "noise")
+            x = x + at * self.supported.cells(x)
         noise, known = noise or self.noise, self.known(Context.of(context, len(x), x.device))
         if noise is None:
             return x, known

@@ -1,27 +1,22 @@
 """Flows of sequences of tokens: atoms, columns, latents."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 from tarflow.arguments import check_integer, keep
 from tarflow.errors import ConfigurationError
-from tarflow.flows.affine import ExpScale, Scale
 from tarflow.flows.cleared import Cleared
 from tarflow.flows.conditioning import Conditioner
-from tarflow.flows.first_position import FirstPosition, StartToken
-from tarflow.flows.noise import Noise
-from tarflow.flows.ordering import Alternating, Ordering
 from tarflow.flows.own_order import FormerOrder, OwnOrder
 from tarflow.flows.position_conditioning import MaskConditioner, OrderConditioner
-from tarflow.flows.stack import Each, EachLayer, Stack, coordinates
+from tarflow.flows.stack import Stack, coordinates
 from tarflow.flows.standardization import Standardization
-from tarflow.flows.supported import Supported, Supports, columns_of, num_inner
+from tarflow.flows.supported import Supported, Supports, check_supports, columns_of, num_inner
 from tarflow.flows.supported_flow import SupportedFlow
-from tarflow.flows.supports import Circle, Real, Support
+from tarflow.flows.supports import Circle, Real
 from tarflow.flows.transforms import Transform
-from tarflow.nn.layers import Layer, PreNorm
-from tarflow.nn.norms import Norm
-from tarflow.nn.positions import Coordinates, LearnedPositions, Positions
+from tarflow.nn.positions import Coordinates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +30,7 @@ class TokenFlowDescription(Stack):
     def __post_init__(self):
         for name in ("length", "token_dim"):
             keep(self, **{name: check_integer(name, getattr(self, name), least=1)})
-        if not isinstance(self.supports, Support):
-            keep(self, supports=tuple(self.supports))
+        keep(self, supports=check_supports(self.supports))
         columns = columns_of(self.supports, self.token_dim)
         if any(isinstance(each.support, Circle) for each in columns):
             raise ConfigurationError(
@@ -78,27 +72,11 @@ class TokenFlow(SupportedFlow):
         length: Number of positions, those of padding included.
         token_dim: Size of the vector at each position.
         supports: Where its numbers may lie: one `Support` for all, or one after the other.
-        num_transforms: As in a `TarFlow`, and so what follows.
-        num_layers: See there.
-        model_dim: See there.
-        head_dim: See there.
-        expansion: See there.
-        dropout: See there.
-        num_classes: See there.
-        scale: See there.
-        ordering: In which order each transform reads the positions.
-        layer: See there.
-        positions: See there.
-        output_norm: See there.
         conditioners: Such as `VectorConditioner(3)`, `TokenConditioner(length, 5)`, or
             `PrefixConditioner(4, 8)`.
-        noise: See there.
-        class_names: See there.
-        conditioned: See there.
-        networks: See there.
-        first: What the first position depends on: by default a learned start, and the context.
-        num_heads: See there.
-        hidden_dims: See there.
+        **options: Those of a `TarFlow` from `num_transforms` on, but for the codec, such as
+            `model_dim`, `num_classes`, `ordering`, `scale` and `noise`. By default four transforms
+            of two layers, 128 wide, and a start token, so that the first position has a context.
 
     Example:
         >>> import torch
@@ -114,33 +92,9 @@ class TokenFlow(SupportedFlow):
         length: int,
         token_dim: int,
         supports: Supports = Real(),
-        num_transforms: int = 4,
-        num_layers: Each = 2,
-        model_dim: Each = 128,
-        head_dim: Each = 32,
-        expansion: Each = 4,
-        dropout: float | Sequence[float] = 0.0,
-        num_classes: int = 0,
-        scale: Scale = ExpScale(),
-        ordering: Ordering = Alternating(),
-        layer: Layer = PreNorm(),
-        positions: Positions = LearnedPositions(),
-        output_norm: Norm | None = None,
         conditioners: Sequence[Conditioner] = (),
-        noise: Noise | None = None,
-        class_names: Sequence[str] = (),
-        conditioned: bool | Sequence[bool] = True,
-        networks: Sequence[int] | None = None,
-        first: FirstPosition = StartToken(),
-        num_heads: EachLayer | None = None,
-        hidden_dims: EachLayer | None = None,
+        **options: Any,
     ):
-        given = locals()
-        names = [field.name for field in fields(TokenFlowDescription)]
-        description = TokenFlowDescription(**{name: given[name] for name in names})
-        super().__init__(description.transforms(), description.base(), None, noise, description)
-        self.shape = (description.length, description.token_dim)
-
-    @property
-    def example_shape(self) -> tuple[int, int]:
-        return self.shape
+        given = {"length": length, "token_dim": token_dim, "supports": supports}
+        description = TokenFlowDescription(**given, conditioners=conditioners, **options)
+        super().__init__(description, (description.length, description.token_dim))

@@ -1,5 +1,6 @@
 """Conditioners of numbers: a vector, one for each position, or some before a sequence."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,13 +15,13 @@ from tarflow.nn.embedding import NeighbourEmbedding, VectorEmbedding
 
 
 @dataclass(frozen=True)
-class NumbersConditioner(Conditioner):
+class NumbersConditioner(Conditioner, ABC):
     """Vectors of real numbers; one that is NaN throughout is null, and embedded as learned."""
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """That of the rows of an example."""
-        raise NotImplementedError
 
     def null(self, examples: Tensor) -> Rows:
         dtype = torch.promote_types(examples.dtype, torch.float32)

@@ -1,28 +1,23 @@
 """Flows of vectors: parameters, features, columns of a table."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.arguments import check_integer, keep
 from tarflow.errors import ConfigurationError
-from tarflow.flows.affine import ExpScale, Scale
 from tarflow.flows.conditioning import Conditioner
-from tarflow.flows.first_position import FirstPosition, StartToken
-from tarflow.flows.noise import Noise
-from tarflow.flows.ordering import Alternating, Ordering
 from tarflow.flows.shapes import Sequences
-from tarflow.flows.stack import Each, EachLayer, Stack, coordinates
+from tarflow.flows.stack import Stack, coordinates
 from tarflow.flows.standardization import Standardization
-from tarflow.flows.supported import Supported, Supports, num_inner
+from tarflow.flows.supported import Supported, Supports, check_supports, num_inner
 from tarflow.flows.supported_flow import SupportedFlow
-from tarflow.flows.supports import Real, Support
+from tarflow.flows.supports import Real
 from tarflow.flows.transforms import Rearrangement, Transform
-from tarflow.nn.layers import Layer, PreNorm
-from tarflow.nn.norms import Norm
-from tarflow.nn.positions import Coordinates, LearnedPositions, Positions
+from tarflow.nn.positions import Coordinates
 
 
 class Cut(Rearrangement):
@@ -54,8 +49,7 @@ class VectorFlowDescription(Stack):
     def __post_init__(self):
         for name in ("dim", "token_dim"):
             keep(self, **{name: check_integer(name, getattr(self, name), least=1)})
-        if not isinstance(self.supports, Support):
-            keep(self, supports=tuple(self.supports))
+        keep(self, supports=check_supports(self.supports))
         if self.num_inner % self.token_dim:
             raise ConfigurationError(
                 f"token_dim {self.token_dim} does not divide {self.num_inner}, the number of real"
@@ -89,26 +83,10 @@ class VectorFlow(SupportedFlow):
         dim: Size of the vectors.
         supports: Where their numbers may lie: one `Support` for all, or one after the other.
         token_dim: How many numbers are one position of the transformers.
-        num_transforms: As in a `TarFlow`, and so what follows.
-        num_layers: See there.
-        model_dim: See there.
-        head_dim: See there.
-        expansion: See there.
-        dropout: See there.
-        num_classes: See there.
-        scale: See there.
-        ordering: In which order each transform reads the numbers.
-        layer: See there.
-        positions: See there.
-        output_norm: See there.
         conditioners: Such as `VectorConditioner(3)`.
-        noise: See there.
-        class_names: See there.
-        conditioned: See there.
-        networks: See there.
-        first: What the first number depends on: by default a learned start, and the context.
-        num_heads: See there.
-        hidden_dims: See there.
+        **options: Those of a `TarFlow` from `num_transforms` on, but for the codec, such as
+            `model_dim`, `num_classes`, `ordering`, `scale` and `noise`. By default four transforms
+            of two layers, 128 wide, and a start token, so that the first position has a context.
 
     Example:
         >>> import torch
@@ -126,33 +104,9 @@ class VectorFlow(SupportedFlow):
         dim: int,
         supports: Supports = Real(),
         token_dim: int = 1,
-        num_transforms: int = 4,
-        num_layers: Each = 2,
-        model_dim: Each = 128,
-        head_dim: Each = 32,
-        expansion: Each = 4,
-        dropout: float | Sequence[float] = 0.0,
-        num_classes: int = 0,
-        scale: Scale = ExpScale(),
-        ordering: Ordering = Alternating(),
-        layer: Layer = PreNorm(),
-        positions: Positions = LearnedPositions(),
-        output_norm: Norm | None = None,
         conditioners: Sequence[Conditioner] = (),
-        noise: Noise | None = None,
-        class_names: Sequence[str] = (),
-        conditioned: bool | Sequence[bool] = True,
-        networks: Sequence[int] | None = None,
-        first: FirstPosition = StartToken(),
-        num_heads: EachLayer | None = None,
-        hidden_dims: EachLayer | None = None,
+        **options: Any,
     ):
-        given = locals()
-        names = [field.name for field in fields(VectorFlowDescription)]
-        description = VectorFlowDescription(**{name: given[name] for name in names})
-        super().__init__(description.transforms(), description.base(), None, noise, description)
-        self.shape = (description.dim,)
-
-    @property
-    def example_shape(self) -> tuple[int]:
-        return self.shape
+        given = {"dim": dim, "supports": supports, "token_dim": token_dim}
+        description = VectorFlowDescription(**given, conditioners=conditioners, **options)
+        super().__init__(description, (description.dim,))

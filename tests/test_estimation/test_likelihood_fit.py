@@ -45,7 +45,7 @@ def test_a_fit_reaches_the_entropy_of_a_normal():
 
 
 def test_a_fit_is_repeatable_and_leaves_the_generator_of_torch_alone():
-    found, start = [], tiny_vectors(2)
+    found, start = [], tiny_vectors(2, dropout=0.3)
     for _ in range(2):
         flow = copy.deepcopy(start)
         before = torch.get_rng_state()
@@ -53,6 +53,16 @@ def test_a_fit_is_repeatable_and_leaves_the_generator_of_torch_alone():
         assert torch.equal(before, torch.get_rng_state())
         found.append(flow.state_dict())
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_torchs_own_seed_fixes_a_fit_without_a_source():
+    found, start = [], tiny_vectors(2)
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        flow = copy.deepcopy(start)
+        LikelihoodFit(max_steps=3)(flow, normal(50))
+        found.append(float(flow.log_prob(normal(50)).mean().detach()))
+    assert found[0] == found[1] != found[2]
 
 
 def test_weights_count_rows():
@@ -92,14 +102,14 @@ def test_conditions_are_learned_and_dropped_for_guidance():
 
 def test_supports_and_masks_are_fitted():
     draws = torch.Generator().manual_seed(0)
-    x = torch.rand(400, 3, 2, generator=draws)
+    x = torch.rand(3000, 3, 2, generator=draws)
     x[..., 1] = (10 * x[..., 1]).floor()
     flow = tiny_tokens(3, 2, supports=[Interval(0.0, 1.0), Integers(0, 9)])
-    mask = torch.rand(400, 3, generator=draws) < 0.7
+    mask = torch.rand(3000, 3, generator=draws) < 0.7
     mask[:, 0] = True
-    history = LikelihoodFit(max_steps=100)(flow, x, {"mask": mask}, source=draws)
-    per_position = history.validation[-1] / float(mask.float().sum(dim=1).mean())
-    assert per_position == pytest.approx(math.log(10), abs=0.25)
+    history = LikelihoodFit(max_steps=200)(flow, x, {"mask": mask}, source=draws)
+    per_position = min(history.validation) / float(mask.float().sum(dim=1).mean())
+    assert per_position == pytest.approx(math.log(10), abs=0.1)
     assert any(isinstance(each, MaskConditioner) for each in flow.conditioners)
 
 
