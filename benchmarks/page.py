@@ -13,7 +13,7 @@ from benchmarks.plot import (
     in_words,
     modes_of,
 )
-from benchmarks.results import Key, Report
+from benchmarks.results import Key, Report, percent
 from benchmarks.sampling_results import LengthResults, Measurement, PeerResults, Results
 from benchmarks.training_results import TrainingResults
 from tarflow.ablation.marked_page import empty, markdown, write_page
@@ -90,7 +90,7 @@ def speeds(results: Results) -> str:
         cells = {mode: f"{each.images_per_second:.3g}" for mode, each in own.items()}
         for mode, each in own.items():
             ratio = "" if mode == "baseline" else f"{results.ratio(each):.2f} x, "
-            cells[mode] += f" ({ratio}{100 * each.roofline:.2g} %)"
+            cells[mode] += f" ({ratio}{percent(each.roofline)})"
         cells[fastest.mode] = f"**{cells[fastest.mode]}**"
         best = f"{results.ratio_to_best(fastest):.2f} x"
         rows.append((*place(case), *(cells.get(mode, "") for mode in modes), best))
@@ -114,7 +114,7 @@ def with_setting(found: Measurement | None) -> str:
     """Images per second, the setting that reached them, and the share of the roofline."""
     if found is None:
         return "-"
-    told = [found.mode.partition(", ")[2], f"{100 * found.roofline:.2g} %"]
+    told = [found.mode.partition(", ")[2], percent(found.roofline)]
     return f"{found.images_per_second:.3g} ({', '.join(filter(None, told))})"
 
 
@@ -145,7 +145,7 @@ def training(results: TrainingResults) -> list[str]:
         for each in results.measurements
     ]
     head = (*PLACE, "mode", "steps/s", "ratio", "to the baseline's best", "MFU", "peak memory")
-    waits = (f"{w.source} {100 * w.share:.2g} % ({w.precision})" for w in results.loading)
+    waits = (f"{w.source} {percent(w.share)} ({w.precision})" for w in results.loading)
     return [markdown(head, *rows), f"Waiting for data, of a step: {'; '.join(waits)}."]
 
 

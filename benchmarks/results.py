@@ -196,6 +196,11 @@ class Report(ABC, Generic[M]):
         """What a row of the table tells about a measurement."""
 
 
+def percent(share: float) -> str:
+    """A share in words."""
+    return f"{100 * share:.2g} %" if share < 1 else f"{share:.0%}".replace("%", " %")
+
+
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Versions, the device, what its processor can do, and how busy it is."""
     return {

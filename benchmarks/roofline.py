@@ -10,14 +10,14 @@ and takes no less than max(bytes / bandwidth, operations / rate). The floor of a
 over the passes that it made: T - 1 of one position for each transform when sequential, as counted
 when windowed. Guidance doubles the rows. Activations, norms and the affine map count as nothing.
 
-The rate is the best of square matrix products in each precision; that of float32 where the machine
-multiplies a lower precision more slowly, since widening its numbers costs little beside that. The
-bandwidth is that of copies, reading and writing counted, as large as what a pass reads or larger,
-whichever is fastest: weights of some megabytes stay in a cache from step to step, where
-a floor made of main memory's bandwidth would be none.
+The rate is the best of square matrix products in each precision, plain or packed; that of float32
+where the machine multiplies a lower precision more slowly, since widening its numbers costs little
+beside that. The bandwidth is that of copies, reading and writing counted, as large as what a pass
+reads or larger, whichever is fastest: weights of some megabytes stay in a cache from step to step,
+where a floor made of main memory's bandwidth would be none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,10 +27,24 @@ from torch import Tensor
 from benchmarks.precision import PRECISIONS, Precision
 from tarflow import AutoregressiveTransform, Decoder, Flow
 from tarflow.machine.device import LARGEST, MEGABYTE, copy_bandwidth, matrix_rate
+from tarflow.nn.products import REORDER, has_kernels, multiply
 
 FLOAT32 = "float32"
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 """Megabytes that are read and written by the copies that are timed."""
+
+
+def product_rate(device: torch.device | str, dtype: torch.dtype, largest: int) -> float:
+    """Operations per second of matrix products, by the fastest of torch's kernels."""
+    rate = matrix_rate(device, dtype, largest)
+    if torch.device(device).type != "cpu" or not has_kernels(dtype):
+        return rate
+
+    def packed(matrix: Tensor) -> Callable[[Tensor], Tensor]:
+        weight = REORDER(matrix)
+        return lambda x: multiply(x, weight, None)
+
+    return max(rate, matrix_rate(device, dtype, largest, prepare=packed))
 
 
 @dataclass(frozen=True)
@@ -65,8 +79,7 @@ class Machine:
         rate = {}
         for precision in {PRECISIONS[FLOAT32]: None} | dict.fromkeys(precisions):
             with precision.applied():
-                products = precision.parts.products
-                rate[precision.name] = matrix_rate(device, products, largest)
+                rate[precision.name] = product_rate(device, precision.parts.products, largest)
         return cls(bandwidth, rate)
 
     def bandwidth_for(self, num_bytes: float) -> float:

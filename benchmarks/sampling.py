@@ -115,8 +115,8 @@ def make_flow(patch_size: int, device: torch.device, quick: bool, trained: bool)
     flow = TarFlow(SIZE, patch_size, 1, **sizes) if quick else photographs.make_flow(patch_size)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in flow.parameters():  # as it is made, a flow is the identity
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+        for parameter in flow.parameters():  # as made it is the identity; larger, samples diverge
+            parameter += 0.005 * torch.randn(parameter.shape, generator=generator)
     return flow.to(device).eval()
 
 

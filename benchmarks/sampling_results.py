@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.results import Key, Report, Timed
+from benchmarks.results import Key, Report, Timed, percent
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Results(Report[Measurement]):
             f"{each.images_per_second:.3g}",
             f"{self.ratio(each):.2f} x",
             f"{self.ratio_to_best(each):.2f} x",
-            f"{100 * each.roofline:.2g} %",
+            percent(each.roofline),
             f"{each.rms:.1e}",
             f"{each.maximum:.1e}",
             str(each.passes),

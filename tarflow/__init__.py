@@ -40,6 +40,7 @@ from tarflow.flows.position_conditioning import MaskConditioner, OrderConditione
 from tarflow.flows.pretrained import Pretrained, load
 from tarflow.flows.reordering import Permute, Reverse
 from tarflow.flows.report import Inverse, SamplingReport
+from tarflow.flows.spline import SplineScale
 from tarflow.flows.supports import Circle, HalfLine, Integers, Interval, Real, Simplex, Support
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.flows.token_flow import TokenFlow
@@ -165,6 +166,7 @@ __all__ = [
     "SoftClipScale",
     "SoftplusScale",
     "Solver",
+    "SplineScale",
     "StandardNormal",
     "StartToken",
     "StochasticDenoising",

@@ -23,6 +23,7 @@ from tarflow import (
     Scale,
     SoftClipScale,
     SoftplusScale,
+    SplineScale,
     StartToken,
     TokenConditioner,
     Transform,
@@ -105,6 +106,7 @@ REGISTRY = {
     "ExpScale": Case(lambda: autoregressive(ExpScale())),
     "SoftClipScale": Case(lambda: autoregressive(SoftClipScale(0.5))),
     "SoftplusScale": Case(lambda: autoregressive(SoftplusScale())),
+    "SplineScale": Case(lambda: autoregressive(SplineScale(4))),
     "UnitScale": Case(lambda: autoregressive(UnitScale())),
     **{
         name: Case(partial(autoregressive, ExpScale(), **parts))

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from tarflow import Affine, ExpScale, SoftClipScale, SoftplusScale, UnitScale
+from tarflow import Affine, ExpScale, SoftClipScale, SoftplusScale, SplineScale, UnitScale
 
-SCALES = [ExpScale(), SoftClipScale(), SoftplusScale(), UnitScale()]
+SCALES = [ExpScale(), SoftClipScale(), SoftplusScale(), UnitScale(), SplineScale(5)]
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_maps_are_those_of_the_equations(affine):
 
 def test_log_det_is_minus_the_sum_of_log_scales(affine):
     expected = [-example.sum() for example in affine.log_scale]
-    torch.testing.assert_close(affine.log_det, torch.stack(expected))
+    torch.testing.assert_close(affine.log_det(affine.shift), torch.stack(expected))
 
 
 def test_after_first_puts_the_identity_in_front(affine):
@@ -33,7 +33,7 @@ def test_after_first_puts_the_identity_in_front(affine):
     x = affine.after_first().to_data(z)
     assert torch.equal(x[:, 0], z[:, 0])
     assert torch.equal(x[:, 1:], affine.to_data(z[:, 1:]))
-    assert torch.equal(affine.after_first().log_det, affine.log_det)
+    assert torch.equal(affine.after_first().log_det(x), affine.log_det(x[:, 1:]))
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -41,6 +41,10 @@ def test_zeros_mean_the_identity(scale):
     affine = scale.affine(torch.zeros(1, 2, 3 * scale.num_outputs, dtype=torch.float64))
     torch.testing.assert_close(affine.log_scale, torch.zeros(1, 2, 3, dtype=torch.float64))
     assert not affine.shift.any()
+    x = torch.linspace(-7, 7, 6, dtype=torch.float64).view(1, 2, 3)
+    torch.testing.assert_close(affine.to_noise(x), x)
+    torch.testing.assert_close(affine.to_data(x), x)
+    torch.testing.assert_close(affine.log_det(x), torch.zeros(1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("scale", SCALES[:3])

@@ -21,6 +21,7 @@ from tarflow import (
     Sequential,
     TarFlow,
 )
+from tarflow.flows.decoding import Predict
 from tarflow.sampling.calibration import calibrate, choose, fastest
 from tarflow.sampling.plan import Conditions, Measurement, Plan, Planned, Trial, read_plans
 from tarflow.sampling.race import Limited, TooSlow
@@ -96,14 +97,15 @@ def test_what_is_not_clearly_faster_than_sequential_is_not_picked(seconds):
 
 
 def test_a_decoder_that_takes_too_long_is_given_up():
-    def predict(x, start):
-        time.sleep(0.01)
-        raise AssertionError("the first prediction is in time, and there is a second")
+    class Slow(Predict):
+        def __call__(self, x, start):
+            time.sleep(0.01)
+            raise AssertionError("the first prediction is in time, and there is a second")
 
     late = Limited(Jacobi(4, 1e-2), -1.0)
     assert late.tolerance == 1e-2
     with torch.no_grad(), pytest.raises(TooSlow):
-        late(predict, torch.zeros(1, 8, 2))
+        late(Slow(), torch.zeros(1, 8, 2))
 
 
 def test_what_cannot_be_measured_is_refused(flow):

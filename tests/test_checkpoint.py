@@ -24,6 +24,7 @@ from tarflow import (
     Scale,
     SoftClipScale,
     SoftplusScale,
+    SplineScale,
     StandardNormal,
     TarFlow,
     UniformDequantization,
@@ -33,7 +34,14 @@ from tarflow.flows import checkpoint
 
 from .models import tiny_flow
 
-SCALES = [Scale(), ExpScale(), SoftClipScale(bound=2.5), SoftplusScale(), UnitScale()]
+SCALES = [
+    Scale(),
+    ExpScale(),
+    SoftClipScale(bound=2.5),
+    SoftplusScale(),
+    UnitScale(),
+    SplineScale(5),
+]
 DATA = [(None, None), (UniformDequantization(17), NoNoise()), (Pixels(17), GaussianNoise(0.1))]
 KEY = "transform.transforms.1.network.proj_in.weight"
 

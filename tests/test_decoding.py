@@ -19,6 +19,7 @@ from tarflow import (
     LinearSchedule,
     Sequential,
     SoftplusScale,
+    SplineScale,
     TarFlow,
     UnitScale,
 )
@@ -228,7 +229,7 @@ def test_weight_zero_is_no_guidance(flow, z, y, guidance_type):
     assert torch.equal(flow.inverse(z, y, guidance=guidance_type(0.0)), flow.inverse(z, y))
 
 
-@pytest.mark.parametrize("scale", [UnitScale(), SoftplusScale()])
+@pytest.mark.parametrize("scale", [UnitScale(), SoftplusScale(), SplineScale(3)])
 def test_guided_decoding_holds_for_other_scales(z, y, scale):
     flow = tiny_flow(num_classes=3, scale=scale).double()
     towards_null = LinearGuidance(1.0)

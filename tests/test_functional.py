@@ -10,7 +10,15 @@ from torch.autograd.functional import hessian
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tarflow import Context, ContextError, SoftClipScale, SoftplusScale, TarFlow, UnitScale
+from tarflow import (
+    Context,
+    ContextError,
+    SoftClipScale,
+    SoftplusScale,
+    SplineScale,
+    TarFlow,
+    UnitScale,
+)
 
 from .compilation import Density
 from .models import NETWORKS, randomized, tiny_flow
@@ -27,6 +35,7 @@ VARIANTS = {
     "labels": {"num_classes": 3},
     "no labels": {},
     "bounded": {"num_classes": 3, "scale": SoftClipScale(0.5)},
+    "splines": {"num_classes": 3, "scale": SplineScale(4)},
     "volume": {"scale": UnitScale()},
     "all parts": {"num_classes": 3, "scale": SoftplusScale(), **NETWORKS["all parts"]},
 }

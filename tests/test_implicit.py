@@ -15,6 +15,7 @@ from tarflow import (
     LinearGuidance,
     LinearScaleGuidance,
     SoftplusScale,
+    SplineScale,
     StandardNormal,
     UnitScale,
 )
@@ -86,7 +87,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", GUIDANCE)
-@pytest.mark.parametrize("scale", [ExpScale(), SoftplusScale(), UnitScale()])
+@pytest.mark.parametrize("scale", [ExpScale(), SoftplusScale(), UnitScale(), SplineScale(4)])
 def test_gradients_are_those_of_the_loop(z, scale, name):
     transform = tough_flow(scale, length=LENGTH).double().transform[1]
     guidance, rule = GUIDANCE[name]

@@ -22,10 +22,11 @@ from tarflow import (
     PerTransform,
     Sequential,
     SoftplusScale,
+    SplineScale,
     UnitScale,
 )
 from tarflow.flows.affine import SignedAffine
-from tarflow.flows.decoding import DecodeOptions
+from tarflow.flows.decoding import DecodeOptions, Predict
 from tarflow.nn.attention import Fronts
 
 from . import equations
@@ -98,7 +99,7 @@ def test_in_float32_the_solution_is_within_some_tolerances(window):
 
 
 @pytest.mark.parametrize("window", [5, LENGTH])
-@pytest.mark.parametrize("scale", [SoftplusScale(), UnitScale()])
+@pytest.mark.parametrize("scale", [SoftplusScale(), UnitScale(), SplineScale(3)])
 @pytest.mark.parametrize("name", ["unguided", "gaussian"])
 def test_other_scales_find_it_too(scale, window, name):
     flow = tough_flow(scale).double()
@@ -220,7 +221,7 @@ Rule = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Log-scale and shift of the next position, given all values of one example and its index."""
 
 
-class Toy:
+class Toy(Predict):
     """A prediction from a rule: keeps the values, and tells what drafts it was given.
 
     Args:

@@ -20,12 +20,13 @@ from tarflow import (
     Networks,
     SoftClipScale,
     SoftplusScale,
+    SplineScale,
     StartToken,
     UnitScale,
 )
 from tarflow.flows import autoregressive
 from tarflow.flows.decoding import DecodeOptions
-from tarflow.flows.prediction import RecordedPrediction
+from tarflow.flows.stepping import RecordedPrediction
 from tarflow.nn import recording
 from tarflow.nn.products import REORDER, has_half_kernels
 
@@ -92,7 +93,9 @@ def test_every_rule_is_recorded(guidance, batch, monkeypatch):
     assert_recording_changes_nothing(flow, label, options, monkeypatch, batch)
 
 
-@pytest.mark.parametrize("scale", [SoftClipScale(1.0), SoftplusScale(), UnitScale()])
+@pytest.mark.parametrize(
+    "scale", [SoftClipScale(1.0), SoftplusScale(), UnitScale(), SplineScale(3)]
+)
 def test_every_scale_is_recorded(scale, monkeypatch):
     flow = tiny_flow(num_classes=3, scale=scale)
     assert_recording_changes_nothing(flow, LABEL, DecodeOptions(LinearGuidance(1.0)), monkeypatch)
@@ -241,9 +244,9 @@ def test_what_is_recorded_is_found_again_by_a_step(monkeypatch):
     flow, calls = tiny_flow(num_classes=3), []
     plain = RecordedPrediction._record
 
-    def record(self, x, position):
+    def record(self, x, position, z):
         calls.append(int(position))
-        plain(self, x, position)
+        plain(self, x, position, z)
 
     monkeypatch.setattr(RecordedPrediction, "_record", record)
     decoded(flow, torch.randn(5, 4, 8), LABEL, DecodeOptions(), monkeypatch)

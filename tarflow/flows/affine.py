@@ -1,7 +1,7 @@
 """The affine map between data and noise, and the ways to parameterize its scale."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +26,9 @@ class Affine:
     log_scale: Vectors
     shift: Vectors
 
+    neutral: ClassVar[Mapping[str, float]] = {}
+    """Values of fields in the map that changes nothing, where they are not 0."""
+
     @classmethod
     def identity(cls, x: Vectors) -> "Affine":
         """The maps that change nothing, at the positions of x."""
@@ -39,18 +42,21 @@ class Affine:
 
     def room(self, length: int) -> "Affine":
         """Maps of this kind for so many positions, to be filled in: zeros so far."""
-        batch, _, size = self.shift.shape
-        return type(self)(*(each.new_zeros(batch, length, size) for each in vars(self).values()))
+        fields = vars(self).values()
+        return type(self)(*(f.new_zeros(f.shape[0], length, f.shape[2]) for f in fields))
 
     def within(self, mask: Bool[Tensor, "batch window"]) -> "Affine":
         """The same where a mask is true, and elsewhere the map that changes nothing."""
-        there = mask[..., None]
-        return Affine(self.log_scale.where(there, 0.0), self.shift.where(there, 0.0))
+        return self._each(lambda field, neutral: field.where(mask[..., None], neutral))
 
-    @property
-    def scale(self) -> Vectors:
-        r"""$\exp(\alpha)$."""
-        return torch.exp(self.log_scale)
+    def after_first(self) -> "Affine":
+        """Put the identity map, of the position that nothing precedes, in front."""
+        return self._each(lambda field, neutral: F.pad(field, (0, 0, 1, 0), value=neutral))
+
+    def _each(self, change: Callable[[Tensor, float], Tensor]) -> "Affine":
+        """Change every field, given its neutral value."""
+        fields = vars(self).items()
+        return type(self)(*(change(field, self.neutral.get(name, 0.0)) for name, field in fields))
 
     def to_noise(self, x: Vectors) -> Vectors:
         r"""Normalize data: $z = (x - \mu) \exp(-\alpha)$."""
@@ -60,14 +66,13 @@ class Affine:
         r"""Undo `to_noise`: $x = z \exp(\alpha) + \mu$."""
         return z * torch.exp(self.log_scale) + self.shift
 
-    def after_first(self) -> "Affine":
-        """Put the identity map, of the position that nothing precedes, in front."""
-        return Affine(F.pad(self.log_scale, (0, 0, 1, 0)), F.pad(self.shift, (0, 0, 1, 0)))
-
-    @property
-    def log_det(self) -> PerExample:
+    def log_det(self, x: Vectors) -> PerExample:
         r"""$\log |\det dz/dx| = -\sum \alpha$ of each example, in nats."""
         return -self.log_scale.sum(dim=(1, 2))
+
+    def scale(self, x: Vectors) -> Vectors:
+        r"""$dx/dz = \exp(\alpha)$ of every number."""
+        return torch.exp(self.log_scale)
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,7 @@ class SignedAffine(Affine):
 
     sign: Vectors
 
-    @property
-    def scale(self) -> Vectors:
-        """The scale with its sign."""
-        return self.sign * torch.exp(self.log_scale)
+    neutral: ClassVar[Mapping[str, float]] = {"sign": 1.0}
 
     def to_noise(self, x: Vectors) -> Vectors:
         return self.sign * super().to_noise(x)
@@ -91,13 +93,8 @@ class SignedAffine(Affine):
     def to_data(self, z: Vectors) -> Vectors:
         return super().to_data(self.sign * z)
 
-    def within(self, mask: Bool[Tensor, "batch window"]) -> "SignedAffine":
-        sign = self.sign.where(mask[..., None], 1.0)
-        return SignedAffine(**vars(super().within(mask)), sign=sign)
-
-    def after_first(self) -> "SignedAffine":
-        sign = F.pad(self.sign, (0, 0, 1, 0), value=1.0)
-        return SignedAffine(**vars(super().after_first()), sign=sign)
+    def scale(self, x: Vectors) -> Vectors:
+        return self.sign * super().scale(x)
 
 
 @dataclass(frozen=True)

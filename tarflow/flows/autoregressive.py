@@ -16,10 +16,11 @@ from tarflow.flows.decoding import DecodeOptions, residual
 from tarflow.flows.first_position import FirstPosition, FixedFirst
 from tarflow.flows.guidance import Guidance
 from tarflow.flows.implicit import differentiable
-from tarflow.flows.prediction import GuidedPrediction, Prediction, stepping
+from tarflow.flows.prediction import GuidedPrediction, Prediction
 from tarflow.flows.reading_order import Reading
 from tarflow.flows.report import Inverse
 from tarflow.flows.shapes import PerExample, Sequences
+from tarflow.flows.stepping import stepping
 from tarflow.flows.transforms import Transform
 from tarflow.nn.attention import KVCache
 from tarflow.nn.networks import Network, Networks
@@ -66,7 +67,7 @@ class AutoregressiveTransform(Transform):
         reading, context = self._reading(context)
         x = self.first.extend(reading.arrange(x))
         affine = self.predict(self.network, context, x)(x[:, :-1], 0).after_first()
-        return reading.restore(self.first.strip(affine.to_noise(x))), affine.log_det
+        return reading.restore(self.first.strip(affine.to_noise(x))), affine.log_det(x)
 
     def inverse(
         self, z: Sequences, context: Context, options: DecodeOptions = DecodeOptions()

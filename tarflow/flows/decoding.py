@@ -1,7 +1,6 @@
 """Ways to invert an autoregressive transform, and all that decoding is told."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
@@ -19,11 +18,21 @@ from tarflow.nn.attention import Fronts
 from tarflow.nn.networks import Networks
 from tarflow.registry import Part
 
-Predict = Callable[[Vectors, int | Fronts], Affine]
-"""Given values at positions `start ...`, predicts the maps one position further on.
 
-The start is the same for all examples, or there is one for each, known to the device alone.
-"""
+class Predict(ABC):
+    """Predicts maps from the values before them: what a decoder solves for."""
+
+    @abstractmethod
+    def __call__(self, x: Vectors, start: int | Fronts) -> Affine:
+        """Given values at positions `start ...`, the maps one position further on.
+
+        The start is the same for all examples, or each has its own, known to the device alone.
+        """
+
+    def step(self, x: Vectors, position: int, z: Vectors) -> tuple[Vectors, Affine]:
+        """Given the value at a position and the noise of the next one, that value and its map."""
+        affine = self(x, position)
+        return affine.to_data(z), affine
 
 
 def residual(affine: Affine, x: Sequences, z: Sequences) -> PerExample:
@@ -83,7 +92,7 @@ class Decoder(Part, ABC):
             (self.tolerance == torch.inf,),
             x.isfinite().all(dim=2).all(dim=1)[None],
         )
-        return Inverse(x, affine.log_det, report)
+        return Inverse(x, affine.log_det(x[:, 1:]), report)
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,9 @@ class Sequential(Decoder):
     def __call__(self, predict: Predict, z: Sequences) -> Inverse:
         x, maps = [z[:, :1]], []
         for position in range(z.shape[1] - 1):
-            maps.append(predict(x[-1], position))
-            x.append(maps[-1].to_data(z.narrow(1, position + 1, 1)))
+            value, affine = predict.step(x[-1], position, z.narrow(1, position + 1, 1))
+            x.append(value)
+            maps.append(affine)
         affine = Affine.cat(maps) if maps else Affine.identity(z[:, 1:])
         return self.solved(z, torch.cat(x, dim=1), affine, passes=z.shape[1] - 1)
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -114,7 +114,10 @@ class Guidance(Part, ABC):
 
     @abstractmethod
     def __call__(self, conditional: Affine, null: Affine, weight: Weight) -> Affine:
-        """Combine the predictions for some positions, given the weights there."""
+        """Combine the predictions for some positions, given the weights there.
+
+        What maps have besides log-scale and shift stays as in the conditional one.
+        """
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,7 +143,7 @@ class LinearGuidance(Guidance):
             log_scale = torch.addcmul(log_scale, weight, log_scale - null.log_scale)
         if self.on_shift:
             shift = torch.addcmul(shift, weight, shift - null.shift)
-        return Affine(log_scale, shift)
+        return replace(conditional, log_scale=log_scale, shift=shift)
 
 
 @dataclass(frozen=True, repr=False)
@@ -168,7 +171,12 @@ class LinearScaleGuidance(Guidance):
         if self.on_shift:
             shift = torch.addcmul(shift, weight, shift - null.shift)
         if not self.on_scale:
-            return Affine(log_scale, shift)
+            return replace(conditional, shift=shift)
+        if type(conditional) is not Affine:
+            raise ConfigurationError(
+                f"LinearScaleGuidance extrapolates the scale of affine maps, not of"
+                f" {type(conditional).__name__}: choose on_scale=False, or LinearGuidance"
+            )
         # s / s_c, which is exactly one where the predictions agree, and does not overflow with s
         factor = 1 - weight * torch.expm1(null.log_scale - log_scale)
         size = factor.abs()
@@ -190,7 +198,8 @@ class GaussianGuidance(Guidance):
         ratio = torch.exp(2 * (conditional.log_scale - null.log_scale)).clamp(max=1)
         precision = 1 + weight - weight * ratio
         shift = (1 + weight) * conditional.shift - weight * ratio * null.shift
-        return Affine(conditional.log_scale - 0.5 * precision.log(), shift / precision)
+        log_scale = conditional.log_scale - 0.5 * precision.log()
+        return replace(conditional, log_scale=log_scale, shift=shift / precision)
 
 
 def _read_depths(depths: Any) -> tuple[int, ...] | None:

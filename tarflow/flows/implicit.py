@@ -89,7 +89,7 @@ def differentiable(x: Sequences, z: Sequences, predict: Predict) -> tuple[Sequen
     finite = x.isfinite().all(dim=2).all(dim=1)[:, None, None]
     x = x.detach().where(finite, 0.0).requires_grad_()
     affine = predict(x[:, :-1], 0).after_first()
-    scale = affine.scale.detach()
-    found = ParallelPass(x, affine.to_noise(x), affine.log_det, scale, finite)
+    scale = affine.scale(x).detach()
+    found = ParallelPass(x, affine.to_noise(x), affine.log_det(x), scale, finite)
     x, log_det = ImplicitInverse.apply(z - found.z, found.log_det, found)  # pyright: ignore
     return x.where(finite, torch.nan), log_det.where(finite.flatten(), torch.nan)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 MEGABYTE = 2**20
 Key = TypeVar("Key")
@@ -70,16 +71,22 @@ def copy_bandwidth(device: torch.device | str, megabytes: int) -> float:
 
 
 def matrix_rate(
-    device: torch.device | str, dtype: torch.dtype, largest: int = LARGEST, enough: float = 0.05
+    device: torch.device | str,
+    dtype: torch.dtype,
+    largest: int = LARGEST,
+    enough: float = 0.05,
+    prepare: Callable[[Tensor], Callable[[Tensor], Tensor]] = lambda b: lambda a: a @ b,
 ) -> float:
     """Operations per second of products of square matrices; the best of growing ones.
 
-    They grow to a largest side, or until one takes `enough` seconds.
+    They grow to a largest side, or until one takes `enough` seconds. A matrix is prepared for
+    products with it beforehand.
     """
     best, side, seconds = 0.0, 256, 0.0
     while side <= largest and seconds <= enough:
         a, b = torch.randn(2, side, side, device=device).to(dtype)
-        seconds = fastest(lambda a=a, b=b: a @ b, device)
+        product = prepare(b)
+        seconds = fastest(lambda a=a, product=product: product(a), device)
         best = max(best, 2 * side**3 / seconds)
         side *= 2
     return best

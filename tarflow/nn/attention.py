@@ -122,6 +122,8 @@ class Fronts:
 
     def twice(self) -> "Fronts":
         """Those of all sequences, and of all of them again."""
+        if len(self.positions) == 1:
+            return self
         return Fronts(self.positions.repeat(2, 1), self.seen.repeat(2, 1, 1, 1))
 
     def write(self, store: Tensor, new: New) -> None:

@@ -1,12 +1,12 @@
 """Single decoding steps, compiled."""
 
 import itertools
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from jaxtyping import Float, Int
@@ -33,7 +33,7 @@ class Room:
     def __init__(self, rows: int, cache: KVCache):
         self.rows, self.cache = rows, cache
         self.views: dict[int, KVCache] = {}
-        self.graphs: WeakKeyDictionary[CompiledNetwork, dict[tuple, GraphedStep]]
+        self.graphs: WeakKeyDictionary[CompiledNetwork, dict[Hashable, Graph]]
         self.graphs = WeakKeyDictionary()
         # One for all graphs: they run in turn, and what they return is copied at once. A stream on
         # which matrices are multiplied has a workspace of its own, 30 MB on an H200.
@@ -48,14 +48,34 @@ class Room:
         cache.clear()  # what is not finite would pass the mask: zero times it is not a number
         return cache
 
-    def step(self, network: "CompiledNetwork", step: "Step") -> Tensor:
-        """Take a step by its graph, which is recorded where there is none."""
+    def run(
+        self,
+        network: "CompiledNetwork",
+        name: Hashable,
+        function: Callable[..., Any],
+        moving: Sequence[Tensor],
+        fixed: Sequence[Tensor],
+        owner: object,
+    ) -> Any:
+        """What a function makes of tensors, by its graph, which is recorded where there is none.
+
+        It has to be copied before the next graph of the room runs.
+
+        Args:
+            network: What the function computes with; graphs go with it.
+            name: Equal names must stand for equal functions of a network.
+            function: It must not wait for the device, nor choose by the content of tensors.
+            moving: Tensors that are others at every call.
+            fixed: Further ones, which stay what they are as long as the owner asks.
+            owner: Who asks.
+        """
         graphs = self.graphs.setdefault(network, {})
-        if step.shape not in graphs:
+        if name not in graphs:
             # What is made in inference mode could not be written to outside of it.
             with torch.inference_mode(False), torch.no_grad():
-                graphs[step.shape] = GraphedStep(network.network, step, self.pool, self.stream)
-        return graphs[step.shape](step)
+                inputs = (*moving, *fixed)
+                graphs[name] = Graph(function, inputs, len(moving), self.pool, self.stream)
+        return graphs[name](moving, fixed, owner)
 
 
 class GraphMemory(CacheMemory):
@@ -75,10 +95,10 @@ class GraphMemory(CacheMemory):
 
 
 class CompiledNetwork:
-    """A transformer whose single steps run compiled: inductor on CPUs, CUDA graphs on GPUs.
+    """A transformer whose single steps run compiled by inductor on CPUs.
 
-    A step reads a bucket of cached positions, and there is one graph for each bucket; windows of
-    several inputs have CUDA graphs too, and run as they are on CPUs.
+    A step reads a bucket of cached positions, and there is code for each bucket; windows of
+    several inputs run as they are. On GPUs it has room for CUDA graphs, of predictions as a whole.
 
     Args:
         network: The transformer to compile.
@@ -108,9 +128,14 @@ class CompiledNetwork:
 
     def new_cache(self, rows: int) -> KVCache:
         """A cache that has its storage; where there are graphs, the one they were made for."""
-        if self.device.type != "cuda" or rows > self.max_graphed_rows:
+        if not self.has_graphs or rows > self.max_graphed_rows:
             return self._stored(rows)
         return self.memory.new_cache(self.place, rows, self._stored)
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether CUDA graphs run the steps, and not code."""
+        return self.device.type == "cuda"
 
     @property
     def place(self) -> Hashable:
@@ -139,31 +164,30 @@ class CompiledNetwork:
         prefix: Prefix | None = None,
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
-        cache, start, count = window.cache, window.start, x.shape[1]
-        room = self.memory.caches.get(self.place) if x.is_cuda else None
-        graphed = room is not None and room.views.get(len(x)) is cache
-        single = count == 1 and not isinstance(start, Fronts)
-        # A graph for each length of window would be made, were they not all the same in fronts.
-        ready = graphed and (single or isinstance(start, Fronts)) if x.is_cuda else single
-        if cache is None or not ready or prefix is not None:
+        cache, start = window.cache, window.start
+        single = x.shape[1] == 1 and not isinstance(start, Fronts)
+        if self.has_graphs or cache is None or not single or prefix is not None:
             return self.network(x, condition, window, prefix=prefix)
-        if isinstance(start, Fronts):
-            position, end = start.positions[:, 0], start.seen.shape[-1]
-        else:
-            position, end = torch.full((1,), int(start), device=x.device), int(start) + 1
-        num_keys = min(self.network.length, -(-end // self.bucket) * self.bucket)
-        given = condition, window.temperature, num_keys, cache, window.places
-        step = Step(x, position, *given)
-        if room is not None:
-            return room.step(self, step)
+        position, num_keys = torch.full((1,), int(start)), self.bucket_of(int(start) + 1)
         # A copy, for the strides of a slice would make another graph.
-        step = replace(step, x=x.clone(memory_format=torch.contiguous_format))
+        inputs = x.clone(memory_format=torch.contiguous_format), position, condition
+        step = Step(*inputs, window.temperature, num_keys, cache, window.places)
         return compiled_step(self.kind, step.shape, self.backend)(self.network, step)
+
+    def bucket_of(self, end: int) -> int:
+        """The number of cached positions that is read for those before an end."""
+        return min(self.network.length, -(-end // self.bucket) * self.bucket)
+
+    def room_of(self, cache: KVCache) -> Room | None:
+        """Where a cache lies, if there are graphs for it."""
+        room = self.memory.caches.get(self.place)
+        held = room is not None and any(each is cache for each in room.views.values())
+        return room if held else None
 
 
 @dataclass(frozen=True)
 class Step:
-    """Inputs of a network at positions that are a tensor, so that compiled code serves all.
+    """Inputs of a network at a position that is a tensor, so that compiled code serves all.
 
     Attributes:
         x: Inputs at one or several positions.
@@ -212,29 +236,40 @@ def compiled_step(kind: int, shape: Hashable, backend: str) -> Callable[..., Ten
     return torch.compile(own, dynamic=False, fullgraph=True, backend=backend)
 
 
-class GraphedStep:
-    """A step recorded as a CUDA graph: its kernels start at once, not one by one.
+class Graph:
+    """A function recorded as a CUDA graph: its kernels start at once, not one by one.
 
     It reads its inputs at the addresses that it was recorded with, and copies new ones there.
     """
 
-    def __init__(self, network: CausalTransformer, step: Step, pool: Any, stream: Any):
-        given = {name: each for name, each in vars(step).items() if isinstance(each, Tensor)}
-        self.step = replace(step, **{name: each.clone() for name, each in given.items()})
-        # A recording must not be what first loads kernels; this also computes the step itself.
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        inputs: Sequence[Tensor],
+        num_moving: int,
+        pool: Any,
+        stream: Any,
+    ):
+        copied = [each.clone() for each in inputs]
+        self.moving, self.fixed = copied[:num_moving], copied[num_moving:]
+        self.owner: Callable[[], object] = lambda: None
+        # A recording must not be what first loads kernels.
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            take_step(network, self.step)
+            function(*copied)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile.
         with torch.cuda.graph(self.graph, pool, stream, capture_error_mode="thread_local"):
-            self.output = take_step(network, self.step)
+            self.outputs = function(*copied)
 
-    def __call__(self, step: Step) -> Tensor:
-        """Run the step on other inputs."""
-        for static, new in zip(self.step.inputs, step.inputs, strict=True):
-            if static is not None and new is not None:
+    def __call__(self, moving: Sequence[Tensor], fixed: Sequence[Tensor], owner: object) -> Any:
+        """Run the function on other inputs; fixed ones are copied where the owner is another."""
+        for static, new in zip(self.moving, moving, strict=True):
+            static.copy_(new)
+        if self.owner() is not owner:
+            for static, new in zip(self.fixed, fixed, strict=True):
                 static.copy_(new)
+            self.owner = ref(owner)
         self.graph.replay()
-        return self.output.clone()
+        return self.outputs

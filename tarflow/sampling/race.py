@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.flows.affine import Affine
+from tarflow.flows.affine import Affine, Vectors
 from tarflow.flows.context import Context
 from tarflow.flows.decoding import DecodeOptions, Decoder, Predict, Sequential
 from tarflow.flows.jacobi import Jacobi
@@ -108,11 +108,24 @@ class Limited(Decoder):
         return self.decoder.tolerance
 
     def __call__(self, predict: Predict, z: Float[Tensor, "batch length patch_dim"]) -> Inverse:
-        end = now(z.device) + self.seconds
+        return self.decoder(InTime(predict, now(z.device) + self.seconds), z)
 
-        def predict_in_time(x: Tensor, start: int | Fronts) -> Affine:
-            if time.perf_counter() > end:
-                raise TooSlow
-            return predict(x, start)
 
-        return self.decoder(predict_in_time, z)
+@dataclass(frozen=True)
+class InTime(Predict):
+    """A prediction that ends with `TooSlow` when it is late."""
+
+    predict: Predict
+    end: float
+
+    def __call__(self, x: Vectors, start: int | Fronts) -> Affine:
+        self._check()
+        return self.predict(x, start)
+
+    def step(self, x: Vectors, position: int, z: Vectors) -> tuple[Vectors, Affine]:
+        self._check()
+        return self.predict.step(x, position, z)
+
+    def _check(self) -> None:
+        if time.perf_counter() > self.end:
+            raise TooSlow

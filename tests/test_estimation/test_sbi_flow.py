@@ -1,16 +1,19 @@
 """The package sbi trains posteriors and likelihoods with our flows, by its own interface."""
 
 import contextlib
+import math
 
 import pytest
 import torch
 from sbi.diagnostics import check_sbc, run_sbc
 from sbi.inference import NLE, NPE
+from sbi.inference.posteriors.base_posterior import NeuralPosterior
 from sbi.utils import BoxUniform
+from sbi.utils.metrics import c2st
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from tarflow import Interval
+from tarflow import Interval, SplineScale
 from tarflow.estimation.sbi_flow import sbi_flow
 
 TINY = {"num_transforms": 2, "num_layers": 1, "model_dim": 32, "head_dim": 16}
@@ -60,6 +63,66 @@ def test_it_is_calibrated_by_simulation(posterior):
     ranks, draws = run_sbc(theta, x, posterior, **options)
     found = check_sbc(ranks, prior.sample((150,)), draws, num_posterior_samples=200)
     assert (found["ks_pvals"] > 0.01).all()
+
+
+# --- Two moons (arXiv 2101.04653): a posterior of two modes, known exactly ----------------------
+
+
+def crescent(num: int) -> Tensor:
+    """Points of a crescent, to which the simulator adds what parameters make."""
+    angle = math.pi * (torch.rand(num) - 0.5)
+    radius = 0.1 + 0.01 * torch.randn(num)
+    return torch.stack([radius * angle.cos() + 0.25, radius * angle.sin()], dim=1)
+
+
+def two_moons(theta: Tensor) -> Tensor:
+    """The simulator."""
+    along, across = theta.sum(dim=1).abs(), theta[:, 1] - theta[:, 0]
+    return crescent(len(theta)) + torch.stack([-along, across], dim=1) / math.sqrt(2)
+
+
+def exact_posterior(x: Tensor, num: int) -> Tensor:
+    """Samples of the parameters that an observation may come from, under a uniform prior."""
+    points = crescent(4 * num) - x
+    along = points[:, 0] * torch.randn(4 * num).sign()
+    theta = torch.stack([along + points[:, 1], along - points[:, 1]], dim=1) / math.sqrt(2)
+    possible = (points[:, 0] >= 0) & (theta.abs() <= 1).all(dim=1)
+    return theta[possible][:num]
+
+
+@pytest.fixture(scope="module")
+def moons() -> tuple[BoxUniform, NeuralPosterior]:
+    """The prior, and the posterior by NPE."""
+    torch.manual_seed(0)
+    prior = BoxUniform(-torch.ones(2), torch.ones(2))
+    theta = prior.sample((5000,))
+    bounded = sbi_flow(supports=Interval(-1.0, 1.0), scale=SplineScale(), **TINY)
+    inference = NPE(prior, density_estimator=bounded, show_progress_bars=False)
+    inference.append_simulations(theta, two_moons(theta))
+    inference.train(training_batch_size=100, learning_rate=2e-3, max_num_epochs=40)
+    return prior, inference.build_posterior()
+
+
+def test_two_moons_are_told_from_the_exact_ones_by_nobody(moons):
+    _, posterior = moons
+    x = torch.tensor([0.0, 0.0])
+    exact = exact_posterior(x, 1000)
+    drawn = posterior.sample((1000,), x=x, show_progress_bars=False)
+    share = float((drawn.sum(dim=1) > 0).float().mean())  # of one of the two
+    assert share == pytest.approx(0.5, abs=0.1)
+    assert float(c2st(drawn, exact)) < 0.65  # 0.5 is the same, 1 another
+
+
+def test_two_moons_are_calibrated_by_simulation(moons):
+    prior, posterior = moons
+    torch.manual_seed(1)
+    theta = prior.sample((200,))
+    options = {"num_posterior_samples": 200, "show_progress_bar": False}
+    ranks, draws = run_sbc(theta, two_moons(theta), posterior, **options)
+    found = check_sbc(ranks, prior.sample((200,)), draws, num_posterior_samples=200)
+    assert (found["ks_pvals"] > 0.05).all()
+    assert (found["c2st_ranks"] < 0.6).all()
+    assert (found["c2st_dap"] < 0.6).all()
 
 
 def test_a_likelihood_is_trained():
