@@ -15,7 +15,6 @@ from tarflow import (
     ContextError,
     SoftClipScale,
     SoftplusScale,
-    SplineScale,
     TarFlow,
     UnitScale,
 )
@@ -35,7 +34,6 @@ VARIANTS = {
     "labels": {"num_classes": 3},
     "no labels": {},
     "bounded": {"num_classes": 3, "scale": SoftClipScale(0.5)},
-    "splines": {"num_classes": 3, "scale": SplineScale(4)},
     "volume": {"scale": UnitScale()},
     "all parts": {"num_classes": 3, "scale": SoftplusScale(), **NETWORKS["all parts"]},
 }

@@ -98,6 +98,26 @@ def test_guidance_moves_scale_and_shift_and_leaves_the_spline():
     assert torch.equal(guided.log_scale, conditional.log_scale)
 
 
+def test_gradients_are_those_of_finite_differences():
+    raw = torch.randn(1, 4, 2, 8, dtype=torch.float64, requires_grad=True)
+    u = torch.linspace(-4.7, 4.7, 8, dtype=torch.float64).view(1, 4, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda u, raw: Spline(raw).forward(u), (u, raw))
+    assert torch.autograd.gradcheck(lambda u, raw: Spline(raw).inverse(u), (u, raw))
+    assert torch.autograd.gradgradcheck(lambda u, raw: Spline(raw).forward(u), (u, raw))
+
+
+def test_gradients_of_examples_by_vmap_are_those_of_autograd():
+    flow = tiny_flow(num_classes=3, scale=SplineScale(4)).double()
+    x, label = torch.randn(3, 2, 4, 4).double().requires_grad_(), torch.tensor([0, 1, -1])
+
+    def density(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return flow.log_prob(x[None], label[None])[0]
+
+    found = torch.func.vmap(torch.func.grad(density))(x.detach(), label)
+    [expected] = torch.autograd.grad(flow.log_prob(x, label).sum(), x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
 def test_a_flow_of_splines_is_exact_both_ways():
     flow = tiny_flow(num_classes=3, scale=SplineScale(6)).double()
     z, label = 0.5 * torch.randn(6, *flow.base.shape).double(), torch.tensor([0, 1, 2, -1, 0, 1])

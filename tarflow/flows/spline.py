@@ -62,7 +62,8 @@ class SplineScale(Scale):
 
     One transform can then give a number any density, given those before it, not just a normal one:
     for vectors and tables, which have few numbers, that is worth more than further transforms.
-    Guidance moves scale and shift, and leaves the spline as it is.
+    Guidance moves scale and shift, and leaves the spline as it is. Log-densities are continuous,
+    and their gradients jump at knots.
 
     Attributes:
         num_bins: Number of pieces of the spline.
