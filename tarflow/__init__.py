@@ -41,6 +41,7 @@ from tarflow.flows.pretrained import Pretrained, load
 from tarflow.flows.reordering import Permute, Reverse
 from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.spline import SplineScale
+from tarflow.flows.standardization import ColumnNormalization, Normalization, Whitening
 from tarflow.flows.supports import Circle, HalfLine, Integers, Interval, Real, Simplex, Support
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.flows.token_flow import TokenFlow
@@ -89,6 +90,7 @@ __all__ = [
     "Chosen",
     "Circle",
     "Codec",
+    "ColumnNormalization",
     "Composition",
     "Conditioner",
     "ConfigurationError",
@@ -138,6 +140,7 @@ __all__ = [
     "NoiseLevels",
     "NonFiniteError",
     "Norm",
+    "Normalization",
     "OneStep",
     "OrderConditioner",
     "Ordering",
@@ -186,6 +189,7 @@ __all__ = [
     "VectorConditioner",
     "VectorFlow",
     "VelocityStudent",
+    "Whitening",
     "best_of",
     "denoise",
     "importance_weights",

@@ -31,6 +31,7 @@ from tarflow import (
     UnitScale,
     VectorConditioner,
 )
+from tarflow.flows.standardization import Decorrelation
 from tarflow.flows.transforms import Repatch
 
 from .models import (
@@ -99,6 +100,13 @@ def autoregressive(scale: Scale, **options: Any) -> AutoregressiveTransform:
     return tiny_autoregressive(scale, num_layers=1, **options)
 
 
+def decorrelation() -> Decorrelation:
+    """A transform that was fitted to correlated vectors."""
+    transform, generator = Decorrelation(4), torch.Generator().manual_seed(0)
+    transform.fit(torch.randn(50, 4, generator=generator).cumsum(dim=1))
+    return transform
+
+
 REGISTRY = {
     "Reverse": Case(Reverse),
     "Permute": Case(lambda: Permute([2, 0, 4, 1, 3])),
@@ -113,6 +121,7 @@ REGISTRY = {
         for name, parts in NETWORKS.items()
     },
     "StartToken": Case(lambda: autoregressive(ExpScale(), first=StartToken())),
+    "Decorrelation": Case(decorrelation, (4,), None),
     "Repatch": Case(lambda: Repatch(Patchify((4, 4), 2), Patchify((4, 4), 1)), (4, 8)),
     "Composition": Case(lambda: Composition([Reverse(), autoregressive(ExpScale())])),
     "TarFlow": Case(lambda: tiny_flow(num_layers=1, num_classes=3).transform, IMAGE),

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 import tarflow
@@ -17,7 +18,9 @@ from tarflow import (
     Simplex,
     Support,
     TarFlow,
+    Whitening,
 )
+from tarflow.flows.standardization import Decorrelation, shrinkage
 
 from .models import TINY, tiny_tokens, tiny_vectors
 
@@ -194,6 +197,44 @@ def test_standardization_is_of_training_data_and_part_of_the_density(tmp_path):
     torch.testing.assert_close(flow.inverse(z), x[:3])
     flow.save_pretrained(tmp_path)
     assert torch.equal(tarflow.load(tmp_path).log_prob(x), flow.log_prob(x))
+
+
+def correlated(num_rows: int, size: int = 6, noise: float = 0.05) -> torch.Tensor:
+    """Rows of zero mean and unit variance that follow from each other, all but for some noise."""
+    x = torch.randn(num_rows, 2, dtype=torch.float64) @ torch.randn(2, size, dtype=torch.float64)
+    x = x + noise * torch.randn_like(x)
+    return (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
+
+
+@pytest.mark.parametrize("num_rows", [5, 50, 5000])
+def test_correlations_are_shrunk_as_scikit_learn_does(num_rows):
+    x, transform = correlated(num_rows), Decorrelation(6).double()
+    transform.fit(x)
+    expected, share = ledoit_wolf(x.numpy(), assume_centered=True)
+    found = transform.factor @ transform.factor.T
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-8, atol=1e-8)
+    assert 0 < share < 1
+    assert float(shrinkage(x, x.T @ x / num_rows)) == pytest.approx(share)
+
+
+def test_a_flow_begins_as_the_normal_density_of_its_training_data():
+    x = 3 + 2 * correlated(5000, noise=0.5)
+    sizes = {"num_transforms": 1, "num_layers": 1, "model_dim": 16, "head_dim": 8}
+    flow = tarflow.TarFlow.for_vectors(6, normalization=Whitening(), **sizes)
+    flow.double().standardize(x)
+    exact = torch.distributions.MultivariateNormal(x.mean(dim=0), x.T.cov(correction=0))
+    torch.testing.assert_close(flow.log_prob(x[:9]), exact.log_prob(x[:9]), rtol=0, atol=0.1)
+    flow.standardize(x[:, :1].expand(-1, 6) + 1e-9 * x)  # all but the same
+    assert flow.log_prob(x).isfinite().all()
+
+
+def test_one_column_and_uncorrelated_ones_are_left_alone():
+    transform = Decorrelation(1)
+    transform.fit(torch.tensor([[1.0], [-1.0]]))
+    assert transform.factor.tolist() == [[1.0]]
+    transform = Decorrelation(2)
+    transform.fit(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]))
+    assert torch.equal(transform.factor, torch.eye(2))
 
 
 REFUSED = {

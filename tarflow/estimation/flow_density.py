@@ -10,7 +10,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tarflow.estimation.likelihood_fit import LikelihoodFit
+from tarflow.flows.affine import Scale
 from tarflow.flows.decoding import DecodeOptions
+from tarflow.flows.spline import SplineScale
+from tarflow.flows.standardization import ColumnNormalization, Normalization
 from tarflow.flows.supports import Real, Support
 from tarflow.flows.vector_flow import VectorFlow
 
@@ -28,6 +31,10 @@ class TarFlowDensity(DensityMixin, BaseEstimator):
         model_dim: Width of the transformers.
         head_dim: Width of an attention head; it divides `model_dim`.
         token_dim: How many numbers are one position of the transformers.
+        scale: How outputs of a transformer become maps; by default `SplineScale()`, of which two
+            transforms do what eight of affine maps do not.
+        normalization: How columns are normalized first; by default each by itself. `Whitening()`
+            is worth trying for correlated columns.
         dropout: Probability of dropping attention weights and MLP outputs in training.
         batch_size: Number of rows in a step.
         lr: Peak learning rate.
@@ -55,14 +62,16 @@ class TarFlowDensity(DensityMixin, BaseEstimator):
         self,
         supports: Support | Sequence[Support] | None = None,
         *,
-        num_transforms: int = 4,
+        num_transforms: int = 2,
         num_layers: int = 2,
         model_dim: int = 64,
         head_dim: int = 16,
         token_dim: int = 1,
+        scale: Scale | None = None,
+        normalization: Normalization | None = None,
         dropout: float = 0.0,
-        batch_size: int = 256,
-        lr: float = 2e-3,
+        batch_size: int = 128,
+        lr: float = 5e-3,
         max_steps: int = 3000,
         validation_fraction: float = 0.1,
         patience: int = 10,
@@ -76,6 +85,8 @@ class TarFlowDensity(DensityMixin, BaseEstimator):
         self.model_dim = model_dim
         self.head_dim = head_dim
         self.token_dim = token_dim
+        self.scale = scale
+        self.normalization = normalization
         self.dropout = dropout
         self.batch_size = batch_size
         self.lr = lr
@@ -148,6 +159,8 @@ class TarFlowDensity(DensityMixin, BaseEstimator):
             dim,
             Real() if self.supports is None else self.supports,
             self.token_dim,
+            normalization=self.normalization or ColumnNormalization(),
+            scale=self.scale or SplineScale(),
             num_transforms=self.num_transforms,
             num_layers=self.num_layers,
             model_dim=self.model_dim,

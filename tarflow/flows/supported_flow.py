@@ -11,7 +11,7 @@ from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.flows.stack import Stack
-from tarflow.flows.standardization import Standardization
+from tarflow.flows.standardization import FittedTransform
 from tarflow.flows.supported import Supported
 from tarflow.randomness import RandomSource, uniform
 
@@ -39,7 +39,7 @@ class SupportedFlow(Flow):
         return next(each for each in self.transform if isinstance(each, Supported))
 
     def standardize(self, x: Examples, context: ContextLike = None) -> None:
-        """Take mean and deviation of training data as those that the flow takes off.
+        """Fit what takes off mean, deviation and, of vectors, correlations of training data.
 
         Raises:
             ConfigurationError: A column is constant, holds what is not finite, or lies outside of
@@ -50,9 +50,10 @@ class SupportedFlow(Flow):
         self.supported.check(x, read)
         x = x + 0.5 * self.supported.cells(x)
         for transform, own in zip(self.transform, self.transform.contexts(read), strict=True):
-            if isinstance(transform, Standardization):
-                transform.fit(x, own.get("mask"))
+            if transform.num_decoded:
                 return
+            if isinstance(transform, FittedTransform):
+                transform.fit(x, own.get("mask"))
             x, _ = transform(x, own)
 
     def log_prob(self, x: Examples, context: ContextLike = None) -> PerExample:

@@ -7,12 +7,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_integer, keep
+from tarflow.arguments import check_instance, check_integer, keep
 from tarflow.errors import ConfigurationError
 from tarflow.flows.conditioning import Conditioner
 from tarflow.flows.shapes import Sequences
 from tarflow.flows.stack import Stack, coordinates
-from tarflow.flows.standardization import Standardization
+from tarflow.flows.standardization import ColumnNormalization, Normalization
 from tarflow.flows.supported import Supported, Supports, check_supports, num_inner
 from tarflow.flows.supported_flow import SupportedFlow
 from tarflow.flows.supports import Real
@@ -45,8 +45,10 @@ class VectorFlowDescription(Stack):
     dim: int
     token_dim: int
     supports: Supports
+    normalization: Normalization = ColumnNormalization()
 
     def __post_init__(self):
+        check_instance("normalization", self.normalization, Normalization, "pass Whitening(), say")
         for name in ("dim", "token_dim"):
             keep(self, **{name: check_integer(name, getattr(self, name), least=1)})
         keep(self, supports=check_supports(self.supports))
@@ -72,7 +74,7 @@ class VectorFlowDescription(Stack):
         """Make what leads from vectors to tokens of standardized numbers."""
         if index == 0:
             yield Supported(self.supports, self.dim)
-            yield Standardization(self.num_inner)
+            yield from self.normalization.transforms(self.num_inner)
             yield Cut(self.token_dim)
 
 
@@ -84,6 +86,7 @@ class VectorFlow(SupportedFlow):
         supports: Where their numbers may lie: one `Support` for all, or one after the other.
         token_dim: How many numbers are one position of the transformers.
         conditioners: Such as `VectorConditioner(3)`.
+        normalization: How numbers are normalized first: column by column, or by `Whitening()`.
         **options: Those of a `TarFlow` from `num_transforms` on, but for the codec, such as
             `model_dim`, `num_classes`, `ordering`, `scale` and `noise`. By default four transforms
             of two layers, 128 wide, and a start token, so that the first position has a context.
@@ -105,8 +108,10 @@ class VectorFlow(SupportedFlow):
         supports: Supports = Real(),
         token_dim: int = 1,
         conditioners: Sequence[Conditioner] = (),
+        normalization: Normalization = ColumnNormalization(),
         **options: Any,
     ):
         given = {"dim": dim, "supports": supports, "token_dim": token_dim}
-        description = VectorFlowDescription(**given, conditioners=conditioners, **options)
+        given |= {"conditioners": conditioners, "normalization": normalization}
+        description = VectorFlowDescription(**given, **options)
         super().__init__(description, (description.dim,))

@@ -76,8 +76,8 @@ def test_supports_of_columns(table):
 
 
 def test_far_from_zero_nothing_is_lost(table):
-    density = tiny(max_steps=20).fit(table)
-    moved = tiny(max_steps=20).fit(table + 1e6)
+    density = tiny(max_steps=20, lr=2e-3).fit(table)
+    moved = tiny(max_steps=20, lr=2e-3).fit(table + 1e6)
     assert moved.score(table + 1e6) == pytest.approx(density.score(table), abs=5e-2)
 
 
