@@ -19,7 +19,7 @@ from tarflow.cli.settings import Section, Settings
 from tarflow.cli.targets import completed
 from tarflow.cli.trainer import make_trainer
 from tarflow.cli.wandb_run import wandb_runs
-from tarflow.data import ImageData
+from tarflow.data import DividedData
 from tarflow.errors import ConfigurationError
 from tarflow.training import FitModule, LastCheckpoint, Preemption, PretrainedExport, Run
 from tarflow.training.fit_module import WHOLE
@@ -50,7 +50,7 @@ class FitSettings(Settings):
 
 def fit(
     config: FitSettings,
-    make: Callable[[ImageData], FitModule],
+    make: Callable[[Any], FitModule],
     origin: Mapping[str, Any] | None = None,
 ) -> float | None:
     """Fit a model and leave a run folder; returns what a sweeper may make small.
@@ -78,13 +78,14 @@ def fit(
         return run.noted_loss(done)
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
-    module = make(datamodule.data)
+    data: DividedData = datamodule.data
+    module = make(data)
     run.check(module)
-    run.check_data(datamodule.data, leads)
+    run.check_data(data, leads)
     trainer = make_trainer(config.trainer, config.logger, config.callbacks)
     num_parameters = sum(p.numel() for p in module.model.parameters() if p.requires_grad)
-    num_images = len(datamodule.data.train)
-    tell(f"{config.name}: {num_parameters:,} parameters, {num_images:,} training images")
+    num_train = len(data.parts["train"])
+    tell(f"{config.name}: {num_parameters:,} parameters, {num_train:,} training {data.noun}")
     if checkpoint:
         tell(f"going on from {checkpoint} at step {done}")
     with wandb_runs(trainer.loggers, config.composed):

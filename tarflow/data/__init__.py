@@ -1,7 +1,8 @@
-"""Data sets of images, and the LightningDataModule that batches them."""
+"""Data sets, and the LightningDataModule that batches them."""
 
 from typing import TYPE_CHECKING
 
+from tarflow.data.divided_data import DividedData
 from tarflow.data.images import ArrayDataset, ImageData
 from tarflow.data.loading.augmentation import mirror
 from tarflow.data.loading.batches import Batch, read_batch
@@ -23,12 +24,14 @@ from tarflow.data.storage.latent_preparation import prepare_latents
 from tarflow.data.storage.preparation import prepare
 
 if TYPE_CHECKING:
-    from tarflow.data.loading.datamodule import ImageDataModule
+    from tarflow.data.loading.datamodule import DataModule, ImageDataModule
 
 __all__ = [
     "ArrayDataset",
     "Arrays",
     "Batch",
+    "DataModule",
+    "DividedData",
     "ImageData",
     "ImageDataModule",
     "Shards",
@@ -53,9 +56,9 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """Import lightning only when its data module is asked for; it takes seconds."""
-    if name != "ImageDataModule":
+    """Import lightning only when a data module is asked for; it takes seconds."""
+    if name not in ("DataModule", "ImageDataModule"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tarflow.data.loading.datamodule import ImageDataModule
+    from tarflow.data.loading import datamodule
 
-    return ImageDataModule
+    return getattr(datamodule, name)

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 
-from tarflow.data.images import ImageData
+from tarflow.data.divided_data import DividedData
 from tarflow.errors import DataError
 
 LOOKED_AT = 256
 """Examples of each part that are read, evenly spread over it."""
 
 
-def fingerprint(data: ImageData) -> dict[str, dict[str, Any]]:
+def fingerprint(data: DividedData) -> dict[str, dict[str, Any]]:
     """What the parts hold that a training run reads, as plain values.
 
     Of each part: the number of examples, a digest of all labels, where the data set has them at

@@ -1,9 +1,9 @@
-"""What every data set provides: stored images, what they are conditioned on, and a fixed split."""
+"""What every data set of images provides: stored images, and what they are conditioned on."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,12 +11,12 @@ from jaxtyping import Integer, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tarflow.arguments import check_instance, check_integer
-from tarflow.data.loading.augmentation import Augmentation, mirror
+from tarflow.arguments import check_integer
+from tarflow.data.divided_data import DividedData
+from tarflow.data.loading.augmentation import mirror
 from tarflow.data.loading.batches import Example
 from tarflow.data.loading.splits import complete_parts
 from tarflow.errors import DataError
-from tarflow.flows.codec import Codec
 from tarflow.tokenizers.tokenizer import Tokenizer
 
 UNLABELLED = -1
@@ -24,56 +24,23 @@ UNLABELLED = -1
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """A data set of images, divided into parts.
-
-    Every part yields `(stored, {"label": 3})`: an image of shape `image_shape` as it is stored,
-    and what it is conditioned on, `{}` where that is nothing.
+class ImageData(DividedData):
+    """A data set of images, divided into parts; see `DividedData` for the other attributes.
 
     Attributes:
-        name: What the data is, its version and how it was divided: what a reported number names.
-        train: Images to fit.
-        validation: Images to choose by; None when no part was set aside.
-        test: Images to report on, never to choose by.
-        codec: How stored images become numbers, such as `Pixels(256)` for bytes.
-        num_classes: Number of classes; 0 for data without labels.
         image_shape: Channels, height and width of an image as it is stored.
-        class_names: A name for each class, where classes have names.
-        augment: What training makes of its batches of stored images, such as `mirror`; nothing
-            else that reads the training part, as evaluation does, sees it.
-
-    Raises:
-        ConfigurationError: The codec is not a `Codec`.
     """
 
-    name: str
-    train: Dataset
-    validation: Dataset | None
-    test: Dataset
-    codec: Codec
-    num_classes: int
+    noun: ClassVar[str] = "images"
+
     image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...] = ()
-    augment: Augmentation | None = None
-
-    def __post_init__(self):
-        check_instance("codec", self.codec, Codec, "pass Pixels(256) for images of bytes")
-
-    @classmethod
-    def of(cls, name: str, parts: Mapping[str, Any], **others: Any) -> "ImageData":
-        """A data set of the parts `train`, `test` and perhaps `val`; the others as above."""
-        train, validation, test = parts["train"], parts.get("val"), parts["test"]
-        return cls(name, train=train, validation=validation, test=test, **others)
 
     @property
-    def parts(self) -> dict[str, Any]:
-        """The parts that there are, by the names that files give them."""
-        parts = {"train": self.train, "val": self.validation, "test": self.test}
-        return {name: part for name, part in parts.items() if part is not None}
+    def stored_shape(self) -> tuple[int, int, int]:
+        return self.image_shape
 
     @property
     def determined(self) -> dict[str, Any]:
-        """The arguments that the data determines for whoever is made for it."""
         channels, *size = self.codec.encoded_shape(self.image_shape)
         sizes = {"image_size": tuple(size), "num_channels": channels}
         classes = {"num_classes": self.num_classes, "class_names": self.class_names}

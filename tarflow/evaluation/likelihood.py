@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.arguments import check_integer, keep
-from tarflow.data import ImageData
+from tarflow.data import DividedData
 from tarflow.data.images import UNLABELLED
 from tarflow.data.loading.batches import UNREADABLE, Batch, read_batch
 from tarflow.data.loading.reading import ReadAhead
@@ -83,7 +83,7 @@ class LikelihoodMetrics(Metrics):
         for name, kind in (("split", PartName), ("unit", UnitName)):
             check_choice(name, getattr(self, name), kind)
 
-    def evaluate(self, flow: Flow, data: ImageData, work_of: WorkOf) -> Report | None:
+    def evaluate(self, flow: Flow, data: DividedData, work_of: WorkOf) -> Report | None:
         """Evaluate a flow, with other processes perhaps.
 
         Raises:
@@ -110,7 +110,7 @@ class LikelihoodMetrics(Metrics):
         """Compare image by image; see `compare_likelihoods`."""
         return compare_likelihoods(report, baseline)
 
-    def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
+    def settings(self, flow: Flow, data: DividedData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
         own = {"seed": self.seed, "importance_samples": self.importance_samples}
         return {**settings_of(flow, data, self.split, noise_at(flow, self.noise_level)), **own}
@@ -158,7 +158,7 @@ class LikelihoodMetrics(Metrics):
             **columns,
         }
 
-    def _report(self, flow: Flow, data: ImageData, rows: Rows) -> Report:
+    def _report(self, flow: Flow, data: DividedData, rows: Rows) -> Report:
         """Put the values of all images in words and units."""
         noise = noise_at(flow, self.noise_level)
         unit = Unit.of(flow, self.unit == "nats", noise)
@@ -196,8 +196,8 @@ class LikelihoodMetrics(Metrics):
         table.append(("largest deviation x -> z -> x", f"{deviation:.1e}", "", ""))
         for reason, count in {"not finite": lost, "unreadable": unreadable}.items():
             if count:
-                table.append((f"images left out, {reason}", str(count), "", ""))
-        title = f"{values['count']} {self.split} images of {data.name}"
+                table.append((f"{data.noun} left out, {reason}", str(count), "", ""))
+        title = f"{values['count']} {self.split} {data.noun} of {data.name}"
         return Report("likelihood", title, SUMMARY, table, values, per_image)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from tarflow.arguments import shown
-from tarflow.data import ImageData
+from tarflow.data import DividedData
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.evaluation.provenance import software
 from tarflow.evaluation.reporting import Report
@@ -35,7 +35,7 @@ class Metrics(Part, ABC):
 
     name: ClassVar[str]
 
-    def __call__(self, flow: Any, data: ImageData) -> Report:
+    def __call__(self, flow: Any, data: DividedData) -> Report:
         """Evaluate a flow in this process alone; raises as `check` and `evaluate` do."""
         self.check(flow)
         report = self.evaluate(flow, data, lambda name: InMemory())
@@ -55,11 +55,11 @@ class Metrics(Part, ABC):
             )
 
     @abstractmethod
-    def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
+    def settings(self, flow: Flow, data: DividedData) -> dict[str, Any]:
         """All that values depend on besides the weights, for JSON: values of others are redone."""
 
     @abstractmethod
-    def evaluate(self, flow: Flow, data: ImageData, work_of: WorkOf) -> Report | None:
+    def evaluate(self, flow: Flow, data: DividedData, work_of: WorkOf) -> Report | None:
         """Evaluate a flow, with other processes perhaps.
 
         Args:
@@ -92,8 +92,8 @@ def check_choice(name: str, value: Any, kind: Any) -> None:
         )
 
 
-def part_of(data: ImageData, split: PartName) -> Any:
-    """A part of a data set that has images.
+def part_of(data: DividedData, split: PartName) -> Any:
+    """A part of a data set that holds something.
 
     Raises:
         DataError: The data has no such part, or nothing in it.
@@ -107,9 +107,9 @@ def part_of(data: ImageData, split: PartName) -> Any:
 
 
 def settings_of(
-    flow: Flow, data: ImageData, split: PartName, noise: Noise | None
+    flow: Flow, data: DividedData, split: PartName, noise: Noise | None
 ) -> dict[str, Any]:
-    """What the values of images of a part with some noise depend on, whatever the metrics are."""
+    """What the values of examples with some noise depend on, whatever the metrics are."""
     return {
         "data": data.name,
         "split": split,
@@ -121,7 +121,7 @@ def settings_of(
     }
 
 
-def check_fit(flow: Any, data: ImageData) -> None:
+def check_fit(flow: Any, data: DividedData) -> None:
     """Refuse data that a flow, or a student, was not made for.
 
     Raises:
@@ -133,7 +133,7 @@ def check_fit(flow: Any, data: ImageData) -> None:
             "this checkpoint does not name the noise of its training: convert it again"
             " with noise_std=..."
         )
-    encoded = flow.codec.encoded_shape(data.image_shape)
+    encoded = flow.codec.encoded_shape(data.stored_shape)
     pairs: list[tuple[str, Any, Any]] = [("image shape", flow.image_shape, encoded)]
     pairs += flow.codec.compared(data.codec)
     if flow.num_classes:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.arguments import check_integer, check_real, keep
-from tarflow.data.images import ImageData
+from tarflow.data.divided_data import DividedData
 from tarflow.data.loading.batches import Batch
 from tarflow.errors import ConfigurationError
 from tarflow.flows.conditioning import with_dropout
@@ -85,7 +85,7 @@ class Objective(Part, ABC):
         if flow.codec is not None:
             flow.codec.held()
 
-    def prepare(self, data: ImageData) -> None:
+    def prepare(self, data: DividedData) -> None:
         """Let its distances learn what they need from the training part, before training."""
         for distance in self.distances:
             distance.fit(data)

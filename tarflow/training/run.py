@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from tarflow.arguments import flattened
+from tarflow.data.divided_data import DividedData
 from tarflow.data.fingerprint import differences, fingerprint
-from tarflow.data.images import ImageData
 from tarflow.errors import CheckpointError
 from tarflow.flows.checkpoint import CONFIG, check_weights
 from tarflow.machine.files import json_text, write_atomically
@@ -112,7 +112,7 @@ class Run:
             self._write(self.config, config)
         return None
 
-    def check_data(self, data: ImageData, leads: bool = True) -> None:
+    def check_data(self, data: DividedData, leads: bool = True) -> None:
         """Refuse to go on with other data than those the run began with, and note which these are.
 
         Raises:

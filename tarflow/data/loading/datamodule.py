@@ -7,7 +7,7 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from tarflow.arguments import check_integer
-from tarflow.data.images import ImageData
+from tarflow.data.divided_data import DividedData
 from tarflow.data.loading.batches import Batch, Drawn, Numbered, Readable, collate
 from tarflow.data.loading.orders import Batches, EvaluationBatches
 from tarflow.data.loading.shares import BatchShares
@@ -27,25 +27,25 @@ class ResumedLoader(DataLoader):
 
 
 @register
-class ImageDataModule(LightningDataModule):
-    """Batches of a data set; training images in an order drawn anew in each epoch.
+class DataModule(LightningDataModule):
+    """Batches of a data set; training examples in an order drawn anew in each epoch.
 
     The order follows from the seed of torch when this is built (call
     `lightning.seed_everything` before). A resumed run goes on with the batch after the last one
     that its checkpoint knows, in mid-epoch too.
 
-    Batch sizes count the images of all processes together: the share of each, and the number of
+    Batch sizes count the examples of all processes together: the share of each, and the number of
     steps that accumulate gradients, follow from them, so that a run means the same on any number
     of devices. Every batch is a `Batch`.
 
     Args:
         data: The data set.
-        batch_size: Number of images in a training batch, over all processes.
-        eval_batch_size: Number of images in another batch; by default, the same.
-        device_batch_size: Number of images that a device takes at once in training; more steps
+        batch_size: Number of examples in a training batch, over all processes.
+        eval_batch_size: Number of examples in another batch; by default, the same.
+        device_batch_size: Number of examples that a device takes at once in training; more steps
             make up for it by accumulating gradients. By default, its whole share.
-        num_workers: Number of processes that read images, for each device; 0 reads them in the
-            training process, which is fastest for images in memory.
+        num_workers: Number of processes that read examples, for each device; 0 reads them in the
+            training process, which is fastest for data in memory.
         drop_last: Whether to leave out the last training batch of an epoch if it is not full.
 
     Raises:
@@ -55,7 +55,7 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        data: ImageData,
+        data: DividedData,
         batch_size: int,
         eval_batch_size: int | None = None,
         device_batch_size: int | None = None,
@@ -73,13 +73,13 @@ class ImageDataModule(LightningDataModule):
         num_train = len(data.parts["train"])
         if drop_last and batch_size > num_train:
             raise DataError(
-                f"batch_size {batch_size} exceeds the {num_train} training images, so every batch"
-                f" would be left out: choose at most {num_train}, or drop_last=False"
+                f"batch_size {batch_size} exceeds the {num_train} training {data.noun}, so every"
+                f" batch would be left out: choose at most {num_train}, or drop_last=False"
             )
         self.batches = Batches(num_train, batch_size, torch.initial_seed(), drop_last)
 
     def setup(self, stage: str) -> None:
-        """Share the batches out, and turn validation off where no images were set aside for it."""
+        """Share the batches out, and turn validation off where none were set aside for it."""
         fitting = self.trainer if stage == "fit" else None
         if fitting is not None:
             self._share_out(fitting)
@@ -95,7 +95,7 @@ class ImageDataModule(LightningDataModule):
         return self._loader(Drawn(self.data.train), ResumedLoader, batch_sampler=self.batches)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Batches to choose by; none where no images were set aside."""
+        """Batches to choose by; none where no examples were set aside."""
         return [] if self.data.validation is None else self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader:
@@ -167,3 +167,8 @@ class ImageDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **options,
         )
+
+
+@register
+class ImageDataModule(DataModule):
+    """Batches of a data set of images: a `DataModule`, by the name that checkpoints know."""
