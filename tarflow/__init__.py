@@ -12,6 +12,7 @@ from tarflow.errors import (
 from tarflow.flows.affine import Affine, ExpScale, Scale, SoftClipScale, SoftplusScale, UnitScale
 from tarflow.flows.autoregressive import AutoregressiveTransform
 from tarflow.flows.base import DiagonalNormal, StandardNormal
+from tarflow.flows.categories import Categories
 from tarflow.flows.codec import Codec, Pixels, UniformDequantization
 from tarflow.flows.conditioning import Conditioner, LabelConditioner, NoiseLevelConditioner
 from tarflow.flows.context import NULL_CLASS, Context
@@ -43,6 +44,7 @@ from tarflow.flows.report import Inverse, SamplingReport
 from tarflow.flows.spline import SplineScale
 from tarflow.flows.standardization import ColumnNormalization, Normalization, Whitening
 from tarflow.flows.supports import Circle, HalfLine, Integers, Interval, Real, Simplex, Support
+from tarflow.flows.table_columns import TableColumns
 from tarflow.flows.tar_flow import TarFlow
 from tarflow.flows.token_flow import TokenFlow
 from tarflow.flows.transforms import Composition, Patchify, Transform
@@ -86,6 +88,7 @@ __all__ = [
     "Alternating",
     "AutoDenoiser",
     "AutoregressiveTransform",
+    "Categories",
     "CheckpointError",
     "Chosen",
     "Circle",
@@ -176,6 +179,7 @@ __all__ = [
     "Student",
     "Support",
     "SwiGLU",
+    "TableColumns",
     "TarFlow",
     "TarflowError",
     "TokenConditioner",

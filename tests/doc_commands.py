@@ -16,7 +16,7 @@ from tarflow.cli import COMMANDS, PLAIN, run_command
 from tests import composing
 
 ROOT = Path(__file__).parents[1]
-AT_HAND = ("digits", "folder", "photographs", "latents")
+AT_HAND = ("digits", "folder", "photographs", "latents", "table")
 """Data that the tests have; random bytes take the place of others in training."""
 
 SMALL = {

@@ -15,15 +15,20 @@ import yaml
 from diffusers import AutoencoderKL
 from hydra.errors import HydraException
 from PIL import Image
+from sklearn.datasets import load_wine
 
 from tarflow import (
+    Categories,
     GaussianNoise,
+    Integers,
     InverseStudent,
     NoNoise,
     Pixels,
+    Real,
     TarFlow,
     UniformDequantization,
     UniformLevels,
+    VectorFlow,
     VelocityStudent,
 )
 from tarflow.data.sources.photographs import PHOTOGRAPHS
@@ -130,6 +135,16 @@ def flow_of(folder: Path) -> TarFlow:
     return TarFlow.from_pretrained(folder / "outputs/digits_samples/seed_0/pretrained")
 
 
+def save_wine(folder: Path) -> None:
+    """Write a flow of the rows of a table that a page writes."""
+    wine, whole = load_wine(), ("magnesium", "proline")
+    supports = [Integers() if name in whole else Real() for name in wine.feature_names]
+    supports.append(Categories([*map(str, wine.target_names)]))
+    names = [*wine.feature_names, "cultivar"]
+    flow = VectorFlow(len(names), supports, names=names, noise=NoNoise(), **TINY)
+    flow.save_pretrained(folder / "outputs" / "wine" / "seed_0" / "pretrained")
+
+
 def save_latents(folder: Path) -> None:
     """Write tokenizers of photographs, flows of their latents, and an autoencoder of diffusers."""
     torch.manual_seed(0)
@@ -175,6 +190,7 @@ def things(tmp_path_factory) -> Path:
         student.save_pretrained(folder / "outputs" / name / "seed_0" / "pretrained")
     save_published(flow, folder / "weights.pth")
     save_latents(folder)
+    save_wine(folder)
     source = np.random.default_rng(0)
     for name in ("cats", "dogs"):
         (folder / "photos" / name).mkdir(parents=True)

@@ -57,8 +57,11 @@ BELOW: dict[str, set[str]] = {
 }
 """What a folder may import besides the foundation and itself; the commands may import all."""
 
-OF_FLOWS = {"tarflow.flows.codec", "tarflow.flows.context"}
-"""What data knows of flows: how values are stored, and what they are conditioned on."""
+OF_FLOWS = {
+    *("tarflow.flows.codec", "tarflow.flows.context", "tarflow.flows.supports"),
+    *("tarflow.flows.categories", "tarflow.flows.table_columns"),
+}
+"""What data knows of flows: how values are stored, where they lie, and what is known of them."""
 
 
 def modules() -> dict[str, Path]:

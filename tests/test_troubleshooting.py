@@ -195,7 +195,7 @@ def labels_from_1(folder):
     count_classes({"train": np.array([1, 2])}, None, str(folder))
 
 
-@provokes("class … has … image, too few to split")
+@provokes("class … has … example, too few to split")
 def lonely_image(folder):
     labels = np.array([0] * 39 + [1])
     np.savez(folder / "file.npz", images=np.zeros((40, 4, 4), np.uint8), labels=labels)

@@ -21,7 +21,14 @@ from tarflow.cli.trainer import make_trainer
 from tarflow.cli.wandb_run import wandb_runs
 from tarflow.data import DividedData
 from tarflow.errors import ConfigurationError
-from tarflow.training import FitModule, LastCheckpoint, Preemption, PretrainedExport, Run
+from tarflow.training import (
+    BestExport,
+    FitModule,
+    LastCheckpoint,
+    Preemption,
+    PretrainedExport,
+    Run,
+)
 from tarflow.training.fit_module import WHOLE
 from tarflow.training.steps import callbacks_of
 
@@ -98,7 +105,13 @@ def fit(
 
 
 def _last_loss(trainer: lightning.Trainer, module: FitModule) -> float | None:
-    """The loss of the last validation, or, without one, of the last step; None without either."""
+    """The loss of the last validation, or, without one, of the last step; None without either.
+
+    It is the least of all validations where the model of that is kept.
+    """
+    for each in callbacks_of(trainer):
+        if isinstance(each, BestExport) and math.isfinite(each.best):
+            return each.best
     names = [f"{part}/{module.loss_name}" for part in ("val", "train")]
     found = [trainer.callback_metrics[name] for name in names if name in trainer.callback_metrics]
     return found[0].item() if found else None
@@ -132,7 +145,7 @@ def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:
     if step < trainer.max_steps:
         tell(f"the run ended at step {step} of {trainer.max_steps}: {goes_on}")
     exports = [each for each in callbacks_of(trainer) if isinstance(each, PretrainedExport)]
-    folders = [each.directory for each in exports if each.step == step]
+    folders = [each.directory for each in exports if each.holds(step)]
     if step == before and run.has_model:
         folders = [run.pretrained]
     tell(f"the trained model is in {folders[0]}" if folders else "no model was written")

@@ -10,6 +10,8 @@ from tarflow.cli.choices import beside, device_of, find_pretrained, load_model, 
 from tarflow.cli.command import instantiate
 from tarflow.cli.samplers import sampler_of
 from tarflow.cli.settings import Section, Settings
+from tarflow.errors import ConfigurationError
+from tarflow.flows.table_columns import TableColumns
 from tarflow.machine.processes import Process
 from tarflow.sampling.array_layout import layout_of
 from tarflow.sampling.gallery import Gallery, real_images
@@ -78,6 +80,8 @@ def sample(config: SampleSettings) -> None:
     model = load_model(directory, device, OF_FLOWS, OF_STUDENTS)
     tokenizer = put_tokenizer(model, config.tokenizer)
     output = Path(config.output or beside(directory, "samples"))
+    if isinstance(model.codec, TableColumns):
+        _check_pictures(config)
     sampler, origin = sampler_of(config, model, directory)
     settings, num_samples = {**origin, **tokenizer, **sampler.settings}, config.num_samples
     folder, batch_size = SampleFolder(output), config.batch_size
@@ -93,9 +97,34 @@ def sample(config: SampleSettings) -> None:
         if not process.leads:
             print(f"process {process.rank} has drawn its share: process 0 makes the files")
             return
+        if isinstance(sampler.codec, TableColumns):
+            with folder.saving():
+                folder.finish(request, _write_rows(run, sampler.codec))
+            return
         panels = _panels(config, run)
         with folder.saving():
             folder.finish(request, _write_samples(config, run, panels))
+
+
+def _check_pictures(config: SampleSettings) -> None:
+    """Refuse what asks for pictures, of a flow of the rows of a table."""
+    asked = {"save_png": config.save_png, "save_npz": config.save_npz, "data": config.data}
+    for key, value in asked.items():
+        if value:
+            raise ConfigurationError(
+                f"{key} is for images, and this model draws rows of a table, which samples.csv"
+                " holds: leave it out"
+            )
+
+
+def _write_rows(run: SampleRun, columns: TableColumns) -> list[Path]:
+    """Write rows as a table, and tell of the files."""
+    gallery = Gallery(run.folder.directory, columns)
+    certificates = run.certificates
+    table = gallery.write_table(run.pixels("writing samples.csv"), columns)
+    files = [table, gallery.write_certificates(certificates)]
+    print(certificates, *run.sampler.notes, *files, sep="\n")
+    return files
 
 
 def _panels(config: SampleSettings, run: SampleRun) -> dict[str, torch.Tensor]:

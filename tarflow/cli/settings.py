@@ -19,6 +19,15 @@ PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 """The configuration: inside an installed wheel, or beside the package in a checkout."""
 
+TABLES = "table"
+"""What the names of data sets begin with that are tables."""
+
+OmegaConf.register_new_resolver(
+    "for_tables",
+    lambda data, chosen, others: chosen if data.startswith(TABLES) else others,
+    replace=True,
+)
+
 Section = DictConfig
 """A part of a configuration that has keys of its own, most of all a `_target_`."""
 

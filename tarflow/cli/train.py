@@ -7,11 +7,14 @@ from tarflow.cli.command import instantiate
 from tarflow.cli.fit import FitSettings, filled, fit
 from tarflow.cli.settings import Section
 from tarflow.cli.targets import find
-from tarflow.data import ImageData
+from tarflow.data import DividedData, TableData
+from tarflow.data.images import check_images
 from tarflow.errors import ConfigurationError
 from tarflow.evaluation.metrics import check_fit
 from tarflow.flows.codec import Codec, Pixels
 from tarflow.flows.flow import Flow
+from tarflow.flows.noise import Noise, NoNoise
+from tarflow.flows.vector_flow import VectorFlow
 from tarflow.sampling.sample_folder import fingerprints
 from tarflow.tokenizers import Tokenizer
 from tarflow.training import FlowModule
@@ -41,9 +44,9 @@ def train(config: TrainSettings) -> float | None:
     given = {"tokenizer": directory, "checkpoint": start}
     origin = {name: fingerprints(each) for name, each in given.items() if each is not None}
 
-    def make(data: ImageData) -> FlowModule:
+    def make(data: DividedData) -> FlowModule:
         if directory is not None:
-            data = data.with_tokenizer(Tokenizer.from_pretrained(directory))
+            data = check_images(data).with_tokenizer(Tokenizer.from_pretrained(directory))
         if start is None:
             flow = make_flow(config.model, config.codec, config.noise, data)
         else:
@@ -56,8 +59,20 @@ def train(config: TrainSettings) -> float | None:
     return fit(config, make, origin)
 
 
-def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -> Flow:
-    """Make the flow; what the data determines need not be configured."""
+def make_flow(model: Section, codec: Section, noise: Section, data: DividedData) -> Flow:
+    """Make the flow; what the data determines need not be configured.
+
+    Raises:
+        ConfigurationError: The model, or the noise, is not one for such data.
+    """
+    make, of_rows = find(model["_target_"]), isinstance(data, TableData)
+    if of_rows != (isinstance(make, type) and issubclass(make, VectorFlow)):
+        raise ConfigurationError(
+            f"model._target_={model['_target_']} is not for the {data.noun} of {data.name}: give"
+            f" model={'vectors' if of_rows else 'tarflow'}"
+        )
+    if isinstance(data, TableData):
+        return _flow_of_rows(model, filled(noise, {}), data)
     determined = data.determined
     if model.get("num_classes", data.num_classes) != data.num_classes:
         del determined["class_names"]  # a model of other classes, or of none
@@ -65,7 +80,22 @@ def make_flow(model: Section, codec: Section, noise: Section, data: ImageData) -
     return filled(model, determined | parts)
 
 
-def _codec(section: Section, data: ImageData) -> Codec:
+def _flow_of_rows(model: Section, noise: Noise, data: TableData) -> Flow:
+    """Make a flow of the rows of a table, standardized by its training part.
+
+    Raises:
+        ConfigurationError: There is noise.
+    """
+    if not isinstance(noise, NoNoise):
+        raise ConfigurationError(
+            f"{noise} is in units of pixels, and {data.name} holds rows: give noise=no_noise"
+        )
+    flow: VectorFlow = filled(model, {**data.determined, "noise": noise})
+    flow.standardize(data.rows["train"])
+    return flow
+
+
+def _codec(section: Section, data: DividedData) -> Codec:
     """The codec that the noise goes with; for latents, their tokenizer, which the data brings.
 
     Raises:

@@ -78,6 +78,13 @@ class ImageData(DividedData):
         return replace(self, train=train, validation=validation, augment=augment)
 
 
+def check_images(data: DividedData) -> ImageData:
+    """Refuse, by a `DataError`, what does not hold images."""
+    if not isinstance(data, ImageData):
+        raise DataError(f"{data.name} holds {data.noun}, and this is for images")
+    return data
+
+
 class LabelledImages(Dataset, ABC):
     """Images, each with a label or all without; subclasses tell how one is read.
 

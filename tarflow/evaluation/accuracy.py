@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from tarflow.arguments import check_integer, keep
-from tarflow.data import ImageData
+from tarflow.data import DividedData
 from tarflow.data.images import UNLABELLED
 from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import DataError
@@ -70,7 +70,7 @@ class ClassificationMetrics(Metrics):
             keep(self, **{name: check_integer(name, getattr(self, name), least)})
         check_choice("split", self.split, PartName)
 
-    def evaluate(self, flow: Flow, data: ImageData, work_of: WorkOf) -> Report | None:
+    def evaluate(self, flow: Flow, data: DividedData, work_of: WorkOf) -> Report | None:
         """Evaluate a flow, with other processes perhaps.
 
         Raises:
@@ -88,7 +88,7 @@ class ClassificationMetrics(Metrics):
         rows = work.do(title, len(part), self.batch_size, compute)
         return None if rows is None else self._report(flow, data, rows)
 
-    def settings(self, flow: Flow, data: ImageData) -> dict[str, Any]:
+    def settings(self, flow: Flow, data: DividedData) -> dict[str, Any]:
         """All that the values of an image depend on, besides the weights."""
         own = {"seed": self.seed, "num_draws": self.num_draws}
         return {**settings_of(flow, data, self.split, noise_at(flow, self.noise_level)), **own}
@@ -110,7 +110,7 @@ class ClassificationMetrics(Metrics):
         label = batch.context.label.long().numpy()
         return {"density": density, "gradient": gradient, "label": label, "digest": digests(batch)}
 
-    def _report(self, flow: Flow, data: ImageData, rows: Rows) -> Report:
+    def _report(self, flow: Flow, data: DividedData, rows: Rows) -> Report:
         """Put the values of all images in words."""
         known = readable(rows["digest"]) & (rows["label"] != UNLABELLED)
         names = data.class_names or tuple(map(str, range(flow.num_classes)))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tarflow.arguments import check_integer, keep
-from tarflow.data import DividedData
+from tarflow.data import DividedData, TableData
 from tarflow.data.images import UNLABELLED
 from tarflow.data.loading.batches import UNREADABLE, Batch, read_batch
 from tarflow.data.loading.reading import ReadAhead
@@ -102,7 +102,7 @@ class LikelihoodMetrics(Metrics):
             return None
         if not np.isfinite(rows["log_prob"]).any():
             batch, source = read_batch(part, range(1)), ExampleSeeds(self.seed, [0])
-            inputs = noisy_inputs(flow, batch, source, noise_at(flow, self.noise_level))
+            inputs = held_out_inputs(flow, batch, source, noise_at(flow, self.noise_level))
             flow.check_finite(torch.tensor(math.nan), *inputs)  # tells which transform it was
         return self._report(flow, data, rows)
 
@@ -135,7 +135,7 @@ class LikelihoodMetrics(Metrics):
         streams = ExampleStreams(self.seed, indices)
         times = range(self.importance_samples)
         noise = noise_at(flow, self.noise_level)
-        inputs = (noisy_inputs(flow, batch, streams, noise) for _ in times)
+        inputs = (held_out_inputs(flow, batch, streams, noise) for _ in times)
         x, context = next(inputs)
         known = context.to("cpu").parts.items()
         first = _log_prob(flow, x, context)
@@ -190,6 +190,10 @@ class LikelihoodMetrics(Metrics):
             per_image[name] = unit(densities).tolist()
             values[name] = mean_and_error(unit(densities[densities.isfinite()]))
             table.append(summary_row(words, values[name]))
+        if isinstance(data, TableData):
+            log_prob = torch.from_numpy(rows["log_prob"])
+            values["log_likelihood"] = summary = mean_and_error(log_prob[log_prob.isfinite()])
+            table.insert(0, summary_row("log-likelihood of a row, nats", summary))
         if isinstance(noise, NoiseLevels):
             values["by_level"] = _by_level(noise, unit, rows)
             table += [summary_row(f"at {k}", each) for k, each in values["by_level"].items()]
@@ -229,12 +233,28 @@ def noisy_inputs(
     flow: Flow, batch: Batch, source: ExampleSeeds, noise: Noise | None = None
 ) -> tuple[Tensor, Context]:
     """Noisy images and what is known of them, on the flow's device."""
-    anchor = flow.base.anchor
-    dtype = torch.promote_types(anchor.dtype, torch.float32)
-    x, known = flow.observe(batch.x, batch.context, source, dtype, noise)
+    return _moved(flow, flow.observe(batch.x, batch.context, source, _dtype_of(flow), noise))
+
+
+def held_out_inputs(
+    flow: Flow, batch: Batch, source: ExampleSeeds, noise: Noise | None = None
+) -> tuple[Tensor, Context]:
+    """Examples as `log_prob` judges them, and what is known of them, on the flow's device."""
+    return _moved(flow, flow.held_out(batch.x, batch.context, source, _dtype_of(flow), noise))
+
+
+def _dtype_of(flow: Flow) -> torch.dtype:
+    """The dtype of the numbers of examples."""
+    return torch.promote_types(flow.base.anchor.dtype, torch.float32)
+
+
+def _moved(flow: Flow, given: tuple[Tensor, Context]) -> tuple[Tensor, Context]:
+    """Checked examples on the flow's device."""
+    x, known = given
     context = flow.read_context(known, x)
     flow.check_context(context)
-    return x.to(anchor.device), context.to(anchor.device)
+    device = flow.base.anchor.device
+    return x.to(device), context.to(device)
 
 
 def _unknown(rows: Tensor, lost: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from tarflow.arguments import shown
-from tarflow.data import DividedData
+from tarflow.data import DividedData, ImageData, TableData
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.evaluation.provenance import software
 from tarflow.evaluation.reporting import Report
 from tarflow.evaluation.work import InMemory, Work
 from tarflow.flows.flow import Flow
 from tarflow.flows.noise import Noise
+from tarflow.flows.table_columns import TableColumns
 from tarflow.registry import Part
 
 PartName = Literal["test", "validation", "train"]
@@ -133,8 +134,12 @@ def check_fit(flow: Any, data: DividedData) -> None:
             "this checkpoint does not name the noise of its training: convert it again"
             " with noise_std=..."
         )
-    encoded = flow.codec.encoded_shape(data.stored_shape)
-    pairs: list[tuple[str, Any, Any]] = [("image shape", flow.image_shape, encoded)]
+    pairs: list[tuple[str, Any, Any]] = []
+    if isinstance(data, ImageData) and flow.image_shape is not None:
+        encoded = flow.codec.encoded_shape(data.image_shape)
+        pairs.append(("image shape", flow.image_shape, encoded))
+    elif isinstance(flow.codec, TableColumns) != isinstance(data, TableData):
+        pairs.append(("codec", flow.codec.words, data.codec.words))
     pairs += flow.codec.compared(data.codec)
     if flow.num_classes:
         pairs.append(("number of classes", flow.num_classes, data.num_classes))

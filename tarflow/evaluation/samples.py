@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tarflow.arguments import check_integer, keep, shown
-from tarflow.data import ImageData
+from tarflow.data import DividedData
+from tarflow.data.images import check_images
 from tarflow.data.loading.reading import ReadAhead
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.evaluation.extractors import Extractor, Inception, PixelFeatures, UnavailableError
@@ -124,7 +125,7 @@ class SampleMetrics(Metrics):
         if not isinstance(model, Student):
             super().check(model)
 
-    def evaluate(self, flow: Model, data: ImageData, work_of: WorkOf) -> Report | None:
+    def evaluate(self, flow: Model, data: DividedData, work_of: WorkOf) -> Report | None:
         """Evaluate a flow or a student, with other processes perhaps.
 
         Raises:
@@ -141,7 +142,7 @@ class SampleMetrics(Metrics):
         settings = {**self.settings(flow, data), "unreadable": known.unreadable}
         return report_of(settings, list(features.extractors), self.skipped(data), scores)
 
-    def features_of(self, flow: Model, data: ImageData) -> ImageFeatures:
+    def features_of(self, flow: Model, data: DividedData) -> ImageFeatures:
         """What images are compared by, once the data is known to fit.
 
         Raises:
@@ -157,7 +158,8 @@ class SampleMetrics(Metrics):
         for part in (data.train, data.test):
             if part is None or not len(part):  # pyright: ignore[reportArgumentType]
                 raise DataError(f"{data.name} lacks training or test images to compare with")
-        return ImageFeatures(data, self._available(data)[0], flow.base.anchor.device)
+        images = check_images(data)
+        return ImageFeatures(images, self._available(images)[0], flow.base.anchor.device)
 
     def real_images(self, features: ImageFeatures, work_of: WorkOf) -> RealImages | None:
         """What samples are compared with; None where another process knows.
@@ -181,7 +183,7 @@ class SampleMetrics(Metrics):
         }
         return RealImages(references, rows, unreadable)
 
-    def settings(self, flow: Model, data: ImageData) -> dict[str, Any]:
+    def settings(self, flow: Model, data: DividedData) -> dict[str, Any]:
         """All that the values depend on, besides the weights."""
         return {
             "data": data.name,
@@ -194,16 +196,16 @@ class SampleMetrics(Metrics):
             "software": software(),
         }
 
-    def skipped(self, data: ImageData) -> dict[str, str]:
+    def skipped(self, data: DividedData) -> dict[str, str]:
         """Why some of the extractors cannot be used on images of the data."""
         return self._available(data)[1]
 
-    def _available(self, data: ImageData) -> tuple[dict[str, Extractor], dict[str, str]]:
+    def _available(self, data: DividedData) -> tuple[dict[str, Extractor], dict[str, str]]:
         """The extractors that can be used, and why the others cannot."""
-        usable, skipped = {}, {}
+        usable, skipped, shape = {}, {}, check_images(data).image_shape
         for name, extractor in self.extractors.items():
             try:
-                extractor.check(data.image_shape)
+                extractor.check(shape)
                 usable[name] = extractor
             except UnavailableError as error:
                 skipped[name] = str(error)

@@ -119,6 +119,17 @@ class Density(Conditioned, nn.Module):
         known = self.known(Context.of(context, len(x), x.device))
         return x, known.updated(**told.parts)
 
+    def held_out(
+        self,
+        stored: Shaped[Tensor, "batch ..."],
+        context: ContextLike = None,
+        source: RandomSource = None,
+        dtype: torch.dtype = torch.float32,
+        noise: Noise | None = None,
+    ) -> tuple[Examples, Context]:
+        """Stored values as `log_prob` judges them, which is as `observe` makes them."""
+        return self.observe(stored, context, source, dtype, noise)
+
     def read_noise_std(self, noise_std: float | None) -> float:
         """A standard deviation that was given, or else that of the noise of this density's data.
 

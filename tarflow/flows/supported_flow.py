@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tarflow.flows.codec import Codec
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.flow import Flow
-from tarflow.flows.noise import Noise
+from tarflow.flows.noise import Noise, NoNoise
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.flows.stack import Stack
 from tarflow.flows.standardization import FittedTransform
@@ -23,10 +24,10 @@ class SupportedFlow(Flow):
     sums up the density of points that the transforms know, which `flow(x)` maps to noise.
     """
 
-    def __init__(self, description: Stack, shape: tuple[int, ...]):
+    def __init__(self, description: Stack, shape: tuple[int, ...], codec: Codec | None = None):
         """Make the transforms of a description, for examples of a shape."""
         parts = description.transforms(), description.base()
-        super().__init__(*parts, None, description.noise, description)
+        super().__init__(*parts, codec, description.noise, description)
         self.shape = shape
 
     @property
@@ -107,6 +108,19 @@ class SupportedFlow(Flow):
             return x, known
         x, told = noise.drawn(x, source)
         return x, known.updated(**told.parts)
+
+    def held_out(
+        self,
+        stored: Tensor,
+        context: ContextLike = None,
+        source: RandomSource = None,
+        dtype: torch.dtype = torch.float32,
+        noise: Noise | None = None,
+    ) -> tuple[Examples, Context]:
+        """Values as they are, all of whose points `log_prob` sums up; with noise, one of these."""
+        if not isinstance(noise or self.noise, NoNoise | None):
+            return self.observe(stored, context, source, dtype, noise)
+        return stored.to(dtype), self.known(Context.of(context, len(stored), stored.device))
 
     def holds(self, x: Examples, context: Context = Context()) -> Bool[Tensor, " batch"]:
         return self.supported.holds(x, context)

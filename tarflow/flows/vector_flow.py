@@ -1,7 +1,7 @@
 """Flows of vectors: parameters, features, columns of a table."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
@@ -9,13 +9,16 @@ from torch import Tensor
 
 from tarflow.arguments import check_instance, check_integer, keep
 from tarflow.errors import ConfigurationError
+from tarflow.flows.checkpoint import UNWRITTEN
 from tarflow.flows.conditioning import Conditioner
+from tarflow.flows.noise import Noise
 from tarflow.flows.shapes import Sequences
 from tarflow.flows.stack import Stack, coordinates
 from tarflow.flows.standardization import ColumnNormalization, Normalization
 from tarflow.flows.supported import Supported, Supports, check_supports, num_inner
 from tarflow.flows.supported_flow import SupportedFlow
 from tarflow.flows.supports import Real
+from tarflow.flows.table_columns import TableColumns
 from tarflow.flows.transforms import Rearrangement, Transform
 from tarflow.nn.positions import Coordinates
 
@@ -46,6 +49,7 @@ class VectorFlowDescription(Stack):
     token_dim: int
     supports: Supports
     normalization: Normalization = ColumnNormalization()
+    names: Sequence[str] | None = field(default=None, metadata=UNWRITTEN)
 
     def __post_init__(self):
         check_instance("normalization", self.normalization, Normalization, "pass Whitening(), say")
@@ -57,7 +61,14 @@ class VectorFlowDescription(Stack):
                 f"token_dim {self.token_dim} does not divide {self.num_inner}, the number of real"
                 " numbers of a vector"
             )
+        if self.columns is not None:
+            keep(self, names=self.columns.names)
         super().__post_init__()
+
+    @property
+    def columns(self) -> TableColumns | None:
+        """The columns, where they have names."""
+        return None if self.names is None else TableColumns(self.names, self.supports)
 
     @property
     def num_inner(self) -> int:
@@ -87,8 +98,11 @@ class VectorFlow(SupportedFlow):
         token_dim: How many numbers are one position of the transformers.
         conditioners: Such as `VectorConditioner(3)`.
         normalization: How numbers are normalized first: column by column, or by `Whitening()`.
+        names: The name of each number, as of the columns of a table, or None. With names the codec
+            is a `TableColumns`, whose `table` makes columns of samples.
+        noise: The noise that was added to the data, kept with the model.
         **options: Those of a `TarFlow` from `num_transforms` on, but for the codec, such as
-            `model_dim`, `num_classes`, `ordering`, `scale` and `noise`. By default four transforms
+            `model_dim`, `num_classes`, `ordering` and `scale`. By default four transforms
             of two layers, 128 wide, and a start token, so that the first position has a context.
 
     Example:
@@ -109,9 +123,11 @@ class VectorFlow(SupportedFlow):
         token_dim: int = 1,
         conditioners: Sequence[Conditioner] = (),
         normalization: Normalization = ColumnNormalization(),
+        names: Sequence[str] | None = None,
+        noise: Noise | None = None,
         **options: Any,
     ):
-        given = {"dim": dim, "supports": supports, "token_dim": token_dim}
-        given |= {"conditioners": conditioners, "normalization": normalization}
+        given = {"dim": dim, "supports": supports, "token_dim": token_dim, "names": names}
+        given |= {"conditioners": conditioners, "normalization": normalization, "noise": noise}
         description = VectorFlowDescription(**given, **options)
-        super().__init__(description, (description.dim,))
+        super().__init__(description, (description.dim,), description.columns)

@@ -153,6 +153,6 @@ def draw(
         with torch.no_grad():
             inverse = flow.attempt(flow.base.sample(len(source), source), part, options=options)
         reports.append(inverse.report)
-        return inverse.x
+        return flow.values(inverse.x)
 
     return chunks.map(compute, len(indices)), SamplingReport.cat(reports)

@@ -1,10 +1,12 @@
 """A folder of samples: a grid to look at, single images, arrays."""
 
+import csv
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch.utils.data import Dataset
 from tarflow.errors import DataError
 from tarflow.flows.codec import Codec
 from tarflow.flows.context import NULL_CLASS
+from tarflow.flows.table_columns import TableColumns
 from tarflow.machine.files import replacing, write_atomically
 from tarflow.sampling.array_layout import ArrayLayout, AsStored
 from tarflow.sampling.certificates import Certificates
@@ -73,6 +76,20 @@ class Gallery:
                 _write_array(archive, layout.labels, count, [label])
         return path
 
+    def write_table(
+        self, batches: Iterable[Shaped[Tensor, "_ columns"]], columns: TableColumns
+    ) -> Path:
+        """Write `samples.csv`: rows below the names of their columns; empty where not finite."""
+        path = self._path("samples.csv")
+        with replacing(path) as new, new.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns.names)
+            for batch in batches:
+                table = columns.table(batch)
+                rows = zip(*table.values(), strict=True)
+                writer.writerows([_cell(value) for value in row] for row in rows)
+        return path
+
     def write_certificates(self, certificates: Certificates) -> Path:
         """Write `certificates.csv`."""
         path = self._path("certificates.csv")
@@ -95,12 +112,18 @@ class Gallery:
 
 def remove_gallery(directory: Path) -> None:
     """Remove every file that a gallery writes."""
-    for name in ("grid.png", "samples.npz", "certificates.csv"):
+    for name in ("grid.png", "samples.npz", "samples.csv", "certificates.csv"):
         (directory / name).unlink(missing_ok=True)
     _remove_images(directory, 0)
     images = directory / "images"
     if images.is_dir() and not any(images.iterdir()):
         images.rmdir()
+
+
+def _cell(value: Any) -> str:
+    """A value as a cell; float32 with as few digits as tell it apart."""
+    text = str(value)
+    return "" if text == "nan" else text
 
 
 def _remove_images(directory: Path, first: int) -> None:

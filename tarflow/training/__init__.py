@@ -1,6 +1,7 @@
 """Training with Lightning."""
 
 from tarflow.training.averaging import WeightAveraging
+from tarflow.training.best_export import BestExport
 from tarflow.training.callbacks import PretrainedExport, SampleGrid, StepProgressBar
 from tarflow.training.checkpoints import LastCheckpoint
 from tarflow.training.distillation.classifier_features import ClassifierFeatures
@@ -53,6 +54,7 @@ from tarflow.training.tokenization.tokenizer_objective import TokenizerObjective
 
 __all__ = [
     "AsIs",
+    "BestExport",
     "ByDistance",
     "ByMeanSize",
     "ClassifierFeatures",

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tarflow.arguments import check_integer
 from tarflow.flows.checkpoint import save
 from tarflow.flows.guidance import Guidance
+from tarflow.flows.table_columns import TableColumns
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import register
 from tarflow.sampling.chunks import ChunkSize
@@ -47,6 +48,10 @@ class PretrainedExport(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._write(trainer, pl_module)
+
+    def holds(self, step: int) -> bool:
+        """Whether the folder holds what a run leaves that ended after a step."""
+        return self.step == step
 
     def _write(self, trainer: Trainer, module: Any) -> None:
         """Write the model, unless that of this step is written."""
@@ -88,6 +93,10 @@ class SampleGrid(PictureGrid):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.guidance is not None and pl_module.model.num_classes:
             pl_module.model.check_guidance(self.guidance, ["label"])  # before hours of training
+
+    def after_step(self, trainer: Trainer, module: Any) -> None:
+        if not isinstance(module.model.codec, TableColumns):  # whose rows have no pictures
+            super().after_step(trainer, module)
 
     def picture(self, model: Any, trainer: Trainer) -> Image:
         return grid(self._draw(model))

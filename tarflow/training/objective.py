@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tarflow.arguments import check_integer, check_real, keep
 from tarflow.data.divided_data import DividedData
+from tarflow.data.images import check_images
 from tarflow.data.loading.batches import Batch
 from tarflow.errors import ConfigurationError
 from tarflow.flows.conditioning import with_dropout
@@ -88,7 +89,7 @@ class Objective(Part, ABC):
     def prepare(self, data: DividedData) -> None:
         """Let its distances learn what they need from the training part, before training."""
         for distance in self.distances:
-            distance.fit(data)
+            distance.fit(check_images(data))
 
     @abstractmethod
     def __call__(self, flow: Flow, batch: Batch, source: RandomSource) -> Loss:
@@ -152,9 +153,9 @@ class MaximumLikelihood(Objective):
     def validate(
         self, flow: Flow, batch: Batch, source: RandomSource
     ) -> Mapping[str, Float[Tensor, " batch"]]:
-        x, context = flow.observe(batch.x, batch.context, source)
+        x, context = flow.held_out(batch.x, batch.context, source)
         flow.check_context(flow.read_context(context, x))
-        log_prob = flow.point_log_prob(x, context)
+        log_prob = flow.log_prob(x, context)
         unit = Unit.of(flow)
         nats = -log_prob / flow.dims(context)
         found = {self.named(flow): self.weighted(nats, context), nats_per_dim(flow): nats}

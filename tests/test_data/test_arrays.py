@@ -287,10 +287,10 @@ def test_damaged_bytes_inside_an_archive(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test_fraction": 0.0}, "test_fraction 0 leaves no test images"),
+        ({"test_fraction": 0.0}, "test_fraction 0 leaves no test examples"),
         ({"test_fraction": 1.5}, "test_fraction 1.5 is out of range"),
         ({"validation_fraction": 1.0}, "validation_fraction 1.0 is out of range"),
-        ({"test_fraction": 0.05}, "20 images split into 19 and 1 .* 2 classes"),
+        ({"test_fraction": 0.05}, "20 examples split into 19 and 1 .* 2 classes"),
     ],
 )
 def test_fraction_out_of_range(save, options, message):
@@ -301,7 +301,7 @@ def test_fraction_out_of_range(save, options, message):
 
 def test_class_too_small_to_split(save):
     path = save(images=numbered(), labels=np.arange(20) // 19)
-    with pytest.raises(DataError, match="class 1 has 1 image, too few to split"):
+    with pytest.raises(DataError, match="class 1 has 1 example, too few to split"):
         arrays(path)
 
 

@@ -268,7 +268,7 @@ def test_class_too_small_to_split(tmp_path):
         ({"num_channels": 4}, "num_channels 4: choose 1 for grey or 3 for colour"),
         ({"num_channels": 0}, "num_channels 0"),
         ({"image_size": 0}, "image_size 0 must be at least 1"),
-        ({"test_fraction": 0.0}, "test_fraction 0 leaves no test images"),
+        ({"test_fraction": 0.0}, "test_fraction 0 leaves no test examples"),
         ({"test_fraction": 1.0}, "test_fraction 1.0 is out of range"),
         ({"validation_fraction": -0.5}, "validation_fraction -0.5 is out of range"),
     ],

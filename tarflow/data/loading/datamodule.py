@@ -11,6 +11,7 @@ from tarflow.data.divided_data import DividedData
 from tarflow.data.loading.batches import Batch, Drawn, Numbered, Readable, collate
 from tarflow.data.loading.orders import Batches, EvaluationBatches
 from tarflow.data.loading.shares import BatchShares
+from tarflow.data.table_data import TableData
 from tarflow.errors import DataError
 from tarflow.registry import register
 
@@ -167,6 +168,29 @@ class DataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **options,
         )
+
+
+@register
+class TableDataModule(DataModule):
+    """Batches of rows of a table; one that is smaller than a batch is a batch as a whole.
+
+    Args:
+        data: The table.
+        batch_size: Largest number of rows of a training batch.
+        eval_batch_size: As for `DataModule`, and so is what follows.
+    """
+
+    def __init__(
+        self,
+        data: TableData,
+        batch_size: int = 256,
+        eval_batch_size: int = 1024,
+        device_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = True,
+    ):
+        size = min(check_integer("batch_size", batch_size, 1, DataError), len(data.parts["train"]))
+        super().__init__(data, size, eval_batch_size, device_batch_size, num_workers, drop_last)
 
 
 @register

@@ -96,12 +96,12 @@ def _complete(
     """Complete the parts by taking indices out of `train`."""
     if "val" in parts and validation_fraction:
         raise DataError(
-            f"validation_fraction {validation_fraction} would divide the training images, but the"
-            " data has a validation part already: leave it 0"
+            f"validation_fraction {validation_fraction} would divide the training examples, but"
+            " the data has a validation part already: leave it 0"
         )
     if "test" not in parts and test_fraction == 0:
         raise DataError(
-            "test_fraction 0 leaves no test images: choose 0 < test_fraction < 1, or supply"
+            "test_fraction 0 leaves no test examples: choose 0 < test_fraction < 1, or supply"
             " the data with a test part of its own"
         )
     indices = {"train": np.arange(count)}
@@ -136,12 +136,12 @@ def _check_classes(labels: np.ndarray, size: int) -> None:
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
         raise DataError(
-            f"class {classes[counts.argmin()]} has {counts.min()} image, too few to split: every"
-            " class needs at least 2, so add images or remove the class"
+            f"class {classes[counts.argmin()]} has {counts.min()} example, too few to split: every"
+            " class needs at least 2, so add some or remove the class"
         )
     smaller = min(size, len(labels) - size)
     if smaller < len(classes):
         raise DataError(
-            f"{len(labels)} images split into {len(labels) - size} and {size} leave a part too"
-            f" small for {len(classes)} classes: choose another fraction, or add images"
+            f"{len(labels)} examples split into {len(labels) - size} and {size} leave a part too"
+            f" small for {len(classes)} classes: choose another fraction, or add examples"
         )
