@@ -1,6 +1,6 @@
 """The picture of the study of densities: the truth in the plane, and every method beside it."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,41 +35,44 @@ def draw(path: Path, results: Results, directory: Path) -> Path | None:
     names = [name for name in data_of(results) if name in PLANAR]
     if not names:
         return None
-    columns = [name for name in METHODS if any(_is_of(r, names, name) for r in results)]
-    figure = new_figure(figsize=(1.7 * (len(columns) + 1), 1.75 * len(names)))
-    panels = figure.subplots(len(names), len(columns) + 1, squeeze=False)
-    for row, name in zip(panels, names, strict=True):
-        data = density_data(name)
-        truth = data.truth.log_prob(grid(data)).exp().numpy()
-        brightest = np.quantile(truth[truth > 1e-3 * truth.max()], BRIGHTEST)
-        found = dict(_grids(results, name, directory))
-        for axes, column in zip(row, [None, *columns], strict=True):
-            density = truth if column is None else found.get(column)
-            if density is not None:
-                image = density.reshape(SIDE, SIDE)
-                axes.imshow(image, origin="lower", vmin=0, vmax=brightest, cmap="magma")
-            axes.set_xticks([])
-            axes.set_yticks([])
-    for axes, column in zip(panels[0], [None, *columns], strict=True):
-        axes.set_title("truth" if column is None else METHODS[column].words, fontsize=8)
+    rows = {name: {"truth": _truth(name), **_found(results, name, directory)} for name in names}
+    columns = ("truth", *(name for name in METHODS if any(name in row for row in rows.values())))
+    figure = new_figure(figsize=(1.7 * len(columns), 1.75 * len(names)))
+    panels = figure.subplots(len(names), len(columns), squeeze=False)
+    for axes, column in zip(panels[0], columns, strict=True):
+        axes.set_title(METHODS[column].words if column in METHODS else column, fontsize=8)
+    for line, row in zip(panels, rows.values(), strict=True):
+        _draw_row(line, [row.get(column) for column in columns])
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
         figure.savefig(new, dpi=90, format="png", metadata={"Software": None})
     return path
 
 
-def _is_of(result: dict[str, Any], names: list[str], method: str) -> bool:
-    """Whether a result is of a method, and of one of some data sets."""
-    settings = result["settings"]
-    return settings["data"] in names and settings["variant"] == method
+def _draw_row(panels: Sequence[Any], densities: Sequence[np.ndarray | None]) -> None:
+    """Densities beside the first of them, which is the truth, in the same colours."""
+    truth = densities[0]
+    assert truth is not None
+    brightest = np.quantile(truth[truth > 1e-3 * truth.max()], BRIGHTEST)
+    for axes, density in zip(panels, densities, strict=True):
+        if density is not None:
+            image = density.reshape(SIDE, SIDE)
+            axes.imshow(image, origin="lower", vmin=0, vmax=brightest, cmap="magma")
+        axes.set_xticks([])
+        axes.set_yticks([])
 
 
-def _grids(results: Results, data: str, directory: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _truth(data: str) -> np.ndarray:
+    """The true density on the grid."""
+    return PLANAR[data].log_prob(grid(density_data(data))).exp().numpy()
+
+
+def _found(results: Results, data: str, directory: Path) -> dict[str, np.ndarray]:
     """Densities on the grid by method, of the first seed that there is."""
-    done = set()
-    for result in results:
-        told = result["settings"]
-        if told["data"] == data and told["variant"] not in done:
-            done.add(told["variant"])
-            run = DensityRun(directory, data, told["variant"], told["seed"], told["seconds"])
-            yield told["variant"], np.exp(np.load(run.arrays)["grid"])
+    found = {}
+    for settings in (result["settings"] for result in results):
+        method = settings["variant"]
+        if settings["data"] == data and method not in found:
+            run = DensityRun(directory, data, method, settings["seed"], settings["seconds"])
+            found[method] = np.exp(np.load(run.arrays)["grid"])
+    return found

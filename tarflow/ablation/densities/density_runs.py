@@ -83,11 +83,12 @@ def difference(rows: np.ndarray, others: np.ndarray) -> dict[str, float]:
 
 
 def grid(data: DensityData) -> Float[Tensor, "points two"]:
-    """The middles of the cells of a picture, row by row from below."""
+    """The middles of the cells of a picture, which is a square, row by row from below."""
     x = data.original(data.test)
     low, high = x.min(dim=0).values, x.max(dim=0).values
-    margin, share = MARGIN * (high - low), (torch.arange(SIDE, dtype=x.dtype) + 0.5) / SIDE
-    first, second = (low - margin)[:, None] + (high - low + 2 * margin)[:, None] * share
+    shares = (2 * torch.arange(SIDE, dtype=x.dtype) + 1) / SIDE - 1
+    around = (0.5 + MARGIN) * (high - low).max() * shares
+    first, second = (low + high)[:, None] / 2 + around
     return torch.cartesian_prod(second, first).flip(1)
 
 
