@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tarflow.ablation.baselines import imported
 from tarflow.ablation.densities.density_data import DensityData
 from tarflow.ablation.densities.flow_settings import FlowSetting
 from tarflow.ablation.fitting import OPTIMIZERS, rate
 from tarflow.estimation.likelihood_fit import LARGEST_NORM, batches, follow
+from tarflow.flows.vector_flow import VectorFlow
 
 LOOKS = 40
 """How often validation rows are looked at; the best average of the weights is kept."""
@@ -21,26 +24,40 @@ PART = 2048
 """Largest number of rows whose density is computed at once."""
 
 
-class RowDensity(nn.Module):
-    """A flow of rows.
+class RowDensity(nn.Module, ABC):
+    """A flow of rows."""
 
-    Args:
-        flow: A module whose call returns a distribution, as zuko's flows do, or with a `log_prob`.
-    """
-
-    def __init__(self, flow: Any):
-        super().__init__()
-        self.flow = flow
-
+    @abstractmethod
     def forward(self, x: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
         """Log-densities, in nats."""
-        flow = self.flow if hasattr(self.flow, "log_prob") else self.flow()
-        return flow.log_prob(x)
 
     @torch.no_grad()
     def log_prob(self, x: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
         """Log-densities of many rows, one part after the other."""
         return torch.cat([self(part) for part in x.split(PART)])
+
+
+class VectorRows(RowDensity):
+    """A `VectorFlow`; options are its own."""
+
+    def __init__(self, dim: int, **options: Any):
+        super().__init__()
+        self.flow = VectorFlow(dim, **options)
+
+    def forward(self, x: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
+        return self.flow.log_prob(x)
+
+
+class ZukoRows(RowDensity):
+    """A flow of zuko; options are its own."""
+
+    def __init__(self, name: str, dim: int, **options: Any):
+        super().__init__()
+        # Muon moves the matrices of what is called so.
+        self.blocks = getattr(imported("zuko").flows, name)(dim, **options)
+
+    def forward(self, x: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
+        return self.blocks().log_prob(x)
 
 
 @dataclass(frozen=True)

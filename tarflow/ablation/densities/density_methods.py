@@ -16,11 +16,15 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from tarflow.ablation.baselines import imported
 from tarflow.ablation.densities.density_data import PLANAR, DensityData
-from tarflow.ablation.densities.density_fitting import FlowTrial, RowDensity, fit_rows
+from tarflow.ablation.densities.density_fitting import (
+    FlowTrial,
+    RowDensity,
+    VectorRows,
+    ZukoRows,
+    fit_rows,
+)
 from tarflow.ablation.densities.flow_settings import PLANE, TABLE, TRIALS, FlowSetting
-from tarflow.flows.vector_flow import VectorFlow
 
 SHRINKAGES = (0.0, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 """Shares of the identity in a Gaussian's covariance."""
@@ -124,7 +128,7 @@ class FlowMethod(DensityMethod):
         make: A flow with random weights of a number of columns and options.
     """
 
-    make: Callable[..., Any]
+    make: Callable[..., RowDensity]
 
     def settings(self, data: str) -> tuple[FlowSetting, ...]:
         """Those that are tried on a data set."""
@@ -153,13 +157,8 @@ class FlowMethod(DensityMethod):
     ) -> FlowTrial:
         """Fit a new flow."""
         torch.manual_seed(seed)
-        model = RowDensity(self.make(data.dim, **setting.options))
+        model = self.make(data.dim, **setting.options)
         return fit_rows(model, setting, data, seed, seconds)
-
-
-def _of_zuko(name: str, dim: int, **options: Any) -> Any:
-    """A flow of zuko."""
-    return getattr(imported("zuko").flows, name)(dim, **options)
 
 
 METHODS: dict[str, DensityMethod] = {
@@ -167,9 +166,9 @@ METHODS: dict[str, DensityMethod] = {
     for method in (
         GaussianMethod("gaussian", "Gaussian"),
         MixtureMethod("mixture", "mixture of Gaussians"),
-        FlowMethod("masked_autoregressive", "masked autoregressive", partial(_of_zuko, "MAF")),
-        FlowMethod("neural_spline", "neural spline", partial(_of_zuko, "NSF")),
-        FlowMethod("tarflow", "TarFlow", VectorFlow),
+        FlowMethod("masked_autoregressive", "masked autoregressive", partial(ZukoRows, "MAF")),
+        FlowMethod("neural_spline", "neural spline", partial(ZukoRows, "NSF")),
+        FlowMethod("tarflow", "TarFlow", VectorRows),
     )
 }
 """By name."""

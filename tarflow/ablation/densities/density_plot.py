@@ -14,6 +14,8 @@ from tarflow.evaluation.figures import new_figure
 from tarflow.machine.files import replacing
 
 PICTURE = "densities.png"
+LEVELS = 48
+"""Number of colours, few for a small file."""
 BRIGHTEST = 0.99
 """The quantile of the true density, where there is any, that is the brightest colour."""
 
@@ -56,8 +58,8 @@ def _draw_row(panels: Sequence[Any], densities: Sequence[np.ndarray | None]) -> 
     brightest = np.quantile(truth[truth > 1e-3 * truth.max()], BRIGHTEST)
     for axes, density in zip(panels, densities, strict=True):
         if density is not None:
-            image = density.reshape(SIDE, SIDE)
-            axes.imshow(image, origin="lower", vmin=0, vmax=brightest, cmap="magma")
+            image = (density.reshape(SIDE, SIDE) / brightest * LEVELS).round()
+            axes.imshow(image, origin="lower", vmin=0, vmax=LEVELS, cmap="magma")
         axes.set_xticks([])
         axes.set_yticks([])
 
