@@ -1,6 +1,6 @@
 """What the study of densities is about: rows in three parts, the same for every method."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -46,7 +46,7 @@ class DensityData:
     test: Float[Tensor, "test columns"]
     mean: Float[Tensor, " columns"]
     std: Float[Tensor, " columns"]
-    left_out: tuple[str, ...] = field(default=())
+    left_out: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -114,5 +114,5 @@ def _standardized(
 ) -> DensityData:
     """Data of three parts."""
     mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
-    parts = ((part - mean) / std for part in (train, validation, test))
-    return DensityData(name, *parts, mean, std, left_out)
+    train, validation, test = ((part - mean) / std for part in (train, validation, test))
+    return DensityData(name, train, validation, test, mean, std, left_out)

@@ -1,6 +1,6 @@
 """The picture of the study of densities: the truth in the plane, and every method beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tarflow.evaluation.figures import new_figure
 from tarflow.machine.files import replacing
 
 PICTURE = "densities.png"
-LEVELS = 48
+LEVELS = 32
 """Number of colours, few for a small file."""
 BRIGHTEST = 0.99
 """The quantile of the true density, where there is any, that is the brightest colour."""
@@ -47,11 +47,11 @@ def draw(path: Path, results: Results, directory: Path) -> Path | None:
         _draw_row(line, [row.get(column) for column in columns])
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
-        figure.savefig(new, dpi=90, format="png", metadata={"Software": None})
+        figure.savefig(new, dpi=80, format="png", metadata={"Software": None})
     return path
 
 
-def _draw_row(panels: Sequence[Any], densities: Sequence[np.ndarray | None]) -> None:
+def _draw_row(panels: Iterable[Any], densities: Sequence[np.ndarray | None]) -> None:
     """Densities beside the first of them, which is the truth, in the same colours."""
     truth = densities[0]
     assert truth is not None
@@ -59,7 +59,8 @@ def _draw_row(panels: Sequence[Any], densities: Sequence[np.ndarray | None]) -> 
     for axes, density in zip(panels, densities, strict=True):
         if density is not None:
             image = (density.reshape(SIDE, SIDE) / brightest * LEVELS).round()
-            axes.imshow(image, origin="lower", vmin=0, vmax=LEVELS, cmap="magma")
+            told = {"origin": "lower", "cmap": "magma", "interpolation": "nearest"}
+            axes.imshow(image, vmin=0, vmax=LEVELS, **told)
         axes.set_xticks([])
         axes.set_yticks([])
 
