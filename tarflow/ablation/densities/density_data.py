@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,8 @@ def of_plane(name: str) -> DensityData:
     """Exact samples of a planar density."""
     source = torch.Generator().manual_seed(SEED)
     x = PLANAR[name].sample(sum(PLANAR_ROWS), source)
-    return _standardized(name, *x.split(PLANAR_ROWS))
+    train, validation, test = x.split(PLANAR_ROWS)
+    return _standardized(name, train, validation, test)
 
 
 def of_table(name: str, table: Table) -> DensityData:
@@ -103,10 +105,10 @@ def of_table(name: str, table: Table) -> DensityData:
 def split(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers of the rows of a table to train by, to choose by, and to measure on."""
     rows, labels = np.arange(len(table.values)), table.labels
-    train, held = train_test_split(rows, test_size=0.4, random_state=SEED, stratify=labels)
+    train, held = train_test_split(rows, test_size=0.4, stratify=labels, random_state=SEED)
     kinds = None if labels is None else labels[held]
-    validation, test = train_test_split(held, test_size=0.5, random_state=SEED, stratify=kinds)
-    return train, validation, test
+    halves: Any = train_test_split(held, test_size=0.5, stratify=kinds, random_state=SEED)
+    return np.asarray(train), *halves
 
 
 def _standardized(

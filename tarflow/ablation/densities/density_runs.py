@@ -56,7 +56,8 @@ class DensityRun(StudyRun):
             arrays["grid"] = log_prob_of_points(fitted, data, grid(data)).numpy()
         self.arrays.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.arrays) as new, new.open("wb") as file:
-            np.savez_compressed(file, **{n: a.astype(np.float32) for n, a in arrays.items()})
+            kept: Any = {name: array.astype(np.float32) for name, array in arrays.items()}
+            np.savez_compressed(file, **kept)
         return {
             "settings": self.settings,
             "software": software(),
