@@ -29,7 +29,10 @@ SMALL = {
 }
 """What each command is given instead of what the page says, so that it ends soon."""
 
-STUDIES = ("ablate", "compare-samplers", "compare-tokenizers", "compare-compression")
+STUDIES = (
+    *("ablate", "compare-samplers", "compare-tokenizers"),
+    *("compare-compression", "compare-densities"),
+)
 """Commands that take hours."""
 
 FEW_SAMPLES = {

@@ -43,6 +43,7 @@ BELOW: dict[str, set[str]] = {
     "compression": {"training", "evaluation", "sampling", "data", "flows", "nn", "machine"},
     "doctor": {"nn", "machine"},
     "ablation": {
+        "estimation",
         "compression",
         "training",
         "evaluation",

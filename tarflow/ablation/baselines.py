@@ -86,7 +86,7 @@ def neural_spline(data: ImageData) -> Baseline:
 
 def real_nvp(data: ImageData) -> Baseline:
     """A RealNVP of normflows with fully connected networks (Dinh et al., arXiv 1605.08803)."""
-    normflows = _imported("normflows")
+    normflows = imported("normflows")
     dims = prod(data.image_shape)
     half = dims // 2
     layers = []
@@ -103,17 +103,17 @@ BASELINES = (gaussian, real_nvp, masked_autoregressive, neural_spline)
 
 def _of_zuko(name: str, data: ImageData, transforms: int) -> Baseline:
     """A flow of zuko for images."""
-    dims, make = prod(data.image_shape), getattr(_imported("zuko").flows, name)
+    dims, make = prod(data.image_shape), getattr(imported("zuko").flows, name)
     flow = make(dims, transforms=transforms, hidden_features=HIDDEN)
     return Baseline(data, flow, dims * transforms)
 
 
-def _imported(package: str) -> Any:
+def imported(package: str) -> Any:
     """A package of the extra."""
     try:
         return import_module(package)
     except ImportError as error:
         raise ConfigurationError(
             f"this baseline needs {package}, which is not installed: pip install"
-            " 'tarflow[baselines]', or leave it out of variants=..."
+            " 'tarflow[baselines]', or leave it out"
         ) from error

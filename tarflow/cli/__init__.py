@@ -22,6 +22,7 @@ usage: tarflow COMMAND [key=value ...]
   compare-samplers [seconds=120]                   exact samples and students', by quality and time
   compare-tokenizers [flow_seconds=150]            what tokenizers keep, and flows of their latents
   compare-compression [flow_seconds=600]           what flows lose and save that are made smaller
+  compare-densities [seconds=60]                   densities of points and tables, beside others'
   doctor    [quick=true]                           tell whether this machine can train, how fast
 
 `tarflow COMMAND --help` shows every key and its choices. DIR is a run or a pretrained folder."""
@@ -39,6 +40,7 @@ COMMANDS = (
         "compare-samplers",
         "compare-tokenizers",
         "compare-compression",
+        "compare-densities",
         "doctor",
     ),
 )
