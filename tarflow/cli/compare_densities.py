@@ -17,21 +17,27 @@ from tarflow.cli.study_page import leave_page
 class CompareDensitiesSettings(Settings):
     """The settings of `tarflow compare-densities`."""
 
-    output: str = (
-        "outputs/densities"  # a file for each run, and log-densities; what is there stays
-    )
+    # A file for each run, and log-densities; what is there stays.
+    output: str = "outputs/densities"
     page: str | None = None  # a page of Markdown to bring up to date, as docs/densities.md
     datasets: list[str] = field(default_factory=lambda: list(DATA))
     methods: list[str] = field(default_factory=lambda: list(METHODS))
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    seconds: float = 60.0  # processor time of each flow, with all settings that are tried
+    # Processor time of each flow, with all settings that are tried: of tables, and in the plane.
+    seconds: float = 60.0
+    plane_seconds: float = 120.0
     workers: int | None = None  # processes of one thread each; by default one for each core
 
 
 def compare_densities(config: CompareDensitiesSettings) -> None:
     """Do the runs that are missing, then write tables and a picture."""
     study = DensityStudy(
-        Path(config.output), config.datasets, config.methods, config.seeds, config.seconds
+        Path(config.output),
+        config.datasets,
+        config.methods,
+        config.seeds,
+        config.seconds,
+        config.plane_seconds,
     )
     study.do((os.cpu_count() or 1) if config.workers is None else config.workers)
     page = Path(config.page or study.directory / "densities.md")

@@ -159,7 +159,9 @@ def test_the_divergence_of_a_normal_density_from_another(monkeypatch):
 
 def study(directory, **changes):
     told = {"data": ["moons", "iris"], "methods": ["gaussian", "neural_spline"], "seeds": [0]}
-    return DensityStudy(directory, **{**told, "seconds": SECONDS, **changes})
+    return DensityStudy(
+        directory, **{**told, "seconds": SECONDS, "plane_seconds": SECONDS, **changes}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +195,13 @@ def test_the_study_measures_what_it_says(done):
 def test_the_command_goes_on_with_what_is_there(done, tmp_path, capsys):
     runs = {path: path.stat().st_mtime_ns for path in (done.directory / "runs").iterdir()}
     given = [f"output={done.directory}", f"page={tmp_path}/page.md", "datasets=[moons,iris]"]
-    given += ["methods=[gaussian,neural_spline]", "seeds=[0]", f"seconds={SECONDS}", "workers=1"]
+    given += [
+        "methods=[gaussian,neural_spline]",
+        "seeds=[0]",
+        f"seconds={SECONDS}",
+        f"plane_seconds={SECONDS}",
+    ]
+    given += ["workers=1"]
     run_command("compare-densities", given)
     told = capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in runs} == runs
@@ -269,7 +277,7 @@ def test_the_published_page_shows_the_published_results():
         ({"data": ["faces"]}, "datasets=.*choose among moons"),
         ({"methods": ["magic"]}, "methods=.*choose among gaussian"),
         ({"seeds": []}, "must name one"),
-        ({"seconds": 0.0}, r"seconds=0\.0 must be positive"),
+        ({"seconds": 0.0}, r"seconds=0\.0 and .* must be positive"),
     ],
 )
 def test_wrong_choices_are_refused(tmp_path, options, message):

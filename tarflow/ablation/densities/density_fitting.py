@@ -16,6 +16,7 @@ from tarflow.ablation.densities.density_data import DensityData
 from tarflow.ablation.densities.flow_settings import FlowSetting
 from tarflow.ablation.fitting import OPTIMIZERS, rate
 from tarflow.estimation.likelihood_fit import LARGEST_NORM, batches, follow
+from tarflow.flows.standardization import Decorrelation
 from tarflow.flows.vector_flow import VectorFlow
 
 LOOKS = 40
@@ -31,6 +32,13 @@ class RowDensity(nn.Module, ABC):
     def forward(self, x: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
         """Log-densities, in nats."""
 
+    def prepare(self, x: Float[Tensor, "rows columns"]) -> None:
+        """Learn from training rows before it is trained: nothing."""
+
+    def spread(self, noise: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        """Noise on what is trained, as noise on rows."""
+        return noise
+
     @torch.no_grad()
     def log_prob(self, x: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
         """Log-densities of many rows, one part after the other."""
@@ -43,6 +51,15 @@ class VectorRows(RowDensity):
     def __init__(self, dim: int, **options: Any):
         super().__init__()
         self.flow = VectorFlow(dim, **options)
+
+    def prepare(self, x: Float[Tensor, "rows columns"]) -> None:
+        self.flow.standardize(x)
+
+    def spread(self, noise: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        for transform in self.flow.transform:
+            if isinstance(transform, Decorrelation):
+                return noise @ transform.factor.T
+        return noise
 
     def forward(self, x: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows"]:
         return self.flow.log_prob(x)
@@ -95,6 +112,7 @@ def fit_rows(
     )
     source = torch.Generator().manual_seed(seed)
     train, validation = data.train.float(), data.validation.float()
+    model.prepare(train)
     average, kept = copy.deepcopy(model).eval(), copy.deepcopy(model.state_dict())
     least, at, used, steps, looks, skipped = math.inf, 0.0, 0.0, 0, 0, 0
     rows = batches(len(train), setting.batch_size, source)
@@ -103,7 +121,7 @@ def fit_rows(
         for group in optimizer.param_groups:
             group["lr"] = setting.lr * rate(used / seconds)
         x = train[next(rows)]
-        x = x + setting.noise * torch.randn(x.shape, generator=source)
+        x = x + model.spread(setting.noise * torch.randn(x.shape, generator=source))
         skipped += not _step(model, optimizer, x)
         steps += 1
         follow(average, model, steps)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tarflow.ablation.densities.density_data import DATA
+from tarflow.ablation.densities.density_data import DATA, PLANAR
 from tarflow.ablation.densities.density_methods import METHODS
 from tarflow.ablation.densities.density_runs import DensityRun, difference
 from tarflow.ablation.study import Study, check_known, write_results
@@ -27,7 +27,8 @@ class DensityStudy:
         data: The data sets.
         methods: Names of ways to fit densities.
         seeds: Every method is fitted to every data set with each.
-        seconds: Processor time of every flow.
+        seconds: Processor time of every flow of a table.
+        plane_seconds: And of points in the plane.
 
     Raises:
         ConfigurationError: A data set or a method is unknown, or a number is not positive.
@@ -38,25 +39,30 @@ class DensityStudy:
     methods: Sequence[str]
     seeds: Sequence[int]
     seconds: float
+    plane_seconds: float
 
     def __post_init__(self):
         check_known("datasets", self.data, DATA)
         check_known("methods", self.methods, METHODS)
-        if not self.seconds > 0 or not self.seeds:
+        if not (self.seconds > 0 and self.plane_seconds > 0) or not self.seeds:
             raise ConfigurationError(
-                f"seconds={self.seconds} must be positive, and seeds={list(self.seeds)} must name"
-                " one"
+                f"seconds={self.seconds} and plane_seconds={self.plane_seconds} must be positive,"
+                f" and seeds={list(self.seeds)} must name one"
             )
 
     @cached_property
     def runs(self) -> list[DensityRun]:
         """All of a seed first, for a study that is cut short."""
         return [
-            DensityRun(self.directory, data, method, seed, self.seconds)
+            DensityRun(self.directory, data, method, seed, self.seconds_of(data))
             for seed in self.seeds
             for data in self.data
             for method in self.methods
         ]
+
+    def seconds_of(self, data: str) -> float:
+        """Processor time of every flow of a data set."""
+        return self.plane_seconds if data in PLANAR else self.seconds
 
     def do(self, workers: int) -> None:
         """Do what is left, in processes of one thread each.

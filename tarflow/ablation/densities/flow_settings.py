@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tarflow.flows.spline import SplineScale
+from tarflow.flows.standardization import Whitening
+
 TRIALS = 0.5
 """Share of the time in which settings are tried, all as long; the rest is for the best of them."""
 
@@ -18,7 +21,8 @@ class FlowSetting:
         lr: Peak learning rate.
         weight_decay: Decay of matrices.
         noise: Deviation of normal noise on training rows, which keeps flows from learning few
-            rows by heart; validation and test rows have none.
+            rows by heart; validation and test rows have none. Where the flow whitens rows, it is
+            noise on what is whitened.
         batch_size: Number of rows in a step.
     """
 
@@ -63,7 +67,7 @@ def _masked(transforms: int, width: int, **options: Any) -> dict[str, Any]:
 def _transformers(num_transforms: int, num_layers: int, width: int, **options: Any) -> dict:
     """Options of a `VectorFlow`."""
     sizes = {"num_transforms": num_transforms, "num_layers": num_layers, "model_dim": width}
-    return {**sizes, "head_dim": 32, **options}
+    return {**sizes, "head_dim": 16, "scale": SplineScale(8), **options}
 
 
 PLANE: dict[str, tuple[FlowSetting, ...]] = {
@@ -85,6 +89,10 @@ PLANE: dict[str, tuple[FlowSetting, ...]] = {
 TABLE: dict[str, tuple[FlowSetting, ...]] = {
     "masked_autoregressive": _tried(_masked(3, 64), _masked(5, 128)),
     "neural_spline": _tried(_masked(2, 64, bins=8), _masked(3, 128, bins=8)),
-    "tarflow": _tried(_transformers(2, 1, 32), _transformers(4, 1, 64), batch_size=64),
+    "tarflow": tuple(
+        FlowSetting(_transformers(2, 1, 32, dropout=0.1, **told), "muon", lr, 1e-4, noise, 64)
+        for told, lr in (({}, 1e-2), ({"normalization": Whitening()}, 5e-3))
+        for noise in NOISES
+    ),
 }
 """Of tables."""
