@@ -188,7 +188,7 @@ def test_names_of_data_sets_bring_what_suits_tables():
     config = composed("train", *TABLE)
     assert config.model["_target_"] == "tarflow.VectorFlow"
     assert config.noise["_target_"] == "tarflow.NoNoise"
-    assert (config.optimizer["_target_"], config.optimizer.lr) == ("tarflow.training.muon", 2e-3)
+    assert (config.optimizer["_target_"], config.optimizer.lr) == ("tarflow.training.muon", 5e-3)
     assert (config.trainer.max_steps, config.schedule.warmup_steps) == (3000, 20)
     maf = composed("train", "data=table_maf", "optimizer=adamw", "model/layer=modern")
     assert maf.model["_target_"] == "tarflow.VectorFlow"

@@ -80,8 +80,8 @@ PLANE: dict[str, tuple[FlowSetting, ...]] = {
         FlowSetting(_masked(5, 128, bins=16), lr=1e-2),
     ),
     "tarflow": (
-        FlowSetting(_transformers(4, 1, 64), lr=1e-2),
-        FlowSetting(_transformers(8, 1, 64), lr=1e-2),
+        FlowSetting(_transformers(1, 1, 64, scale=SplineScale(16)), lr=1e-2, batch_size=512),
+        FlowSetting(_transformers(2, 1, 64, scale=SplineScale(16)), batch_size=512),
     ),
 }
 """Of points in the plane, by the name of the method."""
