@@ -58,6 +58,7 @@ from tarflow.nn.norms import LayerNormalization, Norm, RootMeanSquare
 from tarflow.nn.positions import LearnedPositions, Positions, RotaryGrid, RotaryPositions
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
+from tarflow.sampling.annealed import annealed_samples
 from tarflow.sampling.denoiser import (
     AutoDenoiser,
     Denoiser,
@@ -184,6 +185,7 @@ __all__ = [
     "VectorConditioner",
     "VectorFlow",
     "VelocityStudent",
+    "annealed_samples",
     "best_of",
     "denoise",
     "importance_weights",
