@@ -24,8 +24,8 @@ class ParticleSystem(Part, ABC):
 
     The density is one of shapes and orientations: translations are left out. A vector x holds the
     coordinates of mean-free positions in an orthonormal basis, so that densities of the one are
-    those of the other. Its first d numbers are the way from particle 2 to particle 1, the next d that
-    from particle 3 to the mean of these two, and so on, each but for a factor.
+    those of the other. Its first d numbers lead from particle 2 to particle 1, the next d from
+    particle 3 to the mean of these two, and so on, each but for a factor.
 
     Attributes:
         num_particles: Number of particles n.

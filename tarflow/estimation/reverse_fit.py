@@ -129,8 +129,8 @@ class ReverseFit:
                 tell(history.steps, f"effective {found[-1]:.1%}" if found else "")
         if history.skipped == history.steps:
             raise DataError(
-                f"the gradient was not finite in any of {history.steps} steps: set energy_limit, or"
-                " let the flow begin where energies are finite"
+                f"the gradient was not finite in any of {history.steps} steps: set energy_limit,"
+                " or let the flow begin where energies are finite"
             )
         flow.load_state_dict(average.state_dict())
         return history

@@ -1,4 +1,4 @@
-"""Annealed sequential Monte Carlo: from samples of a flow to those of another density, in stages."""
+"""Annealed sequential Monte Carlo: from samples of a flow to those of a density, in stages."""
 
 import math
 from dataclasses import dataclass

@@ -41,7 +41,8 @@ def test_a_normal_density_far_from_the_flow_is_reached():
     assert found.log_normalizer == pytest.approx(expected, abs=0.15)
     torch.testing.assert_close(found.x.mean(dim=0), MEAN, rtol=0, atol=0.04)
     torch.testing.assert_close(found.x.std(dim=0), STD, rtol=0.12, atol=0)
-    assert list(found.shares) == sorted(set(found.shares)) and found.shares[-1] == 1
+    assert list(found.shares) == sorted(set(found.shares))
+    assert found.shares[-1] == 1
     assert len(found.acceptance) == len(found.shares) > 2
     assert all(0.2 < each < 0.9 for each in found.acceptance)
     assert 0.02 < found.effective_sample_size < 1

@@ -70,7 +70,7 @@ def test_a_fit_finds_a_normal_density():
     assert found.effective_sample_size > 0.97
     expected = math.log(2 * math.pi / math.sqrt(float(PRECISION.det())))
     assert found.log_normalizer == pytest.approx(expected, abs=0.02)
-    assert history.steps == 300 and history.skipped == 0
+    assert (history.steps, history.skipped) == (300, 0)
     assert len(history.divergence) == len(history.effective_sample_size) == 3
     assert history.divergence[-1] == pytest.approx(-expected, abs=0.1)
     assert history.effective_sample_size[-1] > 0.95
