@@ -118,10 +118,12 @@ class DoubleWell(ParticleSystem):
 
 @dataclass(frozen=True)
 class LennardJones(ParticleSystem):
-    r"""A cluster of Lennard-Jones particles, LJ-13 (Koehler et al., arXiv 2006.02425).
+    r"""A cluster of Lennard-Jones particles: LJ-13 (Koehler et al., arXiv 2006.02425).
 
     $U = \sum_{i<j} \epsilon [(r_m / r_{ij})^{12} - 2 (r_m / r_{ij})^6] + \frac{k}{2} \sum_i
-    |x_i - \bar x|^2$: every pair counts once, and a spring keeps particles from leaving.
+    |x_i - \bar x|^2$: every pair counts once, and springs keep particles from leaving. The paper
+    has pairs of depth 1; of depth 2, as here, are those of arXiv 2306.15030 and 2402.06121, whose
+    sums count every pair of depth 1 twice.
 
     Attributes:
         depth: The depth $\epsilon$ of the well of a pair.
@@ -131,7 +133,7 @@ class LennardJones(ParticleSystem):
 
     num_particles: int = 13
     space_dim: int = 3
-    depth: float = 1.0
+    depth: float = 2.0
     distance: float = 1.0
     spring: float = 1.0
 

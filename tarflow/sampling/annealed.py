@@ -136,7 +136,8 @@ def annealed_samples(
         raise ConfigurationError("contexts of samples differ: anneal those of one context alone")
     origin = torch.arange(num_samples, device=first.x.device)
     sample = AnnealedSample(first.x, origin, 0.0)
-    path = AnnealedPath(flow, energy, read, annealing, source, annealing.first_step_size)
+    size = first.x.new_tensor(annealing.first_step_size)
+    path = AnnealedPath(flow, energy, read, annealing, source, size)
     while not sample.shares or sample.shares[-1] < 1:
         sample = path.stage(sample)
     return sample
@@ -151,7 +152,7 @@ class AnnealedPath:
     context: Context
     annealing: Annealing
     source: torch.Generator | None
-    step_size: float
+    step_size: Tensor
 
     def stage(self, sample: AnnealedSample) -> AnnealedSample:
         """Go on as far as the weights allow, resample and move."""

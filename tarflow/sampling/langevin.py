@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from tarflow.flows.shapes import Examples, PerExample
@@ -38,37 +38,40 @@ class LangevinState:
             [gradient] = torch.autograd.grad(log_density.sum(), x)
         return cls(x.detach(), log_density.detach(), gradient)
 
-    def times(self, factor: float) -> "LangevinState":
-        """The same with a factor before the logarithms of densities."""
-        return LangevinState(self.x, factor * self.log_density, factor * self.gradient)
-
     def stepped(
         self, density: LogDensity, scale: Tensor, source: RandomSource
     ) -> tuple["LangevinState", Bool[Tensor, " batch"]]:
-        r"""Propose $x' = x + \frac{s^2}{2} \nabla \log p(x) + s \epsilon$, and accept it or not.
+        r"""Propose $x' = x + s \, (d(x) + \epsilon)$, and accept it or not.
 
-        A proposal of density 0, or whose gradient is not finite, is rejected.
+        The drift d is $\frac{s}{2} \nabla \log p$, but never longer than noise is on average
+        (truncated as in Roberts and Tweedie 1996): then chains come down from where the density is
+        steep. A proposal of density 0, or whose gradient is not finite, is rejected.
 
         Args:
             density: The logarithm of the density p.
-            scale: The scale s: one number, or one for each number of an example.
+            scale: The scale s, in a shape that broadcasts against examples.
             source: Where draws come from.
 
         Returns:
             The next state, and which proposals were accepted.
         """
         like = source, self.x.dtype, self.x.device
-        drift = scale**2 / 2
         noise = normal(self.x.shape, *like, "proposal")
-        other = LangevinState.at(density, self.x + drift * self.gradient + scale * noise)
-        back = (self.x - other.x - drift * other.gradient) / scale
-        ratio = other.log_density - self.log_density + (_half_square(noise) - _half_square(back))
+        there = LangevinState.at(density, self.x + scale * (self._drift(scale) + noise))
+        back = (self.x - there.x) / scale - there._drift(scale)
+        ratio = there.log_density - self.log_density + _half_square(noise) - _half_square(back)
         accepted = uniform(ratio.shape, *like, "acceptance").log() < ratio
-        return self._replaced(accepted, other), accepted
+        return self.replaced(accepted, there), accepted
 
-    def _replaced(self, rows: Bool[Tensor, " batch"], other: "LangevinState") -> "LangevinState":
+    def _drift(self, scale: Tensor) -> Examples:
+        """Where proposals go on average, in units of the scale."""
+        drift = scale * self.gradient / 2
+        length = (2 * _half_square(drift)).sqrt() / math.sqrt(drift[0].numel())
+        return drift / per_row(length, drift).clamp(min=1)
+
+    def replaced(self, rows: Bool[Tensor, " batch"], other: "LangevinState") -> "LangevinState":
         """Another state in some rows."""
-        each = rows.view(-1, *(1,) * (self.x.ndim - 1))
+        each = per_row(rows, self.x)
         return LangevinState(
             other.x.where(each, self.x),
             other.log_density.where(rows, self.log_density),
@@ -76,10 +79,17 @@ class LangevinState:
         )
 
 
-def adapted(size: float, accepted: Bool[Tensor, " batch"], target: float, rate: float) -> float:
-    """The size of the next step: larger where more proposals were accepted than are to be."""
-    surplus = float(accepted.double().mean()) - target
-    return size * math.exp(rate * surplus)
+def adapted(
+    size: Tensor, accepted: Bool[Tensor, "*sizes chains"], target: float, rate: float
+) -> Tensor:
+    """Sizes of next steps: larger where more proposals were accepted than are to be."""
+    surplus = accepted.to(size.dtype).mean(dim=-1) - target
+    return size * (rate * surplus).exp()
+
+
+def per_row(values: Shaped[Tensor, " batch"], examples: Examples) -> Tensor:
+    """A value for each example, in a shape that broadcasts against these."""
+    return values.view(-1, *(1,) * (examples.ndim - 1))
 
 
 def _half_square(x: Float[Tensor, "batch ..."]) -> PerExample:

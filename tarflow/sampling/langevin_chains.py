@@ -4,15 +4,15 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tarflow.arguments import check_integer, check_real, keep
 from tarflow.errors import ConfigurationError
-from tarflow.flows.shapes import Examples
-from tarflow.randomness import RandomSource
+from tarflow.flows.shapes import Examples, PerExample
+from tarflow.randomness import RandomSource, uniform
 from tarflow.sampling.importance import Energy
-from tarflow.sampling.langevin import LangevinState, adapted
+from tarflow.sampling.langevin import LangevinState, adapted, per_row
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,16 @@ class ChainSamples:
 class LangevinChains:
     r"""Metropolis-adjusted Langevin chains that leave the density $e^{-E(x)} / Z$ invariant.
 
-    In the warm-up the energy counts ever more, from `first_share` on, so that chains reach modes
-    apart from where they start; and the size of steps is adapted. After it nothing is.
+    Beside each chain run others, for which the energy counts less, down to `first_share`; these
+    cross from mode to mode, and neighbours swap states (replica exchange). In the warm-up the
+    sizes of steps are adapted, and not after it.
 
     Attributes:
         warm_up: Number of steps before states count.
         num_draws: Number of states of each chain that are kept.
         thinning: Number of steps from one of them to the next.
-        first_share: What the energy is multiplied by at first.
+        num_levels: Number of chains side by side, the first of which counts; 1 for no swaps.
+        first_share: What the energy is multiplied by in the last of them.
         first_step_size: The scale of the first proposals, in units of x.
         target_acceptance: Share of proposals to get accepted.
 
@@ -64,22 +66,24 @@ class LangevinChains:
         ConfigurationError: A number is out of range.
     """
 
-    warm_up: int = 2000
+    warm_up: int = 1000
     num_draws: int = 20
     thinning: int = 100
+    num_levels: int = 6
     first_share: float = 0.1
     first_step_size: float = 0.1
     target_acceptance: float = 0.6
 
     def __post_init__(self):
-        for name, least in (("warm_up", 0), ("num_draws", 1), ("thinning", 1)):
+        leasts = {"warm_up": 0, "num_draws": 1, "thinning": 1, "num_levels": 1}
+        for name, least in leasts.items():
             keep(self, **{name: check_integer(name, getattr(self, name), least)})
         limits = {"first_share": 1.0, "first_step_size": math.inf, "target_acceptance": 1.0}
         for name, limit in limits.items():
             value = check_real(name, getattr(self, name))
             keep(self, **{name: value})
-            if not (0 < value < limit or value == limit == 1):
-                raise ConfigurationError(f"{name} {value} must be positive and at most {limit}")
+            if not 0 < value < limit:
+                raise ConfigurationError(f"{name} {value} is out of range: 0 < {name} < {limit}")
 
     def __call__(
         self, energy: Energy, start: Examples, source: RandomSource = None
@@ -94,33 +98,75 @@ class LangevinChains:
         Raises:
             ConfigurationError: A chain starts where energy or gradient are not finite.
         """
-        size, state = self.first_step_size, LangevinState.at(lambda x: -energy(x), start)
+        ladder = Ladder(energy, self._shares(start), len(start), source)
+        state = LangevinState.at(ladder.log_density, torch.cat([start] * self.num_levels))
         if not (state.log_density.isfinite().all() and state.gradient.isfinite().all()):
             raise ConfigurationError("an energy or its gradient is not finite where chains start")
-        before = 1.0
+        size = start.new_full((self.num_levels,), self.first_step_size)
         for step in range(self.warm_up):
-            share = min(1.0, self.first_share + 2 * step / self.warm_up)
-            state, before = state.times(share / before), share
-            state, accepted = state.stepped(
-                lambda x, share=share: -share * energy(x), start.new_tensor(size), source
-            )
+            state, accepted = ladder.stepped(state, size, step)
             size = adapted(size, accepted, self.target_acceptance, (1 + step) ** -0.5)
-        return self._drawn(energy, state.x, size, source)
-
-    def _drawn(
-        self, energy: Energy, x: Examples, size: float, source: RandomSource
-    ) -> ChainSamples:
-        """Take the steps that count."""
-        state = LangevinState.at(lambda x: -energy(x), x)
-        draws, accepted = [], 0.0
-        for step in range(1, self.num_draws * self.thinning + 1):
-            state, moved = state.stepped(lambda x: -energy(x), x.new_tensor(size), source)
-            accepted += float(moved.double().mean()) / (self.num_draws * self.thinning)
+        total, draws = self.num_draws * self.thinning, []
+        acceptance = torch.zeros_like(size)
+        for step in range(1, total + 1):
+            state, accepted = ladder.stepped(state, size, step)
+            acceptance += accepted.to(size.dtype).mean(dim=1) / total
             if step % self.thinning == 0:
-                draws.append(state)
-        x = torch.stack([each.x for each in draws])
-        energies = -torch.stack([each.log_density for each in draws])
-        return ChainSamples(x, energies, accepted, size)
+                draws.append((state.x[: len(start)], -state.log_density[: len(start)]))
+        x, energies = (torch.stack(each) for each in zip(*draws, strict=True))
+        return ChainSamples(x, energies, float(acceptance[0]), float(size[0]))
+
+    def _shares(self, like: Tensor) -> Float[Tensor, " levels"]:
+        """What the energy is multiplied by, level by level: evenly spaced logarithms."""
+        return like.new_tensor(self.first_share) ** torch.linspace(
+            0, 1, self.num_levels, dtype=like.dtype, device=like.device
+        )
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Chains at several levels: all of the first level stand first, then all of the next."""
+
+    energy: Energy
+    shares: Float[Tensor, " levels"]
+    num_chains: int
+    source: RandomSource
+
+    def log_density(self, x: Examples) -> PerExample:
+        """The logarithm of the density of each row's level, but for a constant."""
+        return -self._each(self.shares) * self.energy(x)
+
+    def stepped(
+        self, state: LangevinState, size: Float[Tensor, " levels"], step: int
+    ) -> tuple[LangevinState, Bool[Tensor, "levels chains"]]:
+        """Propose and accept in all rows; then let pairs of levels swap: other ones every time."""
+        scale = per_row(self._each(size), state.x)
+        state, accepted = state.stepped(self.log_density, scale, self.source)
+        return self.swapped(state, step % 2), accepted.view(-1, self.num_chains)
+
+    def swapped(self, state: LangevinState, first: int) -> LangevinState:
+        """Let every other pair of neighbours, from a first one on, swap their states."""
+        share = self._each(self.shares)
+        rows = torch.arange(len(share), device=share.device)
+        level = rows // self.num_chains
+        is_lower = (level - first) % 2 == 0
+        partner = rows + torch.where(is_lower, self.num_chains, -self.num_chains)
+        partner = partner.where((partner >= 0) & (partner < len(rows)), rows)
+        energy = -state.log_density / share
+        ratio = (share - share[partner]) * (energy - energy[partner])
+        draw = uniform(share.shape, self.source, share.dtype, share.device, "swap")
+        swaps = draw[torch.minimum(rows, partner)].log() < ratio
+        factor = share / share[partner]
+        other = LangevinState(
+            state.x[partner],
+            factor * state.log_density[partner],
+            per_row(factor, state.x) * state.gradient[partner],
+        )
+        return state.replaced(swaps, other)
+
+    def _each(self, values: Float[Tensor, " levels"]) -> PerExample:
+        """A value of each level for each of its rows."""
+        return values.repeat_interleave(self.num_chains)
 
 
 def split_r_hat(values: Float[Tensor, "draws chains"]) -> float:

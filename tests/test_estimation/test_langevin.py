@@ -18,7 +18,8 @@ def normal_energy(x):
 
 
 def test_chains_are_exact_with_steps_as_large_as_the_density():
-    chains = LangevinChains(warm_up=200, num_draws=20, thinning=10, target_acceptance=0.4)
+    told = {"num_draws": 20, "thinning": 10, "target_acceptance": 0.4, "num_levels": 1}
+    chains = LangevinChains(warm_up=200, **told)
     start = torch.zeros(500, 3, dtype=torch.float64)
     found = chains(normal_energy, start, torch.Generator().manual_seed(0))
     assert found.x.shape == (20, 500, 3)
@@ -30,22 +31,23 @@ def test_chains_are_exact_with_steps_as_large_as_the_density():
     torch.testing.assert_close(found.samples.std(dim=0), STD, rtol=0.05, atol=0)
 
 
-def test_the_warm_up_finds_modes_far_from_where_chains_start():
+def test_chains_that_swap_find_modes_far_from_where_they_start():
     density = NormalMixture(count=4, radius=2.0, std=0.3)
-    start = torch.tensor([[2.0, 0.0]], dtype=torch.float64).expand(1000, -1)
-    chains = LangevinChains(warm_up=600, num_draws=4, thinning=50, first_share=0.05)
+    start = torch.tensor([[2.0, 0.0]], dtype=torch.float64).expand(200, -1)
+    chains = LangevinChains(warm_up=300, num_draws=10, thinning=20, first_share=0.05)
     found = chains(lambda x: -density.log_prob(x), start, torch.Generator().manual_seed(0))
     mode = (found.samples[:, None] - density._centres).norm(dim=2).argmin(dim=1)
     share = mode.bincount(minlength=4).double() / len(mode)
-    torch.testing.assert_close(share, torch.full((4,), 0.25).double(), rtol=0, atol=0.06)
+    torch.testing.assert_close(share, torch.full((4,), 0.25).double(), rtol=0, atol=0.03)
     square = found.samples.square().sum(dim=1)
     assert float(square.mean()) == pytest.approx(4 + 2 * 0.09, abs=0.05)
+    assert found.split_r_hat < 1.05
 
 
 def test_chains_that_stay_apart_are_told():
     density = NormalMixture(count=2, radius=6.0, std=0.3)
     start = torch.tensor([[6.0, 0.0], [-6.0, 0.0]], dtype=torch.float64).repeat(20, 1)
-    chains = LangevinChains(warm_up=0, num_draws=10, thinning=1, first_share=1.0)
+    chains = LangevinChains(warm_up=0, num_draws=10, thinning=1, num_levels=1)
     found = chains(
         lambda x: x[:, 0] - density.log_prob(x), start, torch.Generator().manual_seed(0)
     )
@@ -57,7 +59,7 @@ def test_where_the_density_is_zero_no_chain_goes():
     def energy(x):
         return torch.where(x[:, 0] > 0, x[:, 0], math.inf)
 
-    chains = LangevinChains(warm_up=300, num_draws=40, thinning=5, first_share=1.0)
+    chains = LangevinChains(warm_up=300, num_draws=40, thinning=5, num_levels=2)
     start = torch.ones(500, 1, dtype=torch.float64)
     found = chains(energy, start, torch.Generator().manual_seed(0))
     assert (found.samples > 0).all()

@@ -73,7 +73,7 @@ def test_moved_examples_are_as_likely_and_anywhere(system):
 
 
 def test_a_pair_is_deepest_where_it_should_be():
-    system = LennardJones(2, 3, spring=0.0)
+    system = LennardJones(2, 3, depth=1.0, spring=0.0)
     distance = torch.linspace(0.9, 2, 1101, dtype=torch.float64)
     x = torch.zeros(1101, 3).double()
     x[:, 0] = distance / math.sqrt(2)

@@ -193,7 +193,6 @@ class ParticleRun(StudyRun):
 
     def _told_of(self, truth: ChainSamples) -> dict[str, float]:
         """What tells how good the chains are."""
-        short = (self.task.system.distances(truth.samples) < MIDDLE).double().sum(dim=1)
         return {
             "acceptance": truth.acceptance,
             "split_r_hat": truth.split_r_hat,
@@ -209,6 +208,15 @@ class SamplesRun(ParticleRun):
     def variant(self) -> str:
         return "samples"
 
+    @property
+    def recipe(self) -> tuple[dict[str, Any], LikelihoodFit]:
+        return BY_SAMPLES[self.data]
+
+    def fit(self, flow: VectorFlow, truth: ChainSamples, source: torch.Generator) -> None:
+        system = self.task.system
+        many = [system.moved(truth.samples, source) for _ in range(COPIES)]
+        self.fitting(flow, torch.cat(many).float(), source=source)
+
 
 @dataclass(frozen=True)
 class EnergyRun(ParticleRun):
@@ -217,3 +225,34 @@ class EnergyRun(ParticleRun):
     @property
     def variant(self) -> str:
         return "energy"
+
+    @property
+    def recipe(self) -> tuple[dict[str, Any], ReverseFit]:
+        return BY_ENERGY[self.data]
+
+    def fit(self, flow: VectorFlow, truth: ChainSamples, source: torch.Generator) -> None:
+        self.fitting(flow, self.task.system.energy, source=source)
+
+
+def timed(function: Callable[[], Made]) -> tuple[Made, float]:
+    """What a function makes, and the processor time that takes, in seconds."""
+    start = time.process_time()
+    made = function()
+    return made, time.process_time() - start
+
+
+def covered(flow: VectorFlow, truth: ChainSamples, system: ParticleSystem) -> float:
+    """The effective sample size as true samples tell it: near 0 where the flow lacks a mode.
+
+    It is $1 / (E_p[w] E_p[1 / w])$ with weights w, which is 1 for a flow that is the density.
+    """
+    x = truth.samples
+    parts = [(-system.energy(part) - flow.log_prob(part.float())) for part in x.split(1000)]
+    log_weight = torch.cat(parts).double()
+    total = log_weight.logsumexp(dim=0) + (-log_weight).logsumexp(dim=0)
+    return float((2 * math.log(len(x)) - total).exp())
+
+
+def _mean_energy(sample: ImportanceSample, energy: Callable[[Tensor], Tensor]) -> float:
+    """The mean energy by weights."""
+    return float(sample.mean(energy(sample.x)))
