@@ -44,6 +44,7 @@ BELOW: dict[str, set[str]] = {
     "doctor": {"nn", "machine"},
     "ablation": {
         "compression",
+        "estimation",
         "training",
         "evaluation",
         "students",

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from tarflow.arguments import check_instance, check_integer, check_real, keep
 from tarflow.errors import ConfigurationError
-from tarflow.estimation.particles import ParticleSystem, Particles, Vectors, pair_distances
+from tarflow.estimation.particles import Particles, ParticleSystem, Vectors, pair_distances
 from tarflow.flows.supports import HalfLine, Real, Support
 from tarflow.randomness import RandomSource, uniform
 from tarflow.registry import Part

@@ -1,114 +1,62 @@
 """Runs that fit flows to systems of particles: to samples of Markov chains, and to the energy."""
 
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from tarflow.ablation.densities.particle_tasks import TASKS, ParticleTask, Vectors
 from tarflow.ablation.study import StudyRun
 from tarflow.estimation.likelihood_fit import LikelihoodFit
-from tarflow.estimation.particles import DoubleWell, LennardJones, ParticleSystem
 from tarflow.estimation.reverse_fit import ReverseFit
 from tarflow.evaluation.provenance import software
 from tarflow.flows.vector_flow import VectorFlow
 from tarflow.sampling.annealed import Annealing, annealed_samples
-from tarflow.sampling.importance import ImportanceSample, importance_weights
-from tarflow.sampling.langevin_chains import ChainSamples, LangevinChains
+from tarflow.sampling.importance import importance_weights
+from tarflow.sampling.langevin_chains import ChainSamples
 
 Made = TypeVar("Made")
 
-SEED_OF_TRUTH = 0
-"""All runs have the same chains."""
-BINS = 100
-"""Of histograms of distances."""
+FLOW: dict[str, Any] = {"num_transforms": 4, "num_layers": 2, "model_dim": 64, "head_dim": 16}
+FIT = LikelihoodFit(max_steps=600, lr=5e-3)
+HOT_FLOW: dict[str, Any] = {**FLOW, "num_layers": 1}
+HOT_FIT = ReverseFit(max_steps=250, batch_size=192, lr=5e-3, first_share=1.0)
+ANNEALING = Annealing(kept=0.6)
+NUM_WIDE = 4000
+"""Shapes that a flow is standardized by before it sees the energy."""
+COPIES = 10
+"""How often particles of each sample are put in order, at random."""
 REPEATED = 5
-"""How often importance weights are drawn; the mean of effective sample sizes counts."""
-
-
-@dataclass(frozen=True)
-class ParticleTask:
-    """A system of particles, and how what is known of it is drawn.
-
-    Attributes:
-        system: The system.
-        chains: The Markov chains.
-        num_chains: Number of them; they start at normal draws.
-        start_std: The standard deviation of these.
-        reach: The distance at which histograms end.
-    """
-
-    system: ParticleSystem
-    chains: LangevinChains
-    num_chains: int
-    start_std: float
-    reach: float
-
-    def truth(self) -> ChainSamples:
-        """What the chains visit, in float64."""
-        source = torch.Generator().manual_seed(SEED_OF_TRUTH)
-        shape = (self.num_chains, self.system.dim)
-        start = self.start_std * torch.randn(shape, dtype=torch.float64, generator=source)
-        return self.chains(self.system.energy, start, source)
-
-    def histogram(
-        self, x: Float[Tensor, "num dim"], weight: Float[Tensor, " num"] | None = None
-    ) -> Float[Tensor, " bins"]:
-        """The shares of distances between particles, of weighted examples."""
-        distance = self.system.distances(x.double())
-        each = torch.ones_like(distance) if weight is None else weight.double()[:, None]
-        found, _ = torch.histogram(
-            distance.flatten(),
-            bins=BINS,
-            range=(0.0, self.reach),
-            weight=each.expand_as(distance).flatten(),
-        )
-        return found / found.sum()
-
-
-TASKS = {
-    "DW-4": ParticleTask(DoubleWell(), LangevinChains(), 1000, 2.0, 10.0),
-    "LJ-13": ParticleTask(LennardJones(), LangevinChains(), 1000, 1.0, 5.0),
-}
+"""How often importance weights are drawn; means count."""
 
 
 @dataclass(frozen=True)
 class ParticleRun(StudyRun):
-    """A flow that is fitted to a system of particles, and judged by the system's energy.
+    """A flow that is fitted to a system of particles, and judged by the energy.
 
     Attributes:
-        data: The system: DW-4 or LJ-13.
-        seed: Of the weights and of all draws, but for those of the chains.
-        num_samples: Number of samples that are weighted, and annealed.
+        data: The system, DW-4 or LJ-13.
+        seed: Of the weights and of all draws but those of the chains.
+        num_samples: Number of samples that are weighted, and of those that are annealed.
+        share: Share of the steps of fits, to try the study.
     """
 
     data: str
     seed: int
-    num_samples: int
+    num_samples: int = 5000
+    share: float = 1.0
 
     @property
     @abstractmethod
     def variant(self) -> str:
         """What the flow is fitted to."""
 
-    @property
     @abstractmethod
-    def flow_options(self) -> dict[str, Any]:
-        """What the flow is made with."""
-
-    @property
-    @abstractmethod
-    def fitting(self) -> Any:
-        """How it is fitted: a dataclass."""
-
-    @abstractmethod
-    def fit(self, flow: VectorFlow, truth: ChainSamples, source: torch.Generator) -> None:
-        """Fit it."""
+    def examples(self, truth: ChainSamples, source: torch.Generator) -> Vectors:
+        """The shapes that it is fitted to."""
 
     @property
     def task(self) -> ParticleTask:
@@ -117,14 +65,9 @@ class ParticleRun(StudyRun):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {
-            **vars(self),
-            "variant": self.variant,
-            "system": repr(self.task),
-            "flow": self.flow_options,
-            "fit": {key: repr(value) for key, value in asdict(self.fitting).items()},
-            "annealing": asdict(Annealing()),
-        }
+        parts = {"task": self.task, "fit": FIT, "annealing": ANNEALING}
+        told = {name: repr(part) for name, part in parts.items()}
+        return {**vars(self), "variant": self.variant, "flow": FLOW, **told}
 
     @property
     def name(self) -> str:
@@ -136,51 +79,65 @@ class ParticleRun(StudyRun):
         torch.manual_seed(self.seed)
         source = torch.Generator().manual_seed(self.seed)
         truth, truth_seconds = timed(self.task.truth)
-        flow = VectorFlow(self.task.system.dim, **self.flow_options)
-        _, fit_seconds = timed(lambda: self.fit(flow, truth, source))
+        flow, seconds = timed(lambda: self.fitted(truth, source))
         return {
             "settings": self.settings,
             "software": software(),
             "parameters": sum(each.numel() for each in flow.parameters()),
-            "truth": {**self._told_of(truth), "seconds": truth_seconds},
-            "seconds": fit_seconds,
+            "seconds": seconds,
+            "truth": {
+                "acceptance": truth.acceptance,
+                "split_r_hat": truth.split_r_hat,
+                "energy": float(truth.energy.mean()),
+                "seconds": truth_seconds,
+            },
             **self.judged(flow, truth, source),
         }
+
+    def fitted(self, truth: ChainSamples, source: torch.Generator) -> VectorFlow:
+        """Fit a flow to examples."""
+        flow, x = self.flow(**FLOW), self.examples(truth, source)
+        self.shortened(FIT)(flow, x.float(), source=source)
+        return flow
+
+    def flow(self, **options: Any) -> VectorFlow:
+        """A new flow of shapes."""
+        shapes = self.task.shapes
+        return VectorFlow(shapes.dim, shapes.supports, self.task.token_dim, **options)
+
+    def shortened(self, fit: Any) -> Any:
+        """A fit of a share of its steps."""
+        return replace(fit, max_steps=max(2, round(self.share * fit.max_steps)))
 
     @torch.no_grad()
     def judged(
         self, flow: VectorFlow, truth: ChainSamples, source: torch.Generator
     ) -> dict[str, Any]:
         """What weights and annealing make of the flow's samples, beside the truth."""
-        energy, real = self.task.system.energy, self.task.histogram(truth.samples)
+        task, energy = self.task, self.task.shapes.energy
+        told: Any = {"num_samples": self.num_samples, "source": source}
         drawn, seconds = timed(
-            lambda: [
-                importance_weights(flow, energy, self.num_samples, source=source)
-                for _ in range(REPEATED)
-            ]
+            lambda: [importance_weights(flow, energy, **told) for _ in range(REPEATED)]
         )
-        first = drawn[0]
         annealed, annealed_seconds = timed(
-            lambda: annealed_samples(flow, energy, self.num_samples, source=source)
+            lambda: annealed_samples(flow, energy, annealing=ANNEALING, **told)
         )
+        first, real = drawn[0], task.shapes.drawn(truth.samples, source)
         histograms = {
-            "truth": real,
-            "samples": self.task.histogram(first.x),
-            "weighted": self.task.histogram(first.x, first.weight),
-            "annealed": self.task.histogram(annealed.x),
+            "truth": task.histogram(real),
+            "flow": task.histogram(first.x),
+            "weighted": task.histogram(first.x, first.weight),
+            "annealed": task.histogram(annealed.x),
+        }
+        potential = {
+            "flow": self.potential(first.x).median(),
+            "weighted": mean([each.mean(self.potential(each.x)) for each in drawn]),
+            "annealed": self.potential(annealed.x).mean(),
         }
         return {
             "effective_sample_size": mean([each.effective_sample_size for each in drawn]),
-            "covered": covered(flow, truth, self.task.system),
+            "covered": task.covered(flow, real),
             "log_normalizer": mean([each.log_normalizer for each in drawn]),
-            "energies": {
-                "samples": float(energy(first.x).double().mean()),
-                "weighted": mean([_mean_energy(each, energy) for each in drawn]),
-                "annealed": float(energy(annealed.x).double().mean()),
-            },
-            "distances": {
-                key: float((each - real).abs().sum()) / 2 for key, each in histograms.items()
-            },
             "weighing_seconds": seconds / REPEATED,
             "annealed": {
                 "effective_sample_size": annealed.effective_sample_size,
@@ -188,50 +145,57 @@ class ParticleRun(StudyRun):
                 "stages": len(annealed.shares),
                 "seconds": annealed_seconds,
             },
-            "histograms": {key: each.tolist() for key, each in histograms.items()},
+            "energies": {name: float(each) for name, each in potential.items()},
+            "gaps": {
+                name: float((each - histograms["truth"]).abs().sum()) / 2
+                for name, each in histograms.items()
+            },
+            "histograms": {name: each.tolist() for name, each in histograms.items()},
         }
 
-    def _told_of(self, truth: ChainSamples) -> dict[str, float]:
-        """What tells how good the chains are."""
-        return {
-            "acceptance": truth.acceptance,
-            "split_r_hat": truth.split_r_hat,
-            "energy": float(truth.energy.mean()),
-        }
+    def potential(self, x: Vectors) -> torch.Tensor:
+        """The potential energies of shapes, over the temperature: without what orders add."""
+        system = self.task.shapes.system
+        return system.potential(self.task.shapes.positions(x)) / system.temperature
 
 
 @dataclass(frozen=True)
 class SamplesRun(ParticleRun):
-    """A flow that is fitted to samples of the chains, moved by symmetries of the system."""
+    """A flow that is fitted to samples of the chains, in many orders."""
 
     @property
     def variant(self) -> str:
         return "samples"
 
-    @property
-    def recipe(self) -> tuple[dict[str, Any], LikelihoodFit]:
-        return BY_SAMPLES[self.data]
-
-    def fit(self, flow: VectorFlow, truth: ChainSamples, source: torch.Generator) -> None:
-        system = self.task.system
-        many = [system.moved(truth.samples, source) for _ in range(COPIES)]
-        self.fitting(flow, torch.cat(many).float(), source=source)
+    def examples(self, truth: ChainSamples, source: torch.Generator) -> Vectors:
+        return self.task.shapes.drawn(truth.samples.repeat(COPIES, 1), source)
 
 
 @dataclass(frozen=True)
 class EnergyRun(ParticleRun):
-    """A flow that is fitted to the energy alone."""
+    """A flow that is fitted to the energy alone.
+
+    Another one is fitted to a hot system by the reverse divergence, and annealed to the cold one;
+    the flow is fitted to the samples that this leaves.
+    """
 
     @property
     def variant(self) -> str:
         return "energy"
 
     @property
-    def recipe(self) -> tuple[dict[str, Any], ReverseFit]:
-        return BY_ENERGY[self.data]
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings, "hot_flow": HOT_FLOW, "hot_fit": repr(HOT_FIT)}
 
-    def fit(self, flow: VectorFlow, truth: ChainSamples, source: torch.Generator) -> None:
-        self.fitting(flow, self.task.system.energy, source=source)
+    def examples(self, truth: ChainSamples, source: torch.Generator) -> Vectors:
+        shapes, flow = self.task.shapes, self.flow(**HOT_FLOW)
+        flow.standardize(shapes.drawn(self.task.wide(NUM_WIDE, source), source).float())
+        hot = replace(shapes, system=replace(shapes.system, temperature=self.task.hot))
+        self.shortened(HOT_FIT)(flow, hot.energy, source=source)
+        told: Any = {"annealing": ANNEALING, "source": source}
+        cold = annealed_samples(flow, shapes.energy, 2 * self.num_samples, **told).x
+        vectors = shapes.system.vectors(shapes.positions(cold.double()))
+        return shapes.drawn(vectors.repeat(COPIES, 1), source)
 
 
 def timed(function: Callable[[], Made]) -> tuple[Made, float]:
@@ -241,18 +205,6 @@ def timed(function: Callable[[], Made]) -> tuple[Made, float]:
     return made, time.process_time() - start
 
 
-def covered(flow: VectorFlow, truth: ChainSamples, system: ParticleSystem) -> float:
-    """The effective sample size as true samples tell it: near 0 where the flow lacks a mode.
-
-    It is $1 / (E_p[w] E_p[1 / w])$ with weights w, which is 1 for a flow that is the density.
-    """
-    x = truth.samples
-    parts = [(-system.energy(part) - flow.log_prob(part.float())) for part in x.split(1000)]
-    log_weight = torch.cat(parts).double()
-    total = log_weight.logsumexp(dim=0) + (-log_weight).logsumexp(dim=0)
-    return float((2 * math.log(len(x)) - total).exp())
-
-
-def _mean_energy(sample: ImportanceSample, energy: Callable[[Tensor], Tensor]) -> float:
-    """The mean energy by weights."""
-    return float(sample.mean(energy(sample.x)))
+def mean(values: list[Any]) -> float:
+    """The mean of some numbers."""
+    return float(sum(values)) / len(values)
