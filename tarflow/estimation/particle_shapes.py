@@ -43,7 +43,7 @@ class ParticleShapes(Part):
 
     system: ParticleSystem
     num_sorted: int = 1
-    sharpness: float = 10.0
+    sharpness: float = 30.0
 
     def __post_init__(self):
         check_instance("system", self.system, ParticleSystem, "pass one, such as DoubleWell()")

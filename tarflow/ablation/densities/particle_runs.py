@@ -21,10 +21,12 @@ from tarflow.sampling.langevin_chains import ChainSamples
 Made = TypeVar("Made")
 
 FLOW: dict[str, Any] = {"num_transforms": 4, "num_layers": 2, "model_dim": 64, "head_dim": 16}
-FIT = LikelihoodFit(max_steps=600, lr=5e-3)
+FIT = LikelihoodFit(max_steps=700, lr=1e-2)
 HOT_FLOW: dict[str, Any] = {**FLOW, "num_layers": 1}
-HOT_FIT = ReverseFit(max_steps=250, batch_size=192, lr=5e-3, first_share=1.0)
+HOT_FIT = ReverseFit(max_steps=200, batch_size=192, lr=5e-3, first_share=1.0)
 ANNEALING = Annealing(kept=0.6)
+HOT_SHARPNESS = 10.0
+"""That of the shapes it is fitted to, whose energies are less steep."""
 NUM_WIDE = 4000
 """Shapes that a flow is standardized by before it sees the energy."""
 COPIES = 10
@@ -185,12 +187,21 @@ class EnergyRun(ParticleRun):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**super().settings, "hot_flow": HOT_FLOW, "hot_fit": repr(HOT_FIT)}
+        return {
+            **super().settings,
+            "hot_flow": HOT_FLOW,
+            "hot_fit": repr(HOT_FIT),
+            "hot_sharpness": HOT_SHARPNESS,
+        }
 
     def examples(self, truth: ChainSamples, source: torch.Generator) -> Vectors:
         shapes, flow = self.task.shapes, self.flow(**HOT_FLOW)
         flow.standardize(shapes.drawn(self.task.wide(NUM_WIDE, source), source).float())
-        hot = replace(shapes, system=replace(shapes.system, temperature=self.task.hot))
+        hot = replace(
+            shapes,
+            system=replace(shapes.system, temperature=self.task.hot),
+            sharpness=HOT_SHARPNESS,
+        )
         self.shortened(HOT_FIT)(flow, hot.energy, source=source)
         told: Any = {"annealing": ANNEALING, "source": source}
         cold = annealed_samples(flow, shapes.energy, 2 * self.num_samples, **told).x
