@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tarflow.ablation.densities import particle_runs
 from tarflow.ablation.densities.particle_runs import EnergyRun, SamplesRun
 from tarflow.ablation.densities.particle_tasks import TASKS
+from tarflow.estimation import LikelihoodFit, ReverseFit
 from tarflow.sampling.langevin_chains import LangevinChains
 
 CHAINS = LangevinChains(warm_up=20, num_draws=4, thinning=5, num_levels=2)
@@ -18,7 +20,9 @@ CHAINS = LangevinChains(warm_up=20, num_draws=4, thinning=5, num_levels=2)
 def test_a_run_measures_what_it_says(kind, data, monkeypatch):
     small = replace(TASKS[data], chains=CHAINS, num_chains=10)
     monkeypatch.setitem(TASKS, data, small)
-    run, threads = kind(data, seed=1, num_samples=40, share=0.01), torch.get_num_threads()
+    monkeypatch.setattr(particle_runs, "FIT", LikelihoodFit(max_steps=3))
+    monkeypatch.setattr(particle_runs, "HOT_FIT", ReverseFit(max_steps=3, batch_size=16))
+    run, threads = kind(data, seed=1, num_samples=40), torch.get_num_threads()
     found = json.loads(json.dumps(run.do(), allow_nan=False))
     torch.set_num_threads(threads)
     assert found["settings"] == json.loads(json.dumps(run.settings))

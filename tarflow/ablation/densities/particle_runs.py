@@ -43,13 +43,11 @@ class ParticleRun(StudyRun):
         data: The system, DW-4 or LJ-13.
         seed: Of the weights and of all draws but those of the chains.
         num_samples: Number of samples that are weighted, and of those that are annealed.
-        share: Share of the steps of fits, to try the study.
     """
 
     data: str
     seed: int
     num_samples: int = 5000
-    share: float = 1.0
 
     @property
     @abstractmethod
@@ -99,17 +97,13 @@ class ParticleRun(StudyRun):
     def fitted(self, truth: ChainSamples, source: torch.Generator) -> VectorFlow:
         """Fit a flow to examples."""
         flow, x = self.flow(**FLOW), self.examples(truth, source)
-        self.shortened(FIT)(flow, x.float(), source=source)
+        FIT(flow, x.float(), source=source)
         return flow
 
     def flow(self, **options: Any) -> VectorFlow:
         """A new flow of shapes."""
         shapes = self.task.shapes
         return VectorFlow(shapes.dim, shapes.supports, self.task.token_dim, **options)
-
-    def shortened(self, fit: Any) -> Any:
-        """A fit of a share of its steps."""
-        return replace(fit, max_steps=max(2, round(self.share * fit.max_steps)))
 
     @torch.no_grad()
     def judged(
@@ -187,12 +181,8 @@ class EnergyRun(ParticleRun):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {
-            **super().settings,
-            "hot_flow": HOT_FLOW,
-            "hot_fit": repr(HOT_FIT),
-            "hot_sharpness": HOT_SHARPNESS,
-        }
+        hot = {"flow": HOT_FLOW, "fit": repr(HOT_FIT), "sharpness": HOT_SHARPNESS}
+        return {**super().settings, "hot": hot}
 
     def examples(self, truth: ChainSamples, source: torch.Generator) -> Vectors:
         shapes, flow = self.task.shapes, self.flow(**HOT_FLOW)
@@ -202,7 +192,7 @@ class EnergyRun(ParticleRun):
             system=replace(shapes.system, temperature=self.task.hot),
             sharpness=HOT_SHARPNESS,
         )
-        self.shortened(HOT_FIT)(flow, hot.energy, source=source)
+        HOT_FIT(flow, hot.energy, source=source)
         told: Any = {"annealing": ANNEALING, "source": source}
         cold = annealed_samples(flow, shapes.energy, 2 * self.num_samples, **told).x
         vectors = shapes.system.vectors(shapes.positions(cold.double()))
