@@ -98,7 +98,7 @@ class LangevinChains:
         Raises:
             ConfigurationError: A chain starts where energy or gradient are not finite.
         """
-        ladder = Ladder(energy, self._shares(start), len(start), source)
+        ladder = TemperatureLadder(energy, self._shares(start), len(start), source)
         state = LangevinState.at(ladder.log_density, torch.cat([start] * self.num_levels))
         if not (state.log_density.isfinite().all() and state.gradient.isfinite().all()):
             raise ConfigurationError("an energy or its gradient is not finite where chains start")
@@ -124,7 +124,7 @@ class LangevinChains:
 
 
 @dataclass(frozen=True)
-class Ladder:
+class TemperatureLadder:
     """Chains at several levels: all of the first level stand first, then all of the next."""
 
     energy: Energy

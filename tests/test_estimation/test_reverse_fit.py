@@ -34,17 +34,16 @@ def gradient(flow, loss) -> torch.Tensor:
 
 
 def test_the_gradient_is_that_of_the_divergence_on_average():
-    flow = tiny_vectors(2, num_layers=1).double()
+    flow = tiny_vectors(2, num_layers=1, num_transforms=1).double()
     source = torch.Generator().manual_seed(0)
     gaps, plain = [], []
     for _ in range(25):
         z = flow.base.sample(400, source)
         plain.append(gradient(flow, plain_loss(flow, z, correlated)))
         gaps.append(gradient(flow, reverse_loss(flow, z, Context(), correlated)) - plain[-1])
-    gap, error = torch.stack(gaps), torch.stack(gaps).std(dim=0) / 5
-    known = error > 1e-12
-    assert float((gap.mean(dim=0)[known] / error[known]).square().mean()) < 1.5
-    assert float(gap.mean(dim=0).norm()) < 0.1 * float(torch.stack(plain).mean(dim=0).norm())
+    gap, expected = torch.stack(gaps), torch.stack(plain).mean(dim=0).norm()
+    error = gap.std(dim=0).norm() / 5
+    assert float(gap.mean(dim=0).norm()) < 2 * float(error) < 0.1 * float(expected)
     assert float(gap[0].norm()) > 0.01  # sample by sample it is another
 
 
@@ -63,17 +62,17 @@ def test_the_gradient_vanishes_where_the_flow_is_the_density():
 
 
 def test_a_fit_finds_a_normal_density():
-    flow = tiny_vectors(2)
-    fit = ReverseFit(max_steps=300, batch_size=64, lr=5e-3, look_every=100, num_looked=500)
+    flow = tiny_vectors(2, num_transforms=1, num_layers=1)
+    fit = ReverseFit(max_steps=120, batch_size=64, lr=1e-2, look_every=40, num_looked=500)
     history = fit(flow, correlated, source=torch.Generator().manual_seed(0))
     found = importance_weights(flow, correlated, 4000, source=torch.Generator().manual_seed(1))
-    assert found.effective_sample_size > 0.97
+    assert found.effective_sample_size > 0.9
     expected = math.log(2 * math.pi / math.sqrt(float(PRECISION.det())))
-    assert found.log_normalizer == pytest.approx(expected, abs=0.02)
-    assert (history.steps, history.skipped) == (300, 0)
+    assert found.log_normalizer == pytest.approx(expected, abs=0.03)
+    assert (history.steps, history.skipped) == (120, 0)
     assert len(history.divergence) == len(history.effective_sample_size) == 3
-    assert history.divergence[-1] == pytest.approx(-expected, abs=0.1)
-    assert history.effective_sample_size[-1] > 0.95
+    assert history.divergence[-1] == pytest.approx(-expected, abs=0.15)
+    assert history.effective_sample_size[-1] > 0.9
 
 
 def test_a_fit_is_repeatable_and_leaves_the_generator_of_torch_alone():
@@ -89,9 +88,9 @@ def test_a_fit_is_repeatable_and_leaves_the_generator_of_torch_alone():
 
 
 def test_one_context_is_fitted():
-    flow = tiny_vectors(1, conditioners=[VectorConditioner(1)])
+    flow = tiny_vectors(1, conditioners=[VectorConditioner(1)], num_transforms=1)
     told = {"vector": torch.ones(32, 1)}
-    fit = ReverseFit(max_steps=60, batch_size=32, lr=2e-2, num_looked=0, first_share=1.0)
+    fit = ReverseFit(max_steps=40, batch_size=32, lr=2e-2, num_looked=0, first_share=1.0)
     fit(flow, lambda x: 2 * (x[:, 0] - 1).square(), told, torch.Generator().manual_seed(0))
     x = flow.sample(2000, {"vector": torch.ones(2000, 1)})
     assert float(x.mean()) == pytest.approx(1, abs=0.15)
@@ -99,9 +98,9 @@ def test_one_context_is_fitted():
 
 def test_high_energies_count_less():
     fit = ReverseFit(energy_limit=10.0)
-    energy = torch.tensor([-3.0, 10.0, 11.0, 1e12], dtype=torch.float64, requires_grad=True)
+    energy = torch.tensor([-3.0, 9.0, 11.0, 1e12], dtype=torch.float64, requires_grad=True)
     found = fit._limited(energy)
-    expected = [-3.0, 10.0, 10 + math.log(2), 10 + math.log(1e12 - 9)]
+    expected = [-3.0, 9.0, 10 + math.log(2), 10 + math.log(1e12 - 9)]
     assert found.tolist() == pytest.approx(expected)
     found.sum().backward()
     assert energy.grad.tolist() == pytest.approx([1, 1, 0.5, 0], abs=1e-9)

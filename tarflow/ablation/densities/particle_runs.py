@@ -65,7 +65,7 @@ class ParticleRun(StudyRun):
 
     @property
     def settings(self) -> dict[str, Any]:
-        parts = {"task": self.task, "fit": FIT, "annealing": ANNEALING}
+        parts = {"task": self.task, "fit": FIT, "annealing": ANNEALING, "copies": COPIES}
         told = {name: repr(part) for name, part in parts.items()}
         return {**vars(self), "variant": self.variant, "flow": FLOW, **told}
 
