@@ -46,7 +46,8 @@ class ReverseFit:
     Muon and AdamW minimize the mean of $\log q(x) + E(x)$ over the flow's own samples, with the
     gradient of `reverse_loss`; the exponential average of weights is kept. This divergence is
     blind to modes that the flow never draws from. So the energy counts little at first, and more
-    from step to step, while the flow still covers all of them.
+    from step to step. A mode may get lost on the way all the same, and then does not come back:
+    with several, fit a hotter system, and take its samples on with `annealed_samples`.
 
     Attributes:
         batch_size: Number of samples in a step.

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from tarflow.flows.shapes import Examples, PerExample
-from tarflow.randomness import RandomSource, normal, uniform
+from tarflow.randomness import normal, uniform
 
 LogDensity = Callable[[Tensor], Tensor]
 """Maps examples to logarithms of a density, each of its own example, but for a constant."""
@@ -39,7 +39,7 @@ class LangevinState:
         return cls(x.detach(), log_density.detach(), gradient)
 
     def stepped(
-        self, density: LogDensity, scale: Tensor, source: RandomSource
+        self, density: LogDensity, scale: Tensor, source: torch.Generator | None
     ) -> tuple["LangevinState", Bool[Tensor, " batch"]]:
         r"""Propose $x' = x + s \, (d(x) + \epsilon)$, and accept it or not.
 

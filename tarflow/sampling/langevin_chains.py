@@ -10,7 +10,7 @@ from torch import Tensor
 from tarflow.arguments import check_integer, check_real, keep
 from tarflow.errors import ConfigurationError
 from tarflow.flows.shapes import Examples, PerExample
-from tarflow.randomness import RandomSource, uniform
+from tarflow.randomness import uniform
 from tarflow.sampling.importance import Energy
 from tarflow.sampling.langevin import LangevinState, adapted, per_row
 
@@ -86,7 +86,7 @@ class LangevinChains:
                 raise ConfigurationError(f"{name} {value} is out of range: 0 < {name} < {limit}")
 
     def __call__(
-        self, energy: Energy, start: Examples, source: RandomSource = None
+        self, energy: Energy, start: Examples, source: torch.Generator | None = None
     ) -> ChainSamples:
         """Run a chain from each of some examples.
 
@@ -130,7 +130,7 @@ class TemperatureLadder:
     energy: Energy
     shares: Float[Tensor, " levels"]
     num_chains: int
-    source: RandomSource
+    source: torch.Generator | None
 
     def log_density(self, x: Examples) -> PerExample:
         """The logarithm of the density of each row's level, but for a constant."""
