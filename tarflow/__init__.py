@@ -62,6 +62,7 @@ from tarflow.nn.norms import LayerNormalization, Norm, RootMeanSquare
 from tarflow.nn.positions import LearnedPositions, Positions, RotaryGrid, RotaryPositions
 from tarflow.randomness import ExampleSeeds
 from tarflow.registry import Part, register
+from tarflow.sampling.annealed import annealed_samples
 from tarflow.sampling.denoiser import (
     AutoDenoiser,
     Denoiser,
@@ -194,6 +195,7 @@ __all__ = [
     "VectorFlow",
     "VelocityStudent",
     "Whitening",
+    "annealed_samples",
     "best_of",
     "denoise",
     "importance_weights",

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -136,7 +136,7 @@ class LikelihoodFit:
         optimizer = muon(flow.named_parameters(), lr=self.lr)
         schedule = warmup_cosine(optimizer, self.max_steps, min(WARM_UP, self.max_steps // 10))
         kept = copy.deepcopy(flow.state_dict())
-        with self._shown() as show:
+        with told_of(self.max_steps, self.progress) as tell:
             for rows in batches(len(train), self.batch_size, source):
                 if self._step(flow, optimizer, train.rows(rows), source):
                     schedule.step()
@@ -150,7 +150,8 @@ class LikelihoodFit:
                     if history.validation[-1] < best:
                         best, history.best_step = history.validation[-1], history.steps
                         kept = copy.deepcopy(average.state_dict())
-                show(history)
+                found = history.validation
+                tell(history.steps, f"held out {found[-1]:.4f} nats" if found else "")
                 if last or self._is_late(history):
                     break
         if held is not None and not math.isfinite(best):
@@ -185,21 +186,16 @@ class LikelihoodFit:
             return False
         return history.steps - history.best_step >= self.patience * self.look_every
 
-    @contextmanager
-    def _shown(self) -> Iterator:
-        """What is told of each step."""
-        if not self.progress:
-            yield lambda history: None
-            return
-        with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[told]}")) as bar:
-            task = bar.add_task("fitting", total=self.max_steps, told="")
 
-            def show(history: FitHistory) -> None:
-                found = history.validation
-                told = f"held out {found[-1]:.4f} nats" if found else ""
-                bar.update(task, completed=history.steps, told=told)
-
-            yield show
+@contextmanager
+def told_of(num_steps: int, progress: bool) -> Iterator[Callable[[int, str], None]]:
+    """What tells of steps that are done, and of what was found, in a bar if there is to be one."""
+    if not progress:
+        yield lambda done, told: None
+        return
+    with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[told]}")) as bar:
+        task = bar.add_task("fitting", total=num_steps, told="")
+        yield lambda done, told: bar.update(task, completed=done, told=told)
 
 
 def seed_from(source: torch.Generator | None) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tarflow.arguments import check_integer
@@ -62,11 +62,17 @@ class ImportanceSample:
             source: Where the one number that is drawn comes from; on the CPU.
         """
         check_integer("num_samples", num_samples, least=0)
-        start = torch.rand((), generator=source, dtype=torch.float64)
-        places = (torch.arange(num_samples) + start) / max(num_samples, 1)
-        ends = self.weight.double().cumsum(dim=0)
-        rows = torch.searchsorted(ends, places.to(ends.device)).clamp(max=len(ends) - 1)
-        return self.x[rows]
+        return self.x[resampled_rows(self.weight, num_samples, source)]
+
+
+def resampled_rows(
+    weight: PerExample, num_samples: int, source: torch.Generator | None
+) -> Int[Tensor, " drawn"]:
+    """Draw rows by weights that sum to 1: evenly spaced, from one number that is drawn."""
+    start = torch.rand((), generator=source, dtype=torch.float64)
+    places = (torch.arange(num_samples) + start) / max(num_samples, 1)
+    ends = weight.double().cumsum(dim=0)
+    return torch.searchsorted(ends, places.to(ends.device)).clamp(max=len(ends) - 1)
 
 
 @torch.no_grad()

@@ -1,1 +1,1 @@
-"""The study of densities: of points in the plane and of tables, by flows and older ways."""
+"""The study of densities: in the plane, of tables and of particles, by flows and older ways."""
