@@ -9,6 +9,7 @@ from tarflow.ablation.densities.density_data import DATA
 from tarflow.ablation.densities.density_methods import METHODS
 from tarflow.ablation.densities.density_study import DensityStudy
 from tarflow.ablation.densities.density_tables import blocks, fill
+from tarflow.ablation.densities.particle_tasks import TASKS
 from tarflow.cli.settings import Settings
 from tarflow.cli.study_page import leave_page
 
@@ -21,6 +22,7 @@ class CompareDensitiesSettings(Settings):
     output: str = "outputs/densities"
     page: str | None = None  # a page of Markdown to bring up to date, as docs/densities.md
     datasets: list[str] = field(default_factory=lambda: list(DATA))
+    systems: list[str] = field(default_factory=lambda: list(TASKS))  # of particles
     methods: list[str] = field(default_factory=lambda: list(METHODS))
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     # Processor time of each flow, with all settings that are tried: of tables, and in the plane.
@@ -38,6 +40,7 @@ def compare_densities(config: CompareDensitiesSettings) -> None:
         config.seeds,
         config.seconds,
         config.plane_seconds,
+        config.systems,
     )
     study.do((os.cpu_count() or 1) if config.workers is None else config.workers)
     page = Path(config.page or study.directory / "densities.md")

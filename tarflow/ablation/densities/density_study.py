@@ -11,6 +11,8 @@ import numpy as np
 from tarflow.ablation.densities.density_data import DATA, PLANAR
 from tarflow.ablation.densities.density_methods import METHODS
 from tarflow.ablation.densities.density_runs import DensityRun, difference
+from tarflow.ablation.densities.particle_runs import EnergyRun, ParticleRun, SamplesRun
+from tarflow.ablation.densities.particle_tasks import TASKS
 from tarflow.ablation.study import Study, check_known, write_results
 from tarflow.errors import ConfigurationError
 
@@ -29,6 +31,7 @@ class DensityStudy:
         seeds: Every method is fitted to every data set with each.
         seconds: Processor time of every flow of a table.
         plane_seconds: And of points in the plane.
+        systems: Systems of particles, to which flows are fitted by samples and by energy.
 
     Raises:
         ConfigurationError: A data set or a method is unknown, or a number is not positive.
@@ -40,9 +43,13 @@ class DensityStudy:
     seeds: Sequence[int]
     seconds: float
     plane_seconds: float
+    systems: Sequence[str] = ()
 
     def __post_init__(self):
-        check_known("datasets", self.data, DATA)
+        if self.data or not self.systems:
+            check_known("datasets", self.data, DATA)
+        if self.systems:
+            check_known("systems", self.systems, TASKS)
         check_known("methods", self.methods, METHODS)
         if not (self.seconds > 0 and self.plane_seconds > 0) or not self.seeds:
             raise ConfigurationError(
@@ -60,6 +67,16 @@ class DensityStudy:
             for method in self.methods
         ]
 
+    @cached_property
+    def particles(self) -> list[ParticleRun]:
+        """The runs of systems of particles."""
+        return [
+            kind(data=name, seed=seed)
+            for seed in self.seeds
+            for name in self.systems
+            for kind in (SamplesRun, EnergyRun)
+        ]
+
     def seconds_of(self, data: str) -> float:
         """Processor time of every flow of a data set."""
         return self.plane_seconds if data in PLANAR else self.seconds
@@ -71,7 +88,7 @@ class DensityStudy:
             ConfigurationError: A file is of other settings, or there are no workers.
             TarflowError: Runs failed; the others are done.
         """
-        Study(self.directory, self.runs).do(workers)
+        Study(self.directory, [*self.runs, *self.particles]).do(workers)
 
     def results(self) -> list[dict[str, Any]]:
         """What the runs have left, with how far they are from the rival, row by row."""
@@ -84,7 +101,7 @@ class DensityStudy:
             if rival in found:
                 rows, others = (np.load(each.arrays)["rows"] for each in (run, rival))
                 found[run] = {**result, "difference": difference(rows, others)}
-        return list(found.values())
+        return [*found.values(), *Study(self.directory, self.particles).results()]
 
     def write(self) -> Path:
         """Put all results into one file, a line for each run."""

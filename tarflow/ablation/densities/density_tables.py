@@ -7,6 +7,11 @@ from tarflow.ablation.claims import Quantity, Results, data_of
 from tarflow.ablation.densities.density_data import DATA, PLANAR
 from tarflow.ablation.densities.density_methods import METHODS
 from tarflow.ablation.densities.density_plot import PICTURE, draw
+from tarflow.ablation.densities.particle_tables import (
+    PARTICLES_PICTURE,
+    draw_particles,
+    particle_blocks,
+)
 from tarflow.ablation.marked_page import empty, markdown, write_page
 from tarflow.ablation.ways_table import told
 
@@ -49,7 +54,7 @@ EFFORT_BLOCKS: dict[str, tuple[str, Cell]] = {
 
 def blocks(results: Results) -> dict[str, str]:
     """What stands between the marks of the page: the tables, and the picture."""
-    known = data_of(results)
+    known = [name for name in data_of(results) if name in DATA]
     plane, tables = [n for n in known if n in PLANAR], [n for n in known if n not in PLANAR]
     found = {"plot": f"![{WORDS}](images/{PICTURE})" if plane else NOTHING}
     found["targets"] = _targets(results)
@@ -57,7 +62,7 @@ def blocks(results: Results) -> dict[str, str]:
     for group, names in groups:
         for block, (path, cell) in group.items():
             found[block] = _table(results, names, path, cell) if names else NOTHING
-    return found
+    return {**found, **particle_blocks(results)}
 
 
 def fill(page: Path, results: Results, directory: Path) -> list[Path]:
@@ -67,9 +72,13 @@ def fill(page: Path, results: Results, directory: Path) -> list[Path]:
     """
     found = blocks(results)
     blank = "\n".join(["# Densities\n", *(empty(name) for name in found)])
-    picture = draw(page.parent / "images" / PICTURE, results, directory)
+    images = page.parent / "images"
+    pictures = (
+        draw(images / PICTURE, results, directory),
+        draw_particles(images / PARTICLES_PICTURE, results),
+    )
     write_page(page, found, blank)
-    return [page] if picture is None else [page, picture]
+    return [page, *(each for each in pictures if each is not None)]
 
 
 def _table(results: Results, names: list[str], path: str, cell: Cell) -> str:
