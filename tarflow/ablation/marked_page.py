@@ -9,6 +9,8 @@ from tarflow.machine.files import write_atomically
 
 END = "<!-- end -->"
 """Tables stand between a mark, such as `<!-- table: scale -->`, and the next of these."""
+NOTHING = "Not measured."
+"""What stands in place of a table without results."""
 
 
 def write_page(page: Path, blocks: Mapping[str, str], blank: str) -> None:

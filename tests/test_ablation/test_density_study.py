@@ -31,6 +31,12 @@ from tarflow.ablation.densities.density_runs import (
 from tarflow.ablation.densities.density_study import DensityStudy
 from tarflow.ablation.densities.density_tables import blocks, fill
 from tarflow.ablation.densities.flow_settings import PLANE, TABLE
+from tarflow.ablation.densities.particle_tables import (
+    FITTED,
+    PARTICLES_PICTURE,
+    draw_particles,
+    particle_blocks,
+)
 from tarflow.ablation.densities.table_sources import TABLES, Table
 from tarflow.ablation.marked_page import with_blocks
 from tarflow.ablation.study import Study
@@ -249,6 +255,43 @@ def test_tables_have_what_was_measured_and_whether_targets_are_reached():
     assert set(blocks([]).values()) == {"Not measured."}
 
 
+def of_particles(data, variant, seed, share):
+    """A result of particles."""
+    parts = ("truth", "flow", "weighted", "annealed")
+    return {
+        "settings": {"data": data, "variant": variant, "seed": seed},
+        "effective_sample_size": share,
+        "covered": 0.5,
+        "annealed": {"effective_sample_size": 0.9, "stages": 3},
+        "gaps": dict.fromkeys(parts, 0.01),
+        "energies": dict.fromkeys(parts, -20.0),
+        "truth": {"energy": -21.0},
+        "seconds": 60.0,
+        "histograms": {part: [0.01] * 100 for part in parts},
+    }
+
+
+def test_particles_have_tables_of_their_own_and_a_picture(tmp_path):
+    results = [of_particles("DW-4", "samples", seed, 0.6 + 0.2 * seed) for seed in (0, 1)]
+    results += [of_particles("DW-4", "energy", 0, 0.4), of_particles("LJ-13", "samples", 0, 0.1)]
+    found = blocks([*RESULTS, *results])
+    assert found["divergence"] == blocks(RESULTS)["divergence"]
+    rows = [line.split(" | ") for line in found["particles"].splitlines()[2:]]
+    assert [row[:3] for row in rows] == [
+        ["| DW-4", "samples of the chains", "0.7 ± 0.1"],
+        ["| DW-4", "the energy alone", "0.4"],
+        ["| LJ-13", "samples of the chains", "0.1"],
+    ]
+    targets = [line.split(" | ")[-1] for line in found["particle_targets"].splitlines()[2:]]
+    assert targets == ["reached |", "**missed** |"]
+    assert set(particle_blocks(RESULTS).values()) == {"Not measured."}
+    assert draw_particles(tmp_path / "no.png", RESULTS) is None
+    assert fill(tmp_path / "page.md", results, tmp_path) == [
+        tmp_path / "page.md",
+        tmp_path / "images" / PARTICLES_PICTURE,
+    ]
+
+
 def test_a_page_keeps_its_words_and_gets_tables(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Mine\n\n<!-- table: targets -->\nold\n<!-- end -->\n\nAfter.\n")
@@ -267,7 +310,7 @@ def test_a_page_keeps_its_words_and_gets_tables(tmp_path):
 def test_the_published_page_shows_the_published_results():
     page = (ROOT / "docs" / "densities.md").read_text()
     results = json.loads((ROOT / "benchmarks" / "results" / "densities.json").read_text())
-    assert {result["settings"]["variant"] for result in results} == set(METHODS)
+    assert {result["settings"]["variant"] for result in results} == {*METHODS, *FITTED}
     assert with_blocks(page, blocks(results)) == page
 
 
@@ -276,6 +319,7 @@ def test_the_published_page_shows_the_published_results():
     [
         ({"data": ["faces"]}, "datasets=.*choose among moons"),
         ({"methods": ["magic"]}, "methods=.*choose among gaussian"),
+        ({"systems": ["DW-5"]}, "systems=.*choose among DW-4"),
         ({"seeds": []}, "must name one"),
         ({"seconds": 0.0}, r"seconds=0\.0 and .* must be positive"),
     ],

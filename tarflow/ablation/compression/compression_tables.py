@@ -7,7 +7,7 @@ from tarflow.ablation.claims import Comparison, Quantity, Results, data_of, verd
 from tarflow.ablation.compression.compression_plot import PICTURE, draw
 from tarflow.ablation.compression.compression_runs import FLOWS, variant_of
 from tarflow.ablation.compression.compressors import COMPRESSORS, HALF
-from tarflow.ablation.marked_page import empty, markdown, write_page
+from tarflow.ablation.marked_page import NOTHING, empty, markdown, write_page
 from tarflow.ablation.small_flow import FITTED
 from tarflow.ablation.ways_table import told
 
@@ -78,9 +78,9 @@ def blocks(results: Results) -> dict[str, str]:
     words = "What the likelihood loses, by what MLPs are left to compute"
     found = {"plot": f"![{words}](images/{PICTURE})"}
     known = data_of(results)
-    found["claims"] = verdicts(CLAIMS, results) if known else "Not measured."
+    found["claims"] = verdicts(CLAIMS, results) if known else NOTHING
     for data in FLOWS:
-        found[data] = _table(results, data) if data in known else "Not measured."
+        found[data] = _table(results, data) if data in known else NOTHING
     return found
 
 

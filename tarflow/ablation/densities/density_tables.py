@@ -12,13 +12,12 @@ from tarflow.ablation.densities.particle_tables import (
     draw_particles,
     particle_blocks,
 )
-from tarflow.ablation.marked_page import empty, markdown, write_page
+from tarflow.ablation.marked_page import NOTHING, empty, markdown, write_page
 from tarflow.ablation.ways_table import told
 
 LARGEST = {"moons": 0.02, "checkerboard": 0.05}
 """Divergences, in nats, that TarFlow is to reach."""
 WORDS = "The truth in the plane, and every method beside it"
-NOTHING = "Not measured."
 
 
 def _spread(quantity: Quantity, results: Results, data: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tarflow.ablation.claims import Quantity, Results, data_of
 from tarflow.ablation.densities.particle_tasks import BINS, TASKS
-from tarflow.ablation.marked_page import markdown
+from tarflow.ablation.marked_page import NOTHING, markdown
 from tarflow.ablation.ways_table import told
 from tarflow.evaluation.figures import new_figure
 from tarflow.machine.files import replacing
@@ -34,10 +34,10 @@ LINES = {"flow": "drawn", "weighted": "weighted", "annealed": "annealed"}
 
 
 def particle_blocks(results: Results) -> dict[str, str]:
-    """The tables of particles; empty where there are no runs of these."""
+    """The tables of particles, and their picture."""
     kinds = [(name, kind) for name in data_of(results) if name in TASKS for kind in FITTED]
     if not kinds:
-        return {}
+        return dict.fromkeys(("particles", "particle_targets", "particle_plot"), NOTHING)
     rows, targets = [], []
     for name, kind in kinds:
         cells = [told(Quantity(kind, path).spread(results, name)) for path in COLUMNS.values()]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tarflow.ablation.claims import Results, data_of
 from tarflow.ablation.data_sets import DATA
-from tarflow.ablation.marked_page import empty, write_page
+from tarflow.ablation.marked_page import NOTHING, empty, write_page
 from tarflow.ablation.samplers.methods import METHODS
 from tarflow.ablation.samplers.sampler_plot import PICTURE, draw
 from tarflow.ablation.small_flow import FITTED
@@ -54,7 +54,7 @@ def blocks(results: Results) -> dict[str, str]:
 def table(results: Results, data: str, guided: bool) -> str:
     """Means and deviations over seeds; columns of which nothing is known are left out."""
     if data not in data_of(results):
-        return "Not measured."
+        return NOTHING
     return ways_table(results, data, list(ways(results, guided)), COLUMNS, FITTED.name)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tarflow.ablation.claims import Comparison, Quantity, Results, data_of, verdicts
-from tarflow.ablation.marked_page import empty, markdown, write_page
+from tarflow.ablation.marked_page import NOTHING, empty, markdown, write_page
 from tarflow.ablation.tokenizers.recipes import RECIPES
 from tarflow.ablation.tokenizers.tokenizer_plot import PICTURE, draw
 from tarflow.ablation.tokenizers.tokenizer_study import WAYS_OF
@@ -85,7 +85,7 @@ def blocks(results: Results) -> dict[str, str]:
     words = "What is kept of images and how many codes are in use; samples and their time"
     found = {"plot": f"![{words}](images/{PICTURE})"}
     if not results:
-        return {**found, **dict.fromkeys(TABLES, "Not measured.")}
+        return {**found, **dict.fromkeys(TABLES, NOTHING)}
     [data] = data_of(results)
     return {**found, **{name: make(results, data) for name, make in TABLES.items()}}
 
@@ -127,7 +127,7 @@ def _preparation(results: Results, data: str) -> str:
     spreads = (Quantity("preparation", path).spread(results, data) for path in paths)
     known = [each[0] for each in spreads if each is not None]
     if not known:
-        return "Not measured."
+        return NOTHING
     head = ("encoding alone, s", "`tarflow prepare`, s", "more")
     return markdown(head, (f"{known[0]:.2f}", f"{known[1]:.2f}", f"{known[2]:.1%}"))
 
