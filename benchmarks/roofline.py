@@ -19,14 +19,16 @@ where a floor made of main memory's bandwidth would be none.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.precision import PRECISIONS, Precision
-from tarflow import AutoregressiveTransform, Decoder, Flow
+from tarflow import Affine, AutoregressiveTransform, Decoder, Flow
+from tarflow.flows.decoding import Predict
+from tarflow.flows.report import Inverse
 from tarflow.machine.device import LARGEST, MEGABYTE, copy_bandwidth, matrix_rate
+from tarflow.nn.attention import Fronts
 from tarflow.nn.products import REORDER, has_kernels, multiply
 
 FLOAT32 = "float32"
@@ -123,16 +125,24 @@ class Counted(Decoder):
     def tolerance(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.decoder.tolerance
 
-    def __call__(self, predict, z):
-        def counted(x: Tensor, start: Any):
-            own = start if isinstance(start, int) else float(start.positions[:, 0].double().mean())
-            self.passes.append(Pass(len(x), own, x.shape[1]))
-            return predict(x, start)
-
-        return self.decoder(counted, z)
+    def __call__(self, predict: Predict, z: Tensor) -> Inverse:
+        return self.decoder(CountedPrediction(predict, self.passes), z)
 
     def at(self, depth: int) -> Decoder:
         return Counted(self.decoder.at(depth), self.passes)
+
+
+@dataclass(frozen=True)
+class CountedPrediction(Predict):
+    """A prediction that notes its passes."""
+
+    predict: Predict
+    passes: list[Pass]
+
+    def __call__(self, x: Tensor, start: int | Fronts) -> Affine:
+        own = start if isinstance(start, int) else float(start.positions[:, 0].double().mean())
+        self.passes.append(Pass(len(x), own, x.shape[1]))
+        return self.predict(x, start)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,8 @@ class GuidedPrediction(Prediction):
             twice, weight = start, self.weights.narrow(0, start + 1, x.shape[1])
         both = super().maps(torch.cat([x, x]), twice)
         halves = zip(*(field.chunk(2) for field in vars(both).values()), strict=True)
-        return self.guidance(*(type(both)(*fields) for fields in halves), weight)
+        conditional, null = (type(both)(*fields) for fields in halves)
+        return self.guidance(conditional, null, weight)
 
     def fill(self, x: Vectors) -> None:
         super().fill(torch.cat([x, x]))

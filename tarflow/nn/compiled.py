@@ -165,8 +165,8 @@ class CompiledNetwork:
     ) -> Float[Tensor, "batch window out_features"]:
         """Transform the vectors of a window."""
         cache, start = window.cache, window.start
-        single = x.shape[1] == 1 and not isinstance(start, Fronts)
-        if self.has_graphs or cache is None or not single or prefix is not None:
+        several = x.shape[1] > 1 or prefix is not None
+        if self.has_graphs or several or cache is None or isinstance(start, Fronts):
             return self.network(x, condition, window, prefix=prefix)
         position, num_keys = torch.full((1,), int(start)), self.bucket_of(int(start) + 1)
         # A copy, for the strides of a slice would make another graph.
