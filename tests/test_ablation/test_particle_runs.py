@@ -20,6 +20,7 @@ def test_a_run_measures_what_it_says(kind, data, monkeypatch):
     small = replace(TASKS[data], chains=CHAINS, num_chains=10)
     monkeypatch.setitem(TASKS, data, small)
     monkeypatch.setattr(particle_runs, "FIT", LikelihoodFit(max_steps=3))
+    monkeypatch.setattr(particle_runs, "TUNING", LikelihoodFit(max_steps=3))
     monkeypatch.setattr(particle_runs, "HOT_FIT", ReverseFit(max_steps=3, batch_size=16))
     run, threads = kind(data, seed=1, num_samples=20), torch.get_num_threads()
     found = json.loads(json.dumps(run.do(), allow_nan=False))

@@ -24,6 +24,8 @@ FLOW: dict[str, Any] = {"num_transforms": 4, "num_layers": 2, "model_dim": 64, "
 FIT = LikelihoodFit(max_steps=700, lr=1e-2)
 HOT_FLOW: dict[str, Any] = {**FLOW, "num_layers": 1}
 HOT_FIT = ReverseFit(max_steps=200, batch_size=192, lr=5e-3, first_share=1.0)
+TUNING = LikelihoodFit(max_steps=400, lr=5e-3)
+"""How a flow that was fitted to annealed samples is fitted to better ones, of its own."""
 ANNEALING = Annealing(kept=0.6)
 HOT_SHARPNESS = 10.0
 """That of the shapes it is fitted to, whose energies are less steep."""
@@ -172,7 +174,7 @@ class EnergyRun(ParticleRun):
     """A flow that is fitted to the energy alone.
 
     Another one is fitted to a hot system by the reverse divergence, and annealed to the cold one;
-    the flow is fitted to the samples that this leaves.
+    the flow is fitted to the samples that this leaves, and then to its own, annealed.
     """
 
     @property
@@ -182,7 +184,13 @@ class EnergyRun(ParticleRun):
     @property
     def settings(self) -> dict[str, Any]:
         hot = {"flow": HOT_FLOW, "fit": repr(HOT_FIT), "sharpness": HOT_SHARPNESS}
+        hot["tuning"] = repr(TUNING)
         return {**super().settings, "hot": hot}
+
+    def fitted(self, truth: ChainSamples, source: torch.Generator) -> VectorFlow:
+        flow = super().fitted(truth, source)
+        TUNING(flow, self._annealed(flow, source).float(), source=source)
+        return flow
 
     def examples(self, truth: ChainSamples, source: torch.Generator) -> Vectors:
         shapes, flow = self.task.shapes, self.flow(**HOT_FLOW)
@@ -193,9 +201,14 @@ class EnergyRun(ParticleRun):
             sharpness=HOT_SHARPNESS,
         )
         HOT_FIT(flow, hot.energy, source=source)
+        return self._annealed(flow, source)
+
+    def _annealed(self, flow: VectorFlow, source: torch.Generator) -> Vectors:
+        """Samples of a flow, annealed to the system, in many orders."""
+        shapes = self.task.shapes
         told: Any = {"annealing": ANNEALING, "source": source}
-        cold = annealed_samples(flow, shapes.energy, 2 * self.num_samples, **told).x
-        vectors = shapes.system.vectors(shapes.positions(cold.double()))
+        cold = annealed_samples(flow, shapes.energy, 2 * self.num_samples, **told)
+        vectors = shapes.system.vectors(shapes.positions(cold.x.double()))
         return shapes.drawn(vectors.repeat(COPIES, 1), source)
 
 
