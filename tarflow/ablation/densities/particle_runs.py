@@ -13,6 +13,7 @@ from tarflow.ablation.study import StudyRun
 from tarflow.estimation.likelihood_fit import LikelihoodFit
 from tarflow.estimation.reverse_fit import ReverseFit
 from tarflow.evaluation.provenance import software
+from tarflow.flows.spline import SplineScale
 from tarflow.flows.vector_flow import VectorFlow
 from tarflow.sampling.annealed import Annealing, annealed_samples
 from tarflow.sampling.importance import importance_weights
@@ -20,8 +21,9 @@ from tarflow.sampling.langevin_chains import ChainSamples
 
 Made = TypeVar("Made")
 
-FLOW: dict[str, Any] = {"num_transforms": 4, "num_layers": 2, "model_dim": 64, "head_dim": 16}
-FIT = LikelihoodFit(max_steps=700, lr=1e-2)
+SIZES: dict[str, Any] = {"num_transforms": 2, "num_layers": 2, "model_dim": 64, "head_dim": 16}
+FLOW: dict[str, Any] = {**SIZES, "scale": SplineScale(8)}
+FIT = LikelihoodFit(max_steps=700, lr=5e-3)
 HOT_FLOW: dict[str, Any] = {**FLOW, "num_layers": 1}
 HOT_FIT = ReverseFit(max_steps=200, batch_size=192, lr=5e-3, first_share=1.0)
 TUNING = LikelihoodFit(max_steps=400, lr=5e-3)
@@ -67,9 +69,9 @@ class ParticleRun(StudyRun):
 
     @property
     def settings(self) -> dict[str, Any]:
-        parts = {"task": self.task, "fit": FIT, "annealing": ANNEALING, "copies": COPIES}
+        parts = {"task": self.task, "flow": FLOW, "fit": FIT, "annealing": ANNEALING}
         told = {name: repr(part) for name, part in parts.items()}
-        return {**vars(self), "variant": self.variant, "flow": FLOW, **told}
+        return {**vars(self), "variant": self.variant, "copies": COPIES, **told}
 
     @property
     def name(self) -> str:
@@ -183,7 +185,7 @@ class EnergyRun(ParticleRun):
 
     @property
     def settings(self) -> dict[str, Any]:
-        hot = {"flow": HOT_FLOW, "fit": repr(HOT_FIT), "sharpness": HOT_SHARPNESS}
+        hot = {"flow": repr(HOT_FLOW), "fit": repr(HOT_FIT), "sharpness": HOT_SHARPNESS}
         hot["tuning"] = repr(TUNING)
         return {**super().settings, "hot": hot}
 
