@@ -47,7 +47,9 @@ class Affine:
 
     def within(self, mask: Bool[Tensor, "batch window"]) -> "Affine":
         """The same where a mask is true, and elsewhere the map that changes nothing."""
-        return self._each(lambda field, neutral: field.where(mask[..., None], neutral))
+        # Not by `where`, which copies a number to a GPU: nothing that a CUDA graph may do.
+        away = ~mask[..., None]
+        return self._each(lambda field, neutral: field.masked_fill(away, neutral))
 
     def after_first(self) -> "Affine":
         """Put the identity map, of the position that nothing precedes, in front."""

@@ -107,8 +107,8 @@ class Spline:
         value = piece.bottom + piece.height * (piece.mean * share**2 + piece.first * rest) / below
         slope = piece.last * share**2 + 2 * piece.mean * rest + piece.first * (1 - share) ** 2
         log_slope = 2 * piece.mean.log() + slope.log() - 2 * below.log()
-        inside = u.abs() < BOUND
-        return value.where(inside, u), log_slope.where(inside, 0.0)
+        outside = u.abs() >= BOUND
+        return u.where(outside, value), log_slope.masked_fill(outside, 0.0)
 
     def inverse(self, v: Vectors) -> Vectors:
         """Where the spline has a value: the root of a quadratic in each bin."""
