@@ -147,7 +147,10 @@ def test_samples_are_a_table(capsys):
     assert len(Path("samples/certificates.csv").read_text().splitlines()) == 8
     assert "samples/samples.csv" in capsys.readouterr().out
     tarflow("sample", "checkpoint=run", "num_samples=7", "output=whole")
-    assert Path("whole/samples.csv").read_text() == Path("samples/samples.csv").read_text()
+    for one, other in zip(rows, read("whole/samples.csv"), strict=True):
+        assert (one["age"], one["city"]) == (other["age"], other["city"])
+        for name in ("height", "share"):  # but for rounding, which batches of other sizes have
+            assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-4)
 
 
 @pytest.mark.parametrize("option", ["save_png=true", "save_npz=true", "data=digits"])

@@ -207,7 +207,7 @@ def test_the_command_goes_on_with_what_is_there(done, tmp_path, capsys):
         f"seconds={SECONDS}",
         f"plane_seconds={SECONDS}",
     ]
-    given += ["workers=1"]
+    given += ["systems=[]", "workers=1"]
     run_command("compare-densities", given)
     told = capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in runs} == runs
