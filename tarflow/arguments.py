@@ -1,5 +1,6 @@
 """Checks of what a caller passes: errors name the argument, its value and what is allowed."""
 
+import math
 import operator
 from collections.abc import Mapping
 from numbers import Real
@@ -57,6 +58,20 @@ def keep(owner: Any, **values: Any) -> None:
     """
     for name, value in values.items():
         object.__setattr__(owner, name, value)
+
+
+def keep_positive(owner: Any, *names: str, below: float = math.inf) -> None:
+    """Keep numbers of a frozen dataclass that lie above 0 and below a limit.
+
+    Raises:
+        ConfigurationError: One does not; names it.
+    """
+    for name in names:
+        value = check_real(name, getattr(owner, name))
+        if not 0 < value < below:
+            wanted = "positive and finite" if below == math.inf else f"in (0, {below:g})"
+            raise ConfigurationError(f"{name} {value} must be {wanted}")
+        keep(owner, **{name: value})
 
 
 def check_size(name: str, value: Any, least: int | None = 1) -> tuple[int, int]:

@@ -142,7 +142,8 @@ def _tell_end(run: Run, trainer: lightning.Trainer, before: int) -> None:
         if isinstance(callback, Preemption) and callback.received:
             tell(f"{callback.received.name} stopped the run at step {step}: {goes_on}")
             sys.exit(128 + callback.received)
-    if step < trainer.max_steps:
+    best = [each for each in callbacks_of(trainer) if isinstance(each, BestExport)]
+    if step < trainer.max_steps and not any(each.is_late for each in best):
         tell(f"the run ended at step {step} of {trainer.max_steps}: {goes_on}")
     exports = [each for each in callbacks_of(trainer) if isinstance(each, PretrainedExport)]
     folders = [each.directory for each in exports if each.holds(step)]

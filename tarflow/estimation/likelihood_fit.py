@@ -12,7 +12,7 @@ from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tarflow.arguments import check_integer, check_real, keep
+from tarflow.arguments import check_integer, check_real, keep, keep_positive
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.flows.conditioning import with_dropout
 from tarflow.flows.context import Context, ContextLike
@@ -79,11 +79,9 @@ class LikelihoodFit:
     def __post_init__(self):
         for name in ("batch_size", "max_steps", "patience", "look_every"):
             keep(self, **{name: check_integer(name, getattr(self, name), least=1)})
-        for name in ("lr", "validation_fraction", "context_dropout"):
-            keep(self, **{name: check_real(name, getattr(self, name))})
-        if not 0 < self.lr < math.inf:
-            raise ConfigurationError(f"lr {self.lr} must be positive and finite")
+        keep_positive(self, "lr")
         for name in ("validation_fraction", "context_dropout"):
+            keep(self, **{name: check_real(name, getattr(self, name))})
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} {getattr(self, name)} must be in [0, 1)")
 

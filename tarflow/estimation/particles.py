@@ -1,6 +1,5 @@
 """Systems of particles whose density is known but for a factor: energies to fit flows to."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -9,8 +8,7 @@ from jaxtyping import Float
 from scipy.linalg import helmert
 from torch import Tensor
 
-from tarflow.arguments import check_integer, check_real, keep
-from tarflow.errors import ConfigurationError
+from tarflow.arguments import check_integer, keep, keep_positive
 from tarflow.randomness import RandomSource, normal, uniform
 from tarflow.registry import Part
 
@@ -40,9 +38,7 @@ class ParticleSystem(Part, ABC):
     def __post_init__(self):
         for name, least in (("num_particles", 2), ("space_dim", 1)):
             keep(self, **{name: check_integer(name, getattr(self, name), least)})
-        keep(self, temperature=check_real("temperature", self.temperature))
-        if not 0 < self.temperature < math.inf:
-            raise ConfigurationError(f"temperature {self.temperature} must be positive and finite")
+        keep_positive(self, "temperature")
 
     @property
     def dim(self) -> int:
@@ -136,6 +132,10 @@ class LennardJones(ParticleSystem):
     depth: float = 2.0
     distance: float = 1.0
     spring: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        keep_positive(self, "depth", "distance")
 
     def potential(self, positions: Particles) -> Float[Tensor, " num"]:
         sixth = (self.distance / pair_distances(positions)) ** 6

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow.arguments import check_integer, check_real, keep
+from tarflow.arguments import check_integer, check_real, keep, keep_positive
 from tarflow.errors import ConfigurationError
 from tarflow.randomness import RandomSource, normal, uniform
 from tarflow.registry import Part
@@ -26,15 +26,6 @@ class PlanarDensity(Part, ABC):
     @abstractmethod
     def log_prob(self, x: Points) -> Float[Tensor, " num"]:
         """The log-density of points."""
-
-
-def _check_positive(owner: Part, *names: str) -> None:
-    """Refuse what is not a positive number."""
-    for name in names:
-        value = check_real(name, getattr(owner, name))
-        if not 0 < value < math.inf:
-            raise ConfigurationError(f"{name} {value} must be positive and finite")
-        keep(owner, **{name: value})
 
 
 def _uniform(num: int, source: RandomSource, *shape: int) -> Tensor:
@@ -66,7 +57,7 @@ class Moons(PlanarDensity):
     std: float = 0.1
 
     def __post_init__(self):
-        _check_positive(self, "std")
+        keep_positive(self, "std")
 
     def sample(self, num_samples: int, source: RandomSource = None) -> Points:
         side, angle, radius = _uniform(num_samples, source, 3).unbind(1)
@@ -116,7 +107,7 @@ class Rings(PlanarDensity):
     std: float = 0.06
 
     def __post_init__(self):
-        _check_positive(self, "std")
+        keep_positive(self, "std")
         keep(self, radii=tuple(check_real("one of radii,", radius) for radius in self.radii))
         if not self.radii or min(self.radii) <= 0:
             raise ConfigurationError(f"radii {self.radii} must be positive numbers")
@@ -153,7 +144,7 @@ class NormalMixture(PlanarDensity):
 
     def __post_init__(self):
         keep(self, count=check_integer("count", self.count, least=1))
-        _check_positive(self, "radius", "std")
+        keep_positive(self, "radius", "std")
 
     def sample(self, num_samples: int, source: RandomSource = None) -> Points:
         chosen = (_uniform(num_samples, source) * self.count).long()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from tarflow.arguments import check_integer, check_real, keep
+from tarflow.arguments import check_integer, check_real, keep, keep_positive
 from tarflow.errors import ConfigurationError, DataError
 from tarflow.estimation.likelihood_fit import LARGEST_NORM, WARM_UP, follow, seed_from, told_of
 from tarflow.flows.context import Context, ContextLike
@@ -79,10 +79,9 @@ class ReverseFit:
         for name in ("batch_size", "max_steps", "look_every"):
             keep(self, **{name: check_integer(name, getattr(self, name), least=1)})
         keep(self, num_looked=check_integer("num_looked", self.num_looked, least=0))
-        for name in ("lr", "first_share", "annealed", "energy_limit"):
+        keep_positive(self, "lr")
+        for name in ("first_share", "annealed", "energy_limit"):
             keep(self, **{name: check_real(name, getattr(self, name))})
-        if not 0 < self.lr < math.inf:
-            raise ConfigurationError(f"lr {self.lr} must be positive and finite")
         if not 0 < self.first_share <= 1:
             raise ConfigurationError(f"first_share {self.first_share} must be in (0, 1]")
         if not 0 <= self.annealed <= 1:

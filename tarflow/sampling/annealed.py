@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tarflow.arguments import check_integer, check_real, keep
+from tarflow.arguments import check_integer, keep, keep_positive
 from tarflow.errors import ConfigurationError
 from tarflow.flows.context import Context, ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
@@ -76,15 +76,8 @@ class Annealing:
 
     def __post_init__(self):
         keep(self, num_moves=check_integer("num_moves", self.num_moves, least=0))
-        for name in ("kept", "first_step_size", "target_acceptance"):
-            keep(self, **{name: check_real(name, getattr(self, name))})
-        for name in ("kept", "target_acceptance"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} {getattr(self, name)} must be in (0, 1)")
-        if not 0 < self.first_step_size < math.inf:
-            raise ConfigurationError(
-                f"first_step_size {self.first_step_size} must be positive and finite"
-            )
+        keep_positive(self, "first_step_size")
+        keep_positive(self, "kept", "target_acceptance", below=1.0)
 
 
 @torch.no_grad()

@@ -1,13 +1,12 @@
 """Samples of a density from its energy alone: many Markov chains side by side."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tarflow.arguments import check_integer, check_real, keep
+from tarflow.arguments import check_integer, keep, keep_positive
 from tarflow.errors import ConfigurationError
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.randomness import uniform
@@ -78,12 +77,8 @@ class LangevinChains:
         leasts = {"warm_up": 0, "num_draws": 1, "thinning": 1, "num_levels": 1}
         for name, least in leasts.items():
             keep(self, **{name: check_integer(name, getattr(self, name), least)})
-        limits = {"first_share": 1.0, "first_step_size": math.inf, "target_acceptance": 1.0}
-        for name, limit in limits.items():
-            value = check_real(name, getattr(self, name))
-            keep(self, **{name: value})
-            if not 0 < value < limit:
-                raise ConfigurationError(f"{name} {value} is out of range: 0 < {name} < {limit}")
+        keep_positive(self, "first_step_size")
+        keep_positive(self, "first_share", "target_acceptance", below=1.0)
 
     def __call__(
         self, energy: Energy, start: Examples, source: torch.Generator | None = None

@@ -34,6 +34,11 @@ class BestExport(PretrainedExport):
         self.best = math.inf
         self._late = 0
 
+    @property
+    def is_late(self) -> bool:
+        """Whether there was no improvement for as long as patience lasts, which ends a run."""
+        return self._late >= self.patience
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the least loss, and the number of validations since."""
         return {"best": self.best, "late": self._late}
@@ -49,7 +54,7 @@ class BestExport(PretrainedExport):
             self._write(trainer, pl_module)
             return
         self._late += 1
-        if self._late >= self.patience:
+        if self.is_late:
             log.info(
                 f"val/{pl_module.loss_name} is {loss:.4g}, and was {self.best:.4g}, the least,"
                 f" {self._late} validations before: training ends, and that model is kept"
