@@ -1,5 +1,6 @@
 """Systems of particles whose density is known but for a factor: energies to fit flows to."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -8,7 +9,8 @@ from jaxtyping import Float
 from scipy.linalg import helmert
 from torch import Tensor
 
-from tarflow.arguments import check_integer, keep, keep_positive
+from tarflow.arguments import check_integer, check_real, keep, keep_positive
+from tarflow.errors import ConfigurationError
 from tarflow.randomness import RandomSource, normal, uniform
 from tarflow.registry import Part
 
@@ -105,6 +107,10 @@ class DoubleWell(ParticleSystem):
     quartic: float = 0.9
     distance: float = 4.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        keep_positive(self, "quartic")
+
     def potential(self, positions: Particles) -> Float[Tensor, " num"]:
         gap = pair_distances(positions) - self.distance
         square = gap.square()
@@ -122,7 +128,7 @@ class LennardJones(ParticleSystem):
     sums count every pair of depth 1 twice.
 
     Attributes:
-        depth: The depth $\epsilon$ of the well of a pair.
+        depth: The depth $\epsilon$ of the well of a pair; 0 leaves the springs alone.
         distance: The distance $r_m$ of its bottom.
         spring: The constant k of the springs.
     """
@@ -135,7 +141,12 @@ class LennardJones(ParticleSystem):
 
     def __post_init__(self):
         super().__post_init__()
-        keep_positive(self, "depth", "distance")
+        keep_positive(self, "distance")
+        for name in ("depth", "spring"):
+            value = check_real(name, getattr(self, name))
+            if not 0 <= value < math.inf:
+                raise ConfigurationError(f"{name} {value} must be finite and not negative")
+            keep(self, **{name: value})
 
     def potential(self, positions: Particles) -> Float[Tensor, " num"]:
         sixth = (self.distance / pair_distances(positions)) ** 6

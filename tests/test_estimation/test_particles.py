@@ -82,9 +82,23 @@ def test_a_pair_is_deepest_where_it_should_be():
     assert float(distance[energy.argmin()]) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("kind", [DoubleWell, LennardJones])
 @pytest.mark.parametrize(
-    "wrong", [{"num_particles": 1}, {"space_dim": 0}, {"temperature": 0.0}], ids=str
+    "wrong",
+    [{"num_particles": 1}, {"space_dim": 0}, {"temperature": 0.0}, {"temperature": math.nan}],
+    ids=str,
 )
-def test_wrong_numbers_are_refused(wrong):
+def test_wrong_numbers_are_refused(kind, wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
-        DoubleWell(**wrong)
+        kind(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"quartic": 0.0}, {"depth": -1.0}, {"spring": math.inf}, {"distance": 0.0}],
+    ids=str,
+)
+def test_energies_without_a_density_are_refused(wrong):
+    kind = DoubleWell if "quartic" in wrong else LennardJones
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        kind(**wrong)
