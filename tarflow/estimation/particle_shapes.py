@@ -9,15 +9,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tarflow.arguments import check_instance, check_integer, check_real, keep
+from tarflow.arguments import check_instance, check_real, keep
 from tarflow.errors import ConfigurationError
-from tarflow.estimation.particles import Particles, ParticleSystem, Vectors, pair_distances
+from tarflow.estimation.particles import (
+    Particles,
+    ParticleSystem,
+    Vectors,
+    distance_matrix,
+    pair_distances,
+)
 from tarflow.flows.supports import HalfLine, Real, Support
 from tarflow.randomness import RandomSource, uniform
 from tarflow.registry import Part
 
 PerExample = Float[Tensor, " num"]
 Shapes = Float[Tensor, "num numbers"]
+Distances = Float[Tensor, "num n"]
 
 
 @dataclass(frozen=True)
@@ -29,31 +36,24 @@ class ParticleShapes(Part):
     $dX = \prod_i l_{ii}^{d - i} \, dL \, dQ$, its density is that of X, times this product and the
     volume of all Q.
 
-    Particles are put in order at random, but mostly so that the first is near all others, by the
-    sum $s_i$ of its distances, and those after it are far: the first with probabilities in
-    proportion to $e^{-b s_i}$, the next `num_sorted` one after the other to $e^{b s_i}$, and the
-    rest in any order. The density of shapes has the probability of the order as a factor, times
-    the number of orders, so that Z is the same. Of a system with n! equal modes, few are left.
+    Particles are put in order one after the other, at random, but mostly so that the first is near
+    all others, by the sum $s_i$ of its distances, the second far from them, and all after it near
+    the second, third, ... that are there: with probabilities in proportion to $e^{-b s_i}$,
+    $e^{b s_i}$ and $e^{-b (r_{i2} + r_{i3} / 2 + \dots)}$ with up to d terms, which tell places
+    apart. The density of shapes has the probability of the order as a factor, times the number of
+    orders, so that Z is the same. Of a system with n! equal modes, few are left.
 
     Attributes:
         system: The system.
-        num_sorted: How many particles after the first are likely to be far.
-        sharpness: How likely, b in units of 1 over distance.
+        sharpness: How likely the likely order is, b in units of 1 over distance.
     """
 
     system: ParticleSystem
-    num_sorted: int = 1
-    sharpness: float = 30.0
+    sharpness: float = 10.0
 
     def __post_init__(self):
         check_instance("system", self.system, ParticleSystem, "pass one, such as DoubleWell()")
-        keep(self, num_sorted=check_integer("num_sorted", self.num_sorted, least=0))
         keep(self, sharpness=check_real("sharpness", self.sharpness))
-        if self.num_sorted >= self.system.num_particles:
-            raise ConfigurationError(
-                f"num_sorted {self.num_sorted} must be less than the"
-                f" {self.system.num_particles} particles"
-            )
         if not 0 <= self.sharpness < math.inf:
             raise ConfigurationError(f"sharpness {self.sharpness} must be finite, not negative")
         if self.system.num_particles <= self.system.space_dim:
@@ -134,31 +134,38 @@ class ParticleShapes(Part):
 
     def _log_order(self, positions: Particles) -> PerExample:
         """Log-probability of the order that particles are in, times the number of orders."""
-        count, score = self.system.num_particles, self._score(positions)
-        log_prob = (-score).log_softmax(dim=1)[:, 0] + math.log(count)
-        for index in range(1, self.num_sorted + 1):
-            log_prob = log_prob + score[:, index:].log_softmax(dim=1)[:, 0]
-            log_prob = log_prob + math.log(count - index)
-        return log_prob
+        distance = distance_matrix(positions)
+        total = positions.new_zeros(len(positions))
+        for place in range(self.system.num_particles):
+            left = self._preference(distance, distance.unbind(dim=1)[:place])[:, place:]
+            total = total + left.log_softmax(dim=1)[:, 0] + math.log(left.shape[1])
+        return total
 
     def _drawn_order(self, positions: Particles, source: RandomSource) -> Int[Tensor, "num n"]:
-        """Draw an order: by the largest of sums of scores and Gumbel noise."""
-        like = source, positions.dtype, positions.device
-        score = self._score(positions)
-        noise = [
-            -(-uniform(score.shape, *like, purpose).log()).log() for purpose in ("first", "rest")
-        ]
-        first = (noise[0] - score).argmax(dim=1, keepdim=True)
-        rest = (noise[1] + score).scatter(1, first, math.inf)
-        order = rest.argsort(dim=1, descending=True)
-        free = order[:, self.num_sorted + 1 :]
-        keys = uniform(free.shape, *like, "free").argsort(dim=1)
-        return torch.cat([order[:, : self.num_sorted + 1], free.gather(1, keys)], dim=1)
+        """Draw an order: each by the largest of sums of preferences and Gumbel noise."""
+        distance = distance_matrix(positions)
+        draws = uniform(distance.shape, source, distance.dtype, distance.device, "order")
+        noise = -(-draws.clamp_min(torch.finfo(draws.dtype).tiny).log()).log()
+        order, placed = [], []
+        for gumbel in noise.unbind(dim=1):
+            wanted = self._preference(distance, placed) + gumbel
+            for earlier in order:
+                wanted = wanted.scatter(1, earlier, -math.inf)
+            order.append(wanted.argmax(dim=1, keepdim=True))
+            placed.append(distance.take_along_dim(order[-1][:, None], dim=1)[:, 0])
+        return torch.cat(order, dim=1)
 
-    def _score(self, positions: Particles) -> Float[Tensor, "num n"]:
-        """The sum of the distances of each particle, times the sharpness."""
-        first, second = torch.triu_indices(*[positions.shape[1]] * 2, offset=1)
-        total = positions.new_zeros(positions.shape[:2])
-        distance = pair_distances(positions)
-        total = total.index_add(1, first.to(distance.device), distance)
-        return self.sharpness * total.index_add(1, second.to(distance.device), distance)
+    def _preference(
+        self, distance: Float[Tensor, "num n n"], placed: Sequence[Distances]
+    ) -> Distances:
+        """Unnormalized log-probabilities of every particle to be the next.
+
+        Args:
+            distance: Between all particles.
+            placed: The distances to each that is in order.
+        """
+        if len(placed) < 2:
+            total = distance.sum(dim=1)
+            return self.sharpness * (total if placed else -total)
+        near = placed[1 : self.system.space_dim + 1]
+        return -self.sharpness * torch.stack([row / 2**i for i, row in enumerate(near)]).sum(dim=0)

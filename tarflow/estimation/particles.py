@@ -158,3 +158,12 @@ def pair_distances(positions: Particles) -> Float[Tensor, "num pairs"]:
     """The distance of each pair of particles."""
     first, second = torch.triu_indices(*[positions.shape[1]] * 2, offset=1).to(positions.device)
     return (positions[:, first] - positions[:, second]).norm(dim=2)
+
+
+def distance_matrix(positions: Particles) -> Float[Tensor, "num particles particles"]:
+    """The distance of each particle to each."""
+    count = positions.shape[1]
+    first, second = torch.triu_indices(count, count, offset=1).to(positions.device)
+    upper = positions.new_zeros(len(positions), count, count)
+    upper[:, first, second] = pair_distances(positions)
+    return upper + upper.mT

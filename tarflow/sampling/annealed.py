@@ -1,4 +1,4 @@
-"""Annealed sequential Monte Carlo: from samples of a flow to those of a density, in stages."""
+"""Annealed sequential Monte Carlo: from samples of one density to those of another, in stages."""
 
 import math
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from tarflow.arguments import check_integer, keep, keep_positive
 from tarflow.errors import ConfigurationError
-from tarflow.flows.context import Context, ContextLike
+from tarflow.flows.context import ContextLike
 from tarflow.flows.decoding import DecodeKeywords, DecodeOptions
 from tarflow.flows.flow import Flow
 from tarflow.flows.shapes import Examples, PerExample
 from tarflow.sampling.importance import Energy, importance_weights, resampled_rows
-from tarflow.sampling.langevin import LangevinState, adapted
+from tarflow.sampling.langevin import LangevinState, LogDensity, adapted
 
 HALVINGS = 60
 """How often the interval is halved in which the next point of the path lies."""
@@ -30,9 +30,9 @@ class AnnealedSample:
 
     Attributes:
         x: The samples.
-        origin: From which of the flow's samples each descends.
+        origin: From which of the first samples each descends.
         log_normalizer: An estimate of $\log Z$, in nats.
-        shares: Where on the path from the flow each stage was; the last is 1.
+        shares: Where on the path from the first density each stage was; the last is 1.
         acceptance: Share of the proposals of each stage that were accepted.
     """
 
@@ -55,7 +55,7 @@ class AnnealedSample:
 
 @dataclass(frozen=True)
 class Annealing:
-    r"""How samples go from a flow q to a density p: through $q^{1 - s} \, p^s$ with s up to 1.
+    r"""How samples go from a density q to a density p: through $q^{1 - s} \, p^s$ with s up to 1.
 
     Attributes:
         kept: The effective sample size that the weights of a stage have, as a share; the higher it
@@ -127,10 +127,48 @@ def annealed_samples(
     read = flow.sampling_context(context, first.x)
     if any(bool((part != part[:1]).any()) for part in read.parts.values()):
         raise ConfigurationError("contexts of samples differ: anneal those of one context alone")
-    origin = torch.arange(num_samples, device=first.x.device)
-    sample = AnnealedSample(first.x, origin, 0.0)
-    size = first.x.new_tensor(annealing.first_step_size)
-    path = AnnealedPath(flow, energy, read, annealing, source, size)
+    return anneal(
+        first.x, lambda x: flow.log_prob(x, read), energy, annealing=annealing, source=source
+    )
+
+
+@torch.no_grad()
+def anneal(
+    x: Examples,
+    log_prob: LogDensity,
+    energy: Energy,
+    *,
+    annealing: Annealing = Annealing(),
+    source: torch.Generator | None = None,
+) -> AnnealedSample:
+    r"""Turn samples of one density into those of another, $e^{-E(x)} / Z$, in stages.
+
+    So `annealed_samples` does with those of a flow. From a hot density to a cold one, of energies
+    alone, each step is some hundred times as cheap.
+
+    Example:
+        >>> import torch
+        >>> wide = 3 * torch.randn(500, 2)
+        >>> found = anneal(
+        ...     wide, lambda x: -x.square().sum(dim=1) / 18, lambda x: x.square().sum(dim=1)
+        ... )
+        >>> found.x.shape, found.shares[-1]
+        (torch.Size([500, 2]), 1.0)
+
+    Args:
+        x: Samples of the first density.
+        log_prob: Maps a batch of examples to its logarithm, in nats; differentiable. If that lacks
+            a constant, so does the `log_normalizer` that is found.
+        energy: Maps a batch of examples to their energies, in nats; differentiable.
+        annealing: How stages and steps are chosen.
+        source: Where draws come from.
+
+    Raises:
+        ConfigurationError: All energies are infinite.
+    """
+    sample = AnnealedSample(x, torch.arange(len(x), device=x.device), 0.0)
+    size = x.new_tensor(annealing.first_step_size)
+    path = AnnealedPath(log_prob, energy, annealing, source, size)
     while not sample.shares or sample.shares[-1] < 1:
         sample = path.stage(sample)
     return sample
@@ -138,11 +176,10 @@ def annealed_samples(
 
 @dataclass
 class AnnealedPath:
-    """The densities from that of a flow to another one, and the steps on the way."""
+    """The densities from one to another, and the steps on the way."""
 
-    flow: Flow
+    log_prob: LogDensity
     energy: Energy
-    context: Context
     annealing: Annealing
     source: torch.Generator | None
     step_size: Tensor
@@ -164,10 +201,6 @@ class AnnealedPath:
             (*sample.acceptance, acceptance),
         )
 
-    def log_prob(self, x: Examples) -> PerExample:
-        """The log-density of the flow, in nats."""
-        return self.flow.log_prob(x, self.context)
-
     def log_density(self, x: Examples, share: float) -> PerExample:
         """That of a point of the path, in nats, but for a constant."""
         there = -share * self.energy(x)
@@ -177,7 +210,7 @@ class AnnealedPath:
         """How far a stage goes: all that is left, or as its weights get as uneven as they may."""
         possible = log_ratio[log_ratio > -math.inf]
         if not len(possible):
-            raise ConfigurationError("all energies are infinite: no sample of the flow can be")
+            raise ConfigurationError("all energies are infinite: no sample has a finite one")
 
         def is_even(distance: float) -> bool:
             weight = (distance * possible).softmax(dim=0)
@@ -196,6 +229,7 @@ class AnnealedPath:
         density = partial(self.log_density, share=share)
         state, total, count = LangevinState.at(density, x), 0.0, self.annealing.num_moves
         spread = x.std(dim=0)
+        spread = spread.where(spread > 0, 1)  # of one value alone: samples may descend from one
         for _ in range(count):
             state, accepted = state.stepped(density, self.step_size * spread, self.source)
             total += float(accepted.double().mean())

@@ -11,7 +11,7 @@ from tarflow import (
     annealed_samples,
     importance_weights,
 )
-from tarflow.sampling.annealed import Annealing
+from tarflow.sampling.annealed import Annealing, anneal
 from tarflow.sampling.importance import resampled_rows
 from tests.models import tiny_vectors
 
@@ -75,6 +75,28 @@ def test_resampling_is_unbiased_and_even():
         assert ((count - 7 * weight).abs() < 1).all()
         total += count / 4000
     torch.testing.assert_close(total, 7 * weight, rtol=0, atol=0.05)
+
+
+def test_samples_of_a_hot_density_are_cooled():
+    """From a uniform density in a square, without its constant: what is found lacks it too."""
+    source = torch.Generator().manual_seed(0)
+    x = 8 * torch.rand(2000, 2, dtype=torch.float64, generator=source) - 4
+
+    def inside(x):
+        return torch.where((x.abs() < 4).all(dim=1), 0.0 * x[:, 0], -math.inf)
+
+    found = anneal(x, inside, uneven, source=source)
+    assert float((found.x[:, 0] < 0).double().mean()) == pytest.approx(0.7, abs=0.05)
+    expected = math.log(2 * math.pi * 0.4**2 / 64)
+    assert found.log_normalizer == pytest.approx(expected, abs=0.08)
+
+
+def test_samples_that_share_a_number_move_apart():
+    x = torch.tensor([[0.5, 1.0]], dtype=torch.float64).repeat(500, 1)
+    found = anneal(
+        x, uneven, far, annealing=Annealing(num_moves=200), source=torch.Generator().manual_seed(0)
+    )
+    torch.testing.assert_close(found.x.std(dim=0), STD, rtol=0.2, atol=0)
 
 
 def test_what_cannot_be_is_left():

@@ -15,25 +15,23 @@ from tarflow.estimation.reverse_fit import ReverseFit
 from tarflow.evaluation.provenance import software
 from tarflow.flows.spline import SplineScale
 from tarflow.flows.vector_flow import VectorFlow
-from tarflow.sampling.annealed import Annealing, annealed_samples
+from tarflow.sampling.annealed import Annealing, anneal, annealed_samples
 from tarflow.sampling.importance import importance_weights
 from tarflow.sampling.langevin_chains import ChainSamples
 
 Made = TypeVar("Made")
 
 SIZES: dict[str, Any] = {"num_transforms": 2, "num_layers": 2, "model_dim": 64, "head_dim": 16}
-FLOW: dict[str, Any] = {**SIZES, "scale": SplineScale(8)}
-FIT = LikelihoodFit(max_steps=700, lr=5e-3)
+FLOW: dict[str, Any] = {**SIZES, "scale": SplineScale(16)}
 HOT_FLOW: dict[str, Any] = {**FLOW, "num_layers": 1}
-HOT_FIT = ReverseFit(max_steps=200, batch_size=192, lr=5e-3, first_share=1.0)
-TUNING = LikelihoodFit(max_steps=400, lr=5e-3)
-"""How a flow that was fitted to annealed samples is fitted to better ones, of its own."""
+FREE_FIT = LikelihoodFit(max_steps=200, lr=1e-2)
+HOT_FIT = ReverseFit(
+    max_steps=200, batch_size=192, lr=2e-3, first_share=1.0, energy_limit=100.0, num_looked=0
+)
 ANNEALING = Annealing(kept=0.6)
-HOT_SHARPNESS = 10.0
-"""That of the shapes it is fitted to, whose energies are less steep."""
-NUM_WIDE = 4000
-"""Shapes that a flow is standardized by before it sees the energy."""
-COPIES = 10
+NUM_FREE = 20_000
+"""Shapes of free particles that a flow is fitted to before it sees the energy."""
+COPIES = 3
 """How often particles of each sample are put in order, at random."""
 REPEATED = 5
 """How often importance weights are drawn; means count."""
@@ -46,7 +44,7 @@ class ParticleRun(StudyRun):
     Attributes:
         data: The system, DW-4 or LJ-13.
         seed: Of the weights and of all draws but those of the chains.
-        num_samples: Number of samples that are weighted, and of those that are annealed.
+        num_samples: Number of samples that are weighted; a fifth as many are annealed.
     """
 
     data: str
@@ -69,7 +67,7 @@ class ParticleRun(StudyRun):
 
     @property
     def settings(self) -> dict[str, Any]:
-        parts = {"task": self.task, "flow": FLOW, "fit": FIT, "annealing": ANNEALING}
+        parts = {"task": self.task, "flow": FLOW, "annealing": ANNEALING}
         told = {name: repr(part) for name, part in parts.items()}
         return {**vars(self), "variant": self.variant, "copies": COPIES, **told}
 
@@ -101,13 +99,13 @@ class ParticleRun(StudyRun):
     def fitted(self, truth: ChainSamples, source: torch.Generator) -> VectorFlow:
         """Fit a flow to examples."""
         flow, x = self.flow(**FLOW), self.examples(truth, source)
-        FIT(flow, x.float(), source=source)
+        self.task.fit(flow, x.float(), source=source)
         return flow
 
     def flow(self, **options: Any) -> VectorFlow:
         """A new flow of shapes."""
         shapes = self.task.shapes
-        return VectorFlow(shapes.dim, shapes.supports, self.task.token_dim, **options)
+        return VectorFlow(shapes.dim, shapes.supports, **options)
 
     @torch.no_grad()
     def judged(
@@ -120,7 +118,9 @@ class ParticleRun(StudyRun):
             lambda: [importance_weights(flow, energy, **told) for _ in range(REPEATED)]
         )
         annealed, annealed_seconds = timed(
-            lambda: annealed_samples(flow, energy, annealing=ANNEALING, **told)
+            lambda: annealed_samples(
+                flow, energy, self.num_samples // 5, annealing=ANNEALING, source=source
+            )
         )
         first, real = drawn[0], task.shapes.drawn(truth.samples, source)
         histograms = {
@@ -175,8 +175,8 @@ class SamplesRun(ParticleRun):
 class EnergyRun(ParticleRun):
     """A flow that is fitted to the energy alone.
 
-    Another one is fitted to a hot system by the reverse divergence, and annealed to the cold one;
-    the flow is fitted to the samples that this leaves, and then to its own, annealed.
+    Another one is fitted to free particles, whose samples are known, and then to a hot system by
+    the reverse divergence; its samples are annealed to that, and cooled.
     """
 
     @property
@@ -185,33 +185,27 @@ class EnergyRun(ParticleRun):
 
     @property
     def settings(self) -> dict[str, Any]:
-        hot = {"flow": repr(HOT_FLOW), "fit": repr(HOT_FIT), "sharpness": HOT_SHARPNESS}
-        hot["tuning"] = repr(TUNING)
-        return {**super().settings, "hot": hot}
-
-    def fitted(self, truth: ChainSamples, source: torch.Generator) -> VectorFlow:
-        flow = super().fitted(truth, source)
-        TUNING(flow, self._annealed(flow, source).float(), source=source)
-        return flow
+        hot = {"flow": HOT_FLOW, "num_free": NUM_FREE, "free_fit": FREE_FIT, "fit": HOT_FIT}
+        return {**super().settings, "hot": {name: repr(part) for name, part in hot.items()}}
 
     def examples(self, truth: ChainSamples, source: torch.Generator) -> Vectors:
         shapes, flow = self.task.shapes, self.flow(**HOT_FLOW)
-        flow.standardize(shapes.drawn(self.task.wide(NUM_WIDE, source), source).float())
-        hot = replace(
-            shapes,
-            system=replace(shapes.system, temperature=self.task.hot),
-            sharpness=HOT_SHARPNESS,
+        free = shapes.drawn(self.task.wide(NUM_FREE, source), source)
+        FREE_FIT(flow, free.float(), source=source)
+        hot = replace(shapes.system, temperature=self.task.hot)
+        hot_shapes = replace(shapes, system=hot)
+        HOT_FIT(flow, hot_shapes.energy, source=source)
+        drawn = annealed_samples(
+            flow, hot_shapes.energy, self.num_samples, annealing=ANNEALING, source=source
         )
-        HOT_FIT(flow, hot.energy, source=source)
-        return self._annealed(flow, source)
-
-    def _annealed(self, flow: VectorFlow, source: torch.Generator) -> Vectors:
-        """Samples of a flow, annealed to the system, in many orders."""
-        shapes = self.task.shapes
-        told: Any = {"annealing": ANNEALING, "source": source}
-        cold = annealed_samples(flow, shapes.energy, 2 * self.num_samples, **told)
-        vectors = shapes.system.vectors(shapes.positions(cold.x.double()))
-        return shapes.drawn(vectors.repeat(COPIES, 1), source)
+        cold = anneal(
+            hot.moved(hot.vectors(shapes.positions(drawn.x.double())), source),
+            lambda x: -hot.energy(x),
+            shapes.system.energy,
+            annealing=self.task.cooling,
+            source=source,
+        )
+        return shapes.drawn(cold.x.repeat(COPIES, 1), source)
 
 
 def timed(function: Callable[[], Made]) -> tuple[Made, float]:

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tarflow.estimation.likelihood_fit import LikelihoodFit
 from tarflow.estimation.particle_shapes import ParticleShapes
 from tarflow.estimation.particles import DoubleWell, LennardJones, pair_distances
 from tarflow.flows.flow import Flow
+from tarflow.sampling.annealed import Annealing
 from tarflow.sampling.langevin_chains import ChainSamples, LangevinChains
 
 SEED = 0
@@ -29,8 +31,9 @@ class ParticleTask:
         chains: The Markov chains.
         num_chains: Number of them.
         start_std: Standard deviation of the normal draws that they start from.
+        fit: How flows are fitted to samples.
         hot: The temperature at which a flow is first fitted to the energy.
-        token_dim: How many numbers of a shape are one position.
+        cooling: How its samples are cooled.
         reach: The distance at which histograms end.
     """
 
@@ -38,8 +41,9 @@ class ParticleTask:
     chains: LangevinChains
     num_chains: int
     start_std: float
+    fit: LikelihoodFit
     hot: float
-    token_dim: int
+    cooling: Annealing
     reach: float
 
     def truth(self) -> ChainSamples:
@@ -83,17 +87,19 @@ TASKS = {
         LangevinChains(warm_up=500, thinning=50),
         num_chains=500,
         start_std=2.0,
+        fit=LikelihoodFit(max_steps=700, lr=5e-3),
         hot=6.0,
-        token_dim=1,
+        cooling=Annealing(num_moves=50),
         reach=8.0,
     ),
     "LJ-13": ParticleTask(
         ParticleShapes(LennardJones()),
-        LangevinChains(warm_up=1500, num_draws=8, thinning=300, num_levels=5, first_share=0.4),
-        num_chains=200,
-        start_std=1.0,
-        hot=3.0,
-        token_dim=3,
+        LangevinChains(warm_up=1500, num_draws=40, num_levels=5, first_share=0.4),
+        num_chains=600,
+        start_std=2.0,
+        fit=LikelihoodFit(max_steps=2000, lr=1e-2, look_every=100),
+        hot=4.0,
+        cooling=Annealing(num_moves=100),
         reach=6.0,
     ),
 }
