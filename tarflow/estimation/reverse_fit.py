@@ -19,6 +19,9 @@ from tarflow.flows.shapes import Examples, PerExample, Sequences
 from tarflow.sampling.importance import Energy, importance_weights
 from tarflow.training.optimizers import muon, warmup_cosine
 
+MOST_SKIPPED = 50
+"""Number of steps in a row that are not finite, after which a fit is lost."""
+
 
 @dataclass
 class ReverseHistory:
@@ -105,10 +108,10 @@ class ReverseFit:
             source: Where draws come from. By default torch's own generator seeds one.
 
         Raises:
-            DataError: No step was finite.
+            DataError: Steps were not finite, one after the other.
         """
         source = torch.Generator().manual_seed(seed_from(None)) if source is None else source
-        history, average = ReverseHistory(), copy.deepcopy(flow.eval())
+        history, average, stuck = ReverseHistory(), copy.deepcopy(flow.eval()), 0
         optimizer = muon(flow.named_parameters(), lr=self.lr)
         schedule = warmup_cosine(optimizer, self.max_steps, min(WARM_UP, self.max_steps // 10))
         with told_of(self.max_steps, self.progress) as tell:
@@ -116,22 +119,25 @@ class ReverseFit:
                 z = flow.base.sample(self.batch_size, source)
                 read = flow.sampling_context(context, z)
                 loss = reverse_loss(flow, z, read, lambda x, s=share: s * self._limited(energy(x)))
+                history.steps += 1
                 if self._step(flow, optimizer, loss.mean()):
                     schedule.step()
+                    stuck = 0
                 else:
                     history.skipped += 1
-                history.steps += 1
+                    stuck += 1
+                if stuck == min(MOST_SKIPPED, self.max_steps):
+                    raise DataError(
+                        f"the gradient was not finite in {stuck} steps in a row, up to step"
+                        f" {history.steps}: set energy_limit, lower lr, or let the flow begin"
+                        " where energies are finite"
+                    )
                 follow(average, flow, history.steps)
                 if history.steps % self.look_every == 0 or history.steps == self.max_steps:
                     history.divergence.append(float(loss.detach().mean()))
                     self._look(average, energy, context, history, source)
                 found = history.effective_sample_size
                 tell(history.steps, f"effective {found[-1]:.1%}" if found else "")
-        if history.skipped == history.steps:
-            raise DataError(
-                f"the gradient was not finite in any of {history.steps} steps: set energy_limit,"
-                " or let the flow begin where energies are finite"
-            )
         flow.load_state_dict(average.state_dict())
         return history
 

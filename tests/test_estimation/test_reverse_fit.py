@@ -109,9 +109,20 @@ def test_high_energies_count_less():
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
     flow = tiny_vectors(2)
     before = copy.deepcopy(flow.state_dict())
-    with pytest.raises(DataError, match="in any of 3 steps"):
+    with pytest.raises(DataError, match="in 3 steps in a row"):
         ReverseFit(max_steps=3, num_looked=0)(flow, lambda x: x[:, 0] * math.nan)
     assert all(torch.equal(before[name], each) for name, each in flow.state_dict().items())
+
+
+def test_a_fit_that_is_lost_ends():
+    calls = []
+
+    def breaks(x):
+        calls.append(None)
+        return x.square().sum(dim=1) * (1.0 if len(calls) <= 10 else math.nan)
+
+    with pytest.raises(DataError, match=r"50 steps in a row, up to step 60: .*lower lr"):
+        ReverseFit(max_steps=200, batch_size=8, num_looked=0)(tiny_vectors(2), breaks)
 
 
 WRONG = [{"lr": 0.0}, {"first_share": 0.0}, {"annealed": 2.0}, {"energy_limit": math.nan}]
