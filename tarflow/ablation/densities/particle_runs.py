@@ -33,6 +33,8 @@ NUM_FREE = 20_000
 """Shapes of free particles that a flow is fitted to before it sees the energy."""
 COPIES = 3
 """How often particles of each sample are put in order, at random."""
+TURNED = 2
+"""How often each hot sample is cooled, turned in another way."""
 REPEATED = 5
 """How often importance weights are drawn; means count."""
 
@@ -186,11 +188,12 @@ class EnergyRun(ParticleRun):
     @property
     def settings(self) -> dict[str, Any]:
         hot = {"flow": HOT_FLOW, "num_free": NUM_FREE, "free_fit": FREE_FIT, "fit": HOT_FIT}
+        hot["turned"] = TURNED
         return {**super().settings, "hot": {name: repr(part) for name, part in hot.items()}}
 
     def examples(self, truth: ChainSamples, source: torch.Generator) -> Vectors:
         shapes, flow = self.task.shapes, self.flow(**HOT_FLOW)
-        free = shapes.drawn(self.task.wide(NUM_FREE, source), source)
+        free = shapes.drawn(self.task.free_std * self.task.normal(NUM_FREE, source), source)
         FREE_FIT(flow, free.float(), source=source)
         hot = replace(shapes.system, temperature=self.task.hot)
         hot_shapes = replace(shapes, system=hot)
@@ -198,8 +201,9 @@ class EnergyRun(ParticleRun):
         drawn = annealed_samples(
             flow, hot_shapes.energy, self.num_samples, annealing=ANNEALING, source=source
         )
+        vectors = hot.vectors(shapes.positions(drawn.x.double()))
         cold = anneal(
-            hot.moved(hot.vectors(shapes.positions(drawn.x.double())), source),
+            hot.moved(vectors.repeat(TURNED, 1), source),
             lambda x: -hot.energy(x),
             shapes.system.energy,
             annealing=self.task.cooling,

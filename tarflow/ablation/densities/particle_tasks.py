@@ -31,6 +31,8 @@ class ParticleTask:
         chains: The Markov chains.
         num_chains: Number of them.
         start_std: Standard deviation of the normal draws that they start from.
+        free_std: And of those that a flow is fitted to before it sees the energy: particles hardly
+            meet, as in the hot system.
         fit: How flows are fitted to samples.
         hot: The temperature at which a flow is first fitted to the energy.
         cooling: How its samples are cooled.
@@ -41,6 +43,7 @@ class ParticleTask:
     chains: LangevinChains
     num_chains: int
     start_std: float
+    free_std: float
     fit: LikelihoodFit
     hot: float
     cooling: Annealing
@@ -49,12 +52,13 @@ class ParticleTask:
     def truth(self) -> ChainSamples:
         """What the chains visit, in float64."""
         source = torch.Generator().manual_seed(SEED)
-        return self.chains(self.shapes.system.energy, self.wide(self.num_chains, source), source)
+        start = self.start_std * self.normal(self.num_chains, source)
+        return self.chains(self.shapes.system.energy, start, source)
 
-    def wide(self, num: int, source: torch.Generator) -> Vectors:
-        """Vectors of particles at normal positions."""
+    def normal(self, num: int, source: torch.Generator) -> Vectors:
+        """Vectors of particles at normal positions, of deviation 1."""
         shape = num, self.shapes.system.dim
-        return self.start_std * torch.randn(shape, dtype=torch.float64, generator=source)
+        return torch.randn(shape, dtype=torch.float64, generator=source)
 
     def histogram(
         self, x: Vectors, weight: Float[Tensor, " num"] | None = None
@@ -87,6 +91,7 @@ TASKS = {
         LangevinChains(warm_up=500, thinning=50),
         num_chains=500,
         start_std=2.0,
+        free_std=2.0,
         fit=LikelihoodFit(max_steps=700, lr=5e-3),
         hot=6.0,
         cooling=Annealing(num_moves=50),
@@ -94,9 +99,10 @@ TASKS = {
     ),
     "LJ-13": ParticleTask(
         ParticleShapes(LennardJones()),
-        LangevinChains(warm_up=1500, num_draws=40, num_levels=5, first_share=0.4),
+        LangevinChains(warm_up=2500, num_draws=40, num_levels=5, first_share=0.4),
         num_chains=600,
-        start_std=2.0,
+        start_std=1.0,
+        free_std=2.0,
         fit=LikelihoodFit(max_steps=2000, lr=1e-2, look_every=100),
         hot=4.0,
         cooling=Annealing(num_moves=100),
