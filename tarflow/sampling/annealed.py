@@ -143,8 +143,8 @@ def anneal(
 ) -> AnnealedSample:
     r"""Turn samples of one density into those of another, $e^{-E(x)} / Z$, in stages.
 
-    So `annealed_samples` does with those of a flow. From a hot density to a cold one, of energies
-    alone, each step is some hundred times as cheap.
+    So `annealed_samples` does with those of a flow. Between a hot density and a cold one, whose
+    energies are known, steps need no flow and cost far less.
 
     Example:
         >>> import torch
@@ -164,7 +164,7 @@ def anneal(
         source: Where draws come from.
 
     Raises:
-        ConfigurationError: All energies are infinite.
+        ConfigurationError: All energies are infinite, or a sample has no density.
     """
     sample = AnnealedSample(x, torch.arange(len(x), device=x.device), 0.0)
     size = x.new_tensor(annealing.first_step_size)
@@ -187,6 +187,11 @@ class AnnealedPath:
     def stage(self, sample: AnnealedSample) -> AnnealedSample:
         """Go on as far as the weights allow, resample and move."""
         log_ratio = (-self.energy(sample.x) - self.log_prob(sample.x)).double()
+        if not (log_ratio < math.inf).all():
+            raise ConfigurationError(
+                "a sample has no density: log_prob must be finite where samples are, and energies"
+                " numbers or infinite"
+            )
         before = sample.shares[-1] if sample.shares else 0.0
         after = before + self._distance(log_ratio, 1 - before)
         log_weight = (after - before) * log_ratio

@@ -111,6 +111,13 @@ def test_what_cannot_be_is_left():
         annealed_samples(tiny_vectors(1), lambda x: x[:, 0] * 0 + math.inf, 10)
 
 
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_samples_without_a_density_are_refused(value):
+    x = torch.randn(10, 2, dtype=torch.float64)
+    with pytest.raises(ConfigurationError, match="a sample has no density: log_prob must be"):
+        anneal(x, lambda x: torch.full_like(x[:, 0], value), far)
+
+
 def test_one_context_is_annealed():
     flow = tiny_vectors(2, conditioners=[VectorConditioner(1)]).double()
     vector = torch.ones(100, 1, dtype=torch.float64)

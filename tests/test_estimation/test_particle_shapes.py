@@ -55,13 +55,17 @@ def test_the_normalizer_is_that_of_the_system(size, sharpness):
     assert found == pytest.approx(system.dim / 2 * math.log(math.pi), abs=0.03)
 
 
-def test_drawn_shapes_have_the_density_that_their_energy_tells():
+@pytest.mark.parametrize(("num", "size"), [(3, 2), (4, 2), (5, 3)])
+def test_drawn_shapes_have_the_density_that_their_energy_tells(num, size):
     """Of normal positions: the mean of every number, by draws and by weights."""
-    system = LennardJones(3, 2, **{**SPRINGS, "spring": 1.0})
+    system = LennardJones(num, size, **{**SPRINGS, "spring": 1.0})
     shapes = ParticleShapes(system, sharpness=0.8)
     drawn = shapes.drawn(vectors(shapes, 200_000), torch.Generator().manual_seed(1))
-    draws = 1.3 * torch.randn(200_000, 3, dtype=torch.float64)
-    draws[:, 0].abs_()
+    source = torch.Generator().manual_seed(2)
+    draws = 1.3 * torch.randn(200_000, shapes.dim, dtype=torch.float64, generator=source)
+    for number, support in enumerate(shapes.supports):
+        if hasattr(support, "low"):
+            draws[:, number].abs_()
     weight = (-shapes.energy(draws) + (draws / 1.3).square().sum(dim=1) / 2).softmax(dim=0)
     for power in (1, 2):
         expected = (weight[:, None] * draws**power).sum(dim=0)
